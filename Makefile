@@ -1,0 +1,41 @@
+# Each target makes .venv and installs what it needs; again only when the dependency files change.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test test-slow check bench docs clean
+
+demo: $(STAMP)  ## train a small model by real GRPO, measure every weight, write the report
+	$(BIN)/driftline demo
+
+test: $(STAMP)
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not slow"
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/scan.py
+
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf .venv site dist driftline-demo bench-data
+
+# The CPU build of PyTorch is installed first, by its exact version, so that nothing pulls a CUDA build.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train]" --group test --group check
+	touch $(STAMP)

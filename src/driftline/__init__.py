@@ -1,0 +1,34 @@
+"""driftline: measure, judge and forecast the trajectories of RLVR training runs.
+
+The public names, loaded when first used: importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from driftline._version import __version__
+
+if TYPE_CHECKING:
+    from driftline.checkpoints.trajectory import Trajectory, open_trajectory
+    from driftline.errors import InputError
+    from driftline.linearity.analysis import analyze
+    from driftline.linearity.scan import TensorScan, scan
+
+_HOMES = {
+    "InputError": "driftline.errors",
+    "Trajectory": "driftline.checkpoints.trajectory",
+    "open_trajectory": "driftline.checkpoints.trajectory",
+    "TensorScan": "driftline.linearity.scan",
+    "scan": "driftline.linearity.scan",
+    "analyze": "driftline.linearity.analysis",
+}
+
+__all__ = ["InputError", "TensorScan", "Trajectory", "__version__", "analyze", "open_trajectory", "scan"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'driftline' has no attribute {name!r}")

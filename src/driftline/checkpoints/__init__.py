@@ -1,0 +1,1 @@
+"""Where a trajectory comes from: finding checkpoints, reading tensors by slice, writing results safely."""

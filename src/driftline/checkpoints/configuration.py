@@ -1,0 +1,69 @@
+"""What a run's own files say of how it was trained, read as data: the optimizer's momentum, the learning rate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from driftline.checkpoints.trajectory import Trajectory
+from driftline.errors import InputError
+
+DEFAULT_BETA1 = 0.9  # AdamW's default in every trainer we read
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def adam_beta1(trajectory: Trajectory) -> tuple[float, str]:
+    """The optimizer's beta1 (0 for plain SGD) and where it was found."""
+    record = _json(trajectory.checkpoints[-1].path.parent / "run.json")
+    optimizer = record.get("optimizer") if isinstance(record, dict) else None
+    value = optimizer.get("adam_beta1") if isinstance(optimizer, dict) else None
+    if isinstance(value, (int, float)) and 0 <= value < 1:
+        return float(value), "run.json"
+    return DEFAULT_BETA1, "assumed"
+
+
+def learning_rates(trajectory: Trajectory) -> dict[int, float]:
+    """Step -> learning rate as the trainer logged it, from the last checkpoint that has a log; may be empty."""
+    for checkpoint in reversed(trajectory.checkpoints):
+        state = _json(checkpoint.path / "trainer_state.json")
+        history = state.get("log_history") if isinstance(state, dict) else None
+        if isinstance(history, list):
+            rows = [row for row in history if isinstance(row, dict)]
+            found = {row["step"]: float(row["learning_rate"]) for row in rows if "step" in row and "learning_rate" in row}
+            if found:
+                return found
+    return {}
+
+
+def clock_values(trajectory: Trajectory, clock: str) -> np.ndarray:
+    """Clock at every checkpoint, [T]: the step, or the learning rate summed up to that step.
+
+    Between logged steps the learning rate is that of the next logged one.
+
+    Raises:
+        InputError: an unknown clock, or no learning rate was logged.
+    """
+    steps = np.asarray(trajectory.steps, np.float64)
+    if clock == "step":
+        return steps
+    if clock != "lr":
+        raise InputError(f"--clock {clock!r} is unknown: choose step or lr")
+    rates = learning_rates(trajectory)
+    if not rates:
+        raise InputError(
+            f"{trajectory.name}: --clock lr needs the learning rate that the trainer logged, and no trainer_state.json "
+            "of the run has one: use --clock step"
+        )
+    logged = np.array(sorted(rates))
+    every = np.arange(1, int(steps[-1]) + 1)
+    rate = np.array([rates[step] for step in logged])[np.minimum(np.searchsorted(logged, every), logged.size - 1)]
+    return np.concatenate([[0.0], np.cumsum(rate)])[steps.astype(int)]

@@ -1,0 +1,53 @@
+"""`driftline inspect`: what a run holds, and what in it deserves a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from driftline.checkpoints.configuration import learning_rates
+from driftline.checkpoints.trajectory import Trajectory
+
+FEWEST_CHECKPOINTS = 3
+
+
+def inspect(trajectory: Trajectory) -> dict[str, Any]:
+    """Layout, steps, tensors, dtypes, sizes and problems, as one record."""
+    per_step = [sum(tensor.stored[i].nbytes for tensor in trajectory) for i in range(len(trajectory.steps))]
+    dtypes = [sorted({tensor.stored[i].dtype for tensor in trajectory}) for i in range(len(trajectory.steps))]
+    return {
+        "run": trajectory.name,
+        "layouts": sorted({checkpoint.layout for checkpoint in trajectory.checkpoints}),
+        "steps": list(trajectory.steps),
+        "parameters": trajectory.parameters,
+        "tensors": len(trajectory.tensors),
+        "bytes": trajectory.nbytes,
+        "checkpoints": [
+            {"step": step, "path": str(checkpoint.path), "layout": checkpoint.layout, "dtypes": names, "bytes": size}
+            for step, checkpoint, names, size in zip(trajectory.steps, trajectory.checkpoints, dtypes, per_step, strict=True)
+        ],
+        "left_out": trajectory.left_out,
+        "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
+        "problems": _problems(trajectory, dtypes),
+    }
+
+
+def _problems(trajectory: Trajectory, dtypes: list[list[str]]) -> list[str]:
+    problems = []
+    if len(trajectory.steps) < FEWEST_CHECKPOINTS:
+        problems.append(f"{len(trajectory.steps)} usable checkpoints: a line needs at least {FEWEST_CHECKPOINTS}")
+    if any(names != dtypes[-1] for names in dtypes):
+        problems.append("dtypes differ between checkpoints: the narrower ones' rounding enters the first changes")
+    if any(name.startswith("F8") for names in dtypes for name in names):
+        problems.append("fp8 values are measured as stored, without their scales")
+    gaps = np.diff(trajectory.steps)
+    if gaps.size and gaps.min() != gaps.max():
+        problems.append(f"uneven spacing, {gaps.min()} to {gaps.max()} steps: lines are fitted on the real steps")
+    rates = list(learning_rates(trajectory).values())
+    if rates and min(rates) < 0.999 * max(rates):
+        problems.append(f"the learning rate is not constant ({min(rates):.3g} to {max(rates):.3g}): consider --clock lr")
+    root = trajectory.checkpoints[-1].path.parent
+    if (root / "model.safetensors").is_file():
+        problems.append(f"{root} itself holds a model without a step: not used; name it as STEP=PATH to use it")
+    return problems

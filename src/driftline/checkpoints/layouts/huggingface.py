@@ -1,0 +1,83 @@
+"""Hugging Face folders, as transformers and TRL write them: `checkpoint-N/` or any model folder.
+
+One `model.safetensors`, or shards named by `model.safetensors.index.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.safetensors_file import TensorInfo, read_header
+from driftline.errors import UnreadableCheckpoint
+
+NAME = "huggingface"
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_TRAINER_FILES = ("config.json", "trainer_state.json")
+
+
+def holds(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (_SINGLE, _INDEX, *_PICKLES, *_TRAINER_FILES))
+
+
+def open(folder: Path) -> Checkpoint:
+    """The tensors of a complete folder, in file order.
+
+    Raises:
+        UnreadableCheckpoint: weights missing, a shard missing, truncated, or outside the folder.
+    """
+    if (folder / _INDEX).is_file():
+        tensors = _sharded(folder)
+    elif (folder / _SINGLE).is_file():
+        tensors = read_header(folder / _SINGLE)
+    elif any((folder / name).is_file() for name in _PICKLES):
+        raise UnreadableCheckpoint(
+            f"{folder} holds pickled weights only; load it once with transformers and save_pretrained() to get safetensors"
+        )
+    else:
+        raise UnreadableCheckpoint(f"{folder} has no {_SINGLE} yet: still being written, or weights were not saved")
+    return Checkpoint(folder, NAME, tensors, _tied(folder, tensors))
+
+
+def _sharded(folder: Path) -> dict[str, TensorInfo]:
+    index = folder / _INDEX
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        shards = sorted(set(weight_map.values()))
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{index} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UnreadableCheckpoint(f"{index} is damaged or still being written") from error
+    tensors: dict[str, TensorInfo] = {}
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".", ".."):
+            raise UnreadableCheckpoint(f"{index} names {shard!r}, which is outside its folder")
+        if not (folder / shard).is_file():
+            raise UnreadableCheckpoint(f"{folder} lacks the shard {shard}: still being written, or lost")
+        header = read_header(folder / shard)
+        wanted = [name for name, file in weight_map.items() if file == shard]
+        missing = [name for name in wanted if name not in header]
+        if missing:
+            raise UnreadableCheckpoint(f"{folder / shard} lacks the tensor {missing[0]!r} that the index promises")
+        tensors |= {name: info for name, info in header.items() if weight_map.get(name) == shard}
+    return tensors
+
+
+def _tied(folder: Path, tensors: dict[str, TensorInfo]) -> dict[str, str]:
+    """Output embeddings that the configuration ties to the input embeddings, where both were saved."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        tied = config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings"))
+    except (OSError, ValueError, AttributeError):
+        return {}
+    if tied is not True:
+        return {}
+    inputs = [name for name in tensors if name.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight"))]
+    outputs = [name for name in tensors if name.endswith(("lm_head.weight", "embed_out.weight"))]
+    return {
+        output: inputs[0]
+        for output in outputs
+        if inputs and tensors[output].shape == tensors[inputs[0]].shape
+    }

@@ -1,0 +1,125 @@
+"""A safetensors file read by flat slices with `pread`: bounded memory, no maps, nothing trusted.
+
+Mapped pages count as resident memory and are slow on network disks, and the library's slices follow
+tensor axes; the scan wants any flat range of elements, into a buffer it owns. So the header is read
+and checked here, and data goes straight from the file into the caller's buffer.
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from driftline.checkpoints.dtypes import ITEM_BYTES
+from driftline.errors import UnreadableCheckpoint
+
+HEADER_LIMIT = 100_000_000  # the format's own limit, in bytes
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a checkpoint: shape, dtype (safetensors name), and where its bytes lie."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+    offset: int  # of the first byte, from the start of the file
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * ITEM_BYTES[self.dtype]
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        raise ValueError("a key appears twice")
+    return keys
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of one file, in file order, every offset checked against the file's size.
+
+    Raises:
+        UnreadableCheckpoint: the file is short, damaged, or not a safetensors file.
+    """
+    try:
+        with open(path, "rb") as file:
+            file_bytes = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            if len(prefix) < 8:
+                raise UnreadableCheckpoint(f"{path} is only {file_bytes} bytes: still being written, or truncated")
+            length = int.from_bytes(prefix, "little")
+            if length > HEADER_LIMIT:
+                raise UnreadableCheckpoint(f"{path} claims a header of {length} bytes: not a safetensors file, or damaged")
+            text = file.read(length)
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror}") from error
+    if len(text) < length:
+        raise UnreadableCheckpoint(f"{path} ends inside its header: still being written, or truncated")
+    try:
+        header = json.loads(text, object_pairs_hook=_no_duplicates)
+        header.pop("__metadata__", None)
+        tensors = [_tensor(path, name, entry, 8 + length) for name, entry in header.items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UnreadableCheckpoint(f"{path} has a damaged header ({error})") from error
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    end = 8 + length
+    for tensor in tensors:
+        if tensor.offset != end:
+            raise UnreadableCheckpoint(f"{path}: tensor {tensor.name!r} overlaps another or leaves a hole before it")
+        end += tensor.nbytes
+    if end > file_bytes:
+        raise UnreadableCheckpoint(
+            f"{path} is {file_bytes} bytes where its header promises {end}: still being written, or truncated"
+        )
+    if end < file_bytes:
+        raise UnreadableCheckpoint(f"{path} has {file_bytes - end} bytes after its last tensor: damaged")
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _tensor(path: Path, name: str, entry: dict, data_start: int) -> TensorInfo:
+    shape, dtype, (begin, end) = tuple(entry["shape"]), entry["dtype"], entry["data_offsets"]
+    if dtype not in ITEM_BYTES:
+        raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")
+    if any(type(extent) is not int or extent < 0 for extent in (*shape, begin, end)):
+        raise ValueError(f"tensor {name!r} has a shape or offset that is not a count")
+    tensor = TensorInfo(name, shape, dtype, path, data_start + begin)
+    if end - begin != tensor.nbytes:
+        raise ValueError(f"tensor {name!r} has {end - begin} bytes where its shape needs {tensor.nbytes}")
+    return tensor
+
+
+def read_into(tensor: TensorInfo, start: int, buffer: np.ndarray) -> None:
+    """Fill uint8 `buffer` with the bytes of the tensor from flat element `start` on.
+
+    The file is opened for each read, so that no run, however long, runs out of file descriptors.
+
+    Raises:
+        UnreadableCheckpoint: the file has gone, shrunk or cannot be read.
+    """
+    position = tensor.offset + start * ITEM_BYTES[tensor.dtype]
+    view = memoryview(buffer)  # type: ignore[arg-type]
+    try:
+        descriptor = os.open(tensor.file, os.O_RDONLY)
+        try:
+            while view:
+                got = os.preadv(descriptor, [view], position)
+                if got == 0:
+                    raise UnreadableCheckpoint(f"{tensor.file} became shorter while {tensor.name!r} was read")
+                view, position = view[got:], position + got
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{tensor.file} cannot be read ({error.strerror}), at tensor {tensor.name!r}") from error

@@ -1,0 +1,171 @@
+"""A trajectory: ordered checkpoints of the same parameters, readable by slice in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from driftline.checkpoints import dtypes
+from driftline.checkpoints.discovery import choose_steps, find_steps
+from driftline.checkpoints.layouts import Checkpoint, layout_of
+from driftline.checkpoints.safetensors_file import TensorInfo, read_into
+from driftline.errors import InputError, UnreadableCheckpoint
+
+
+@dataclass(frozen=True)
+class TensorSeries:
+    """One tensor through the run: the same name and shape in every checkpoint."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored: tuple[TensorInfo, ...]  # one per checkpoint
+
+    @property
+    def size(self) -> int:
+        return self.stored[0].size
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the last checkpoint (safetensors name)."""
+        return self.stored[-1].dtype
+
+    def read(self, start: int, stop: int, out: np.ndarray, scratch: np.ndarray) -> None:
+        """Values of flat elements [start, stop) at every checkpoint, into float32 `out` [T, stop - start].
+
+        `scratch` is a uint8 buffer of at least 8 x (stop - start) bytes.
+        """
+        for row, info in zip(out, self.stored, strict=True):
+            nbytes = (stop - start) * dtypes.ITEM_BYTES[info.dtype]
+            if info.dtype == "F32":
+                read_into(info, start, row.view(np.uint8))
+            else:
+                read_into(info, start, scratch[:nbytes])
+                dtypes.decode(scratch[:nbytes], info.dtype, row)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Ordered checkpoints of the same parameters.
+
+    Attributes:
+        steps: training steps, ascending.
+        checkpoints: one per step.
+        tensors: those that take part, in the file order of the last checkpoint.
+        left_out: name -> reason, for every tensor that does not take part.
+        skipped: step -> reason, for every checkpoint that was found but not usable.
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    tensors: tuple[TensorSeries, ...]
+    left_out: dict[str, str]
+    skipped: dict[int, str]
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one pass over the run reads."""
+        return sum(info.nbytes for tensor in self.tensors for info in tensor.stored)
+
+    def __iter__(self) -> Iterator[TensorSeries]:
+        return iter(self.tensors)
+
+    def __getitem__(self, name: str) -> TensorSeries:
+        return next(tensor for tensor in self.tensors if tensor.name == name)
+
+
+def open_trajectory(
+    run: str | Path | Sequence[str | Path],
+    *,
+    steps: str | None = None,
+    base: str | Path | None = None,
+    strict: bool = False,
+) -> Trajectory:
+    """The trajectory of a run.
+
+    Args:
+        run: a folder of checkpoints, or `STEP=PATH` pairs.
+        steps: which steps to use, `FIRST:LAST:STRIDE` (ends included) or a list `0,100,500`.
+        base: a model folder to use as step 0.
+        strict: refuse incomplete or damaged checkpoints and differing tensors, where the default is
+            to leave them out and say so.
+
+    Raises:
+        InputError: no usable checkpoints, or no tensor that all of them share.
+    """
+    arguments = [run] if isinstance(run, (str, Path)) else list(run)
+    folders = find_steps(arguments)
+    if base is not None:
+        if 0 in folders:
+            raise InputError(f"--base {base} would be step 0, but the run already has {folders[0]} as step 0: drop one")
+        if not Path(base).is_dir():
+            raise InputError(f"--base {base} is not a local folder: give the folder of the base model")
+        folders = {0: Path(base), **folders}
+    opened: dict[int, Checkpoint] = {}
+    skipped: dict[int, str] = {}
+    for step in choose_steps(list(folders), steps):
+        try:
+            opened[step] = _open(folders[step])
+        except UnreadableCheckpoint as error:
+            if strict:
+                raise InputError(f"{error} (--strict refuses a run with such a checkpoint)") from error
+            skipped[step] = str(error)
+    name = str(arguments[0]) if len(arguments) == 1 else ", ".join(map(str, arguments))
+    if not opened:
+        first = next(iter(skipped.values()))
+        raise InputError(f"{name}: none of the {len(skipped)} checkpoints can be read; the first: {first}")
+    tensors, left_out = _shared_tensors(opened)
+    if strict and (differing := [f"{key!r}: {why}" for key, why in left_out.items() if "step" in why]):
+        raise InputError(f"{name}: tensor {differing[0]} (--strict refuses a run whose checkpoints differ)")
+    if not tensors:
+        example = next(iter(left_out.items()), ("", "no tensors at all"))
+        raise InputError(f"{name}: no tensor is the same in all checkpoints; {example[0]!r}: {example[1]}")
+    return Trajectory(name, tuple(opened), tuple(opened.values()), tensors, left_out, skipped)
+
+
+def _open(folder: Path) -> Checkpoint:
+    layout = layout_of(folder)
+    if layout is None:
+        raise UnreadableCheckpoint(f"{folder} holds no weights in a known layout: still being written, or not a model")
+    return layout.open(folder)
+
+
+def _shared_tensors(opened: dict[int, Checkpoint]) -> tuple[tuple[TensorSeries, ...], dict[str, str]]:
+    """The tensors all checkpoints share, and the reason for every one left out."""
+    last = list(opened.values())[-1]
+    names = dict.fromkeys(last.tensors)
+    for checkpoint in opened.values():
+        names |= dict.fromkeys(checkpoint.tensors)
+    tensors, left_out = [], {}
+    for name in names:
+        reason = _why_not(name, opened)
+        if reason:
+            left_out[name] = reason
+        else:
+            stored = tuple(checkpoint.tensors[name] for checkpoint in opened.values())
+            tensors.append(TensorSeries(name, stored[-1].shape, stored))
+    return tuple(tensors), left_out
+
+
+def _why_not(name: str, opened: dict[int, Checkpoint]) -> str | None:
+    infos = {step: checkpoint.tensors.get(name) for step, checkpoint in opened.items()}
+    tied = next((checkpoint.tied[name] for checkpoint in opened.values() if name in checkpoint.tied), None)
+    if tied is not None:
+        return f"tied to {tied}, counted once"
+    absent = [step for step, info in infos.items() if info is None]
+    if absent:
+        return f"absent at step {absent[0]}"
+    first_step, first = next((step, info) for step, info in infos.items() if info)
+    for step, info in infos.items():
+        if info and info.shape != first.shape:
+            return f"shape {list(first.shape)} at step {first_step}, {list(info.shape)} at step {step}"
+        if info and info.dtype not in dtypes.FLOATS:
+            return f"dtype {info.dtype} is not a floating one"
+    return "empty" if first.size == 0 else None

@@ -1,0 +1,141 @@
+"""The command line, as a table of contents: each command opens a run, calls one room, says what it found."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from driftline._version import __version__
+from driftline.errors import InputError
+
+app = tyro.extras.SubcommandApp()
+
+Run = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN", help="a folder of checkpoints, or several STEP=PATH")]
+Steps = Annotated[str | None, arg(help="steps to use: FIRST:LAST:STRIDE (ends included) or a list 0,100,500")]
+Base = Annotated[str | None, arg(metavar="MODEL", help="a model folder to use as step 0")]
+Out = Annotated[Path, arg(metavar="DIR", help="folder to write; must be empty or absent")]
+Overwrite = Annotated[bool, arg(help="replace what driftline wrote there before")]
+Quiet = Annotated[bool, arg(help="print results only, no progress")]
+Strict = Annotated[bool, arg(help="refuse a run with incomplete checkpoints or differing tensors")]
+Flag = tyro.conf.FlagCreatePairsOff
+
+
+@app.command(name="inspect")
+def inspect_(
+    run: Run, steps: Steps = None, base: Base = None, strict: Flag[Strict] = False,
+    json_: Annotated[Flag[bool], arg(name="json", help="print the record as JSON")] = False,
+) -> None:  # fmt: skip
+    """What is there: layout, steps, tensors, dtypes, sizes, problems."""
+    from driftline.checkpoints.inspection import inspect
+    from driftline.checkpoints.trajectory import open_trajectory
+    from driftline.report import terminal
+
+    record = inspect(open_trajectory(run, steps=steps, base=base, strict=strict))
+    if json_:
+        print(json.dumps(record, indent=2))
+    else:
+        terminal.inspection(record)
+
+
+@app.command
+def analyze(
+    run: Run, out: Out, steps: Steps = None, base: Base = None,
+    filter: Annotated[Literal["none", "paper"], arg(help="paper: only weights whose range exceeds 1e-4 with 4 or more values")] = "none",
+    clock: Annotated[Literal["step", "lr"], arg(help="what lines are drawn against: step, or summed learning rate")] = "step",
+    strict: Flag[Strict] = False, overwrite: Flag[Overwrite] = False, quiet: Flag[Quiet] = False,
+) -> None:  # fmt: skip
+    """How straight is the run, and does it mean anything: one pass over all weights."""
+    from driftline.checkpoints.trajectory import open_trajectory
+    from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
+    from driftline.linearity.analysis import analyze as analyze_run
+    from driftline.progress import progress_bar
+    from driftline.report import analysis, terminal
+
+    refuse_occupied(out, overwrite=overwrite)
+    trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
+    with output_folder(out, overwrite=overwrite) as folder:
+        with progress_bar("reading weights", trajectory.nbytes, quiet=quiet) as advance:
+            summary = analyze_run(trajectory, folder, filter=filter, clock=clock, progress=advance)
+        (folder / "summary.json").write_text(json_text(summary))
+        analysis.write(folder, summary, _command())
+    terminal.analysis(summary, out)
+
+
+@app.command
+def train(
+    out: Out,
+    steps: Annotated[int, arg(help="RL steps")] = 150,
+    save_every: Annotated[int, arg(help="steps between checkpoints")] = 10,
+    learning_rate: Annotated[float, arg(help="constant learning rate of AdamW")] = 1e-5,
+    completions_per_step: Annotated[int, arg(help="completions sampled per step, in groups of 16")] = 256,
+    seed: Annotated[int, arg(help="of the problems, the sampling and the training")] = 0,
+    model: Annotated[str | None, arg(help="folder of the model to start from; default the lab's base")] = None,
+    overwrite: Flag[Overwrite] = False, quiet: Flag[Quiet] = False,
+) -> None:  # fmt: skip
+    """The lab: a real GRPO run of a small model on this machine, with TRL."""
+    from driftline.report import terminal
+    from driftline.training.lab.grpo import LabRun
+    from driftline.training.lab.grpo import train as train_lab
+
+    settings = LabRun(
+        steps=steps, save_every=save_every, learning_rate=learning_rate,
+        completions_per_step=completions_per_step, seed=seed, model=model,
+    )  # fmt: skip
+    rows = train_lab(out, settings, overwrite=overwrite, on_step=terminal.training_step(steps, quiet=quiet))
+    terminal.accuracy(rows)
+    print(f"\nrun: {out}\nnext: driftline analyze {shlex.quote(str(out))} --out {shlex.quote(str(out) + '-analysis')}")
+
+
+@app.command(name="demo")
+def demo_(
+    out: Annotated[Path, arg(metavar="DIR", help="folder of the demo; a second call continues from what is there")] = Path("driftline-demo"),
+    quick: Annotated[Flag[bool], arg(help="a smoke-sized run of under 90 seconds")] = False,
+    quiet: Flag[Quiet] = False,
+) -> None:  # fmt: skip
+    """The main job on this machine: train, inspect, analyze, report."""
+    from driftline.demo import demo
+
+    demo(out, quick=quick, quiet=quiet)
+
+
+def _command() -> str:
+    return shlex.join(["driftline", *sys.argv[1:]])
+
+
+_FIRST = """driftline {version}: measure, judge and forecast RLVR training runs.
+
+Start here:
+  driftline demo                        a real small run, made and analysed on this machine
+  driftline inspect RUN                 what a folder of checkpoints holds
+  driftline analyze RUN --out DIR       how straight it is, and whether that means anything
+
+All commands: driftline --help
+"""
+
+
+def main() -> None:
+    """Entry point: 0 done; 2 the input or the request is wrong, in one sentence; 1 a bug of ours."""
+    if len(sys.argv) == 1:
+        print(_FIRST.format(version=__version__), end="")
+        return
+    if sys.argv[1:] == ["--version"]:
+        print(f"driftline {__version__}")
+        return
+    try:
+        app.cli(prog="driftline", description="Measure, judge and forecast RLVR training runs.")
+    except InputError as error:
+        print(f"driftline: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("driftline: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

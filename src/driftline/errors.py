@@ -1,0 +1,15 @@
+"""The two ways a request can end badly.
+
+`InputError` is the user's to mend: its message is one sentence that says what is wrong, where, and
+what to do; the command line prints it and exits with 2. Any other exception is a bug of ours (exit 1).
+"""
+
+from __future__ import annotations
+
+
+class InputError(Exception):
+    """The input or the request is wrong; the message says what, where and what to do."""
+
+
+class UnreadableCheckpoint(InputError):
+    """One checkpoint is incomplete or damaged; others of the run may still be read."""

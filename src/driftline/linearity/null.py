@@ -1,0 +1,145 @@
+"""What chance gives: a driftless random walk matched to the run.
+
+A driftless walk regressed on time has mean R² of about 0.44 whatever its length (Nelson & Kang 1984),
+its first principal component holds 8/pi² of its energy, and Adam's momentum makes its neighbouring
+increments point the same way. So every figure of a run is shown beside the same figure of a walk with
+the run's checkpoints, its optimizer's momentum, and, where they matter, its rounding and filter.
+
+The walk: updates u_s with correlation beta1^|s - s'| and no mean. Its covariance at the checkpoints
+is known exactly, and in many dimensions its Gram matrix is that covariance; so statistics of the Gram
+need no simulation, except for their spread.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from driftline.checkpoints.dtypes import round_to
+from driftline.linearity.kernels import PAPER_MIN_DISTINCT, PAPER_MIN_RANGE, R2_BINS, STRONG_R2
+from driftline.linearity.scan import Population
+from driftline.linearity.statistics import gram_of_increments, line_r2
+
+Array = np.ndarray
+
+
+def walk_covariance(steps: Array, beta1: float) -> Array:
+    """Covariance [T, T] of W(s) - W(s_0) for unit updates with momentum, at the given steps.
+
+    Increments are stationary, so cov(s, s') = (V(s) + V(s') - V(|s - s'|)) / 2 with the variance of n
+    steps V(n) = n (1 + b) / (1 - b) - 2 b (1 - b^n) / (1 - b)².
+    """
+    time = np.asarray(steps, np.float64) - steps[0]
+    b = beta1
+
+    def variance(n: Array) -> Array:
+        return n * (1 + b) / (1 - b) - 2 * b * (1 - b**n) / (1 - b) ** 2
+
+    return (variance(time)[:, None] + variance(time)[None, :] - variance(np.abs(time[:, None] - time[None, :]))) / 2
+
+
+def increment_correlation(steps: Array, beta1: float) -> Array:
+    """Correlations [T-1, T-1] between the walk's increments over the run's intervals."""
+    covariance = np.diff(np.diff(walk_covariance(steps, beta1), axis=0), axis=1)
+    scale = 1 / np.sqrt(np.diag(covariance))
+    return covariance * scale[:, None] * scale[None, :]
+
+
+def matched_gram(steps: Array, beta1: float, increment_norms: Array) -> Array:
+    """The Gram [T, T] of a driftless walk whose increments have the run's own lengths."""
+    return gram_of_increments(increment_correlation(steps, beta1) * np.outer(increment_norms, increment_norms))
+
+
+def simulated_increments(covariance: Array, dimensions: float, draws: int, rng: np.random.Generator) -> Array:
+    """Increments' Grams [draws, T-1, T-1] of walks in so many dimensions (Wishart / dimensions)."""
+    m = covariance.shape[0]
+    root = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) / m * np.eye(m))
+    d = max(round(dimensions), 1)
+    if d < m:
+        factor = rng.standard_normal((draws, m, d))
+    else:  # Bartlett's decomposition: a triangle in place of m x d normals
+        factor = np.tril(rng.standard_normal((draws, m, m)), -1)
+        factor[:, range(m), range(m)] = np.sqrt(rng.chisquare(d - np.arange(m), (draws, m)))
+    factor = root @ factor
+    return factor @ factor.transpose(0, 2, 1) / d
+
+
+def population_of(r2: Array) -> Population:
+    """The same record that the scan makes, of an array of R²; NaN is left out."""
+    r2 = r2[np.isfinite(r2)]
+    bins = np.minimum((r2 * R2_BINS).astype(int), R2_BINS - 1)
+    return Population(r2.size, float(r2.sum()), int((r2 > STRONG_R2).sum()), np.bincount(bins, minlength=R2_BINS))
+
+
+def null_r2(steps: Array, clock: Array, beta1: float, *, draws: int = 200_000, seed: int = 0) -> Population:
+    """R² on the clock of driftless walks with momentum, unrounded and unfiltered."""
+    root = _root(steps, beta1)
+    rng = np.random.default_rng(seed)
+    parts = _batches(draws, len(steps))
+    return sum_populations(population_of(line_r2(clock, rng.standard_normal((n, root.shape[1])) @ root.T)) for n in parts)
+
+
+def matched_null_r2(
+    steps: Array,
+    clock: Array,
+    beta1: float,
+    start: Array,
+    size: Array,
+    weight: Array,
+    *,
+    dtype: str,
+    filter: str,
+    draws: int = 200_000,
+    seed: int = 0,
+) -> tuple[Population, float]:
+    """R² of driftless walks that start where the run's parameters start, move as much, are rounded to
+    the run's dtype at every checkpoint and pass the same filter; and the share of them that it keeps.
+
+    Args:
+        start, size: first value and root mean square increment of a sample of changed parameters, [k].
+        weight: how many parameters each of them stands for, [k].
+    """
+    rng = np.random.default_rng(seed)
+    root = _root(steps, beta1)
+    unit = np.sqrt(np.mean(np.sum(np.diff(root, axis=0) ** 2, axis=1)))
+    populations, kept, changed = [], 0, 0
+    for n in _batches(draws, len(steps)):
+        who = rng.choice(start.size, n, p=weight / weight.sum())
+        walk = rng.standard_normal((n, root.shape[1])) @ root.T * (size[who, None] / unit)
+        latent = (start[who] + _offset_within_rounding(start[who], dtype, rng))[:, None] + walk
+        values = round_to(latent.astype(np.float32), dtype)
+        moved = np.ptp(values, axis=1) > 0
+        changed += int(moved.sum())
+        if filter == "paper":
+            distinct = 1 + (np.diff(np.sort(values, axis=1), axis=1) > 0).sum(1)
+            moved &= (np.ptp(values, axis=1) > PAPER_MIN_RANGE) & (distinct >= PAPER_MIN_DISTINCT)
+        kept += int(moved.sum())
+        populations.append(population_of(line_r2(clock, (values - values[:, :1])[moved].astype(np.float64))))
+    return sum_populations(populations), kept / max(changed, 1)
+
+
+def _offset_within_rounding(start: Array, dtype: str, rng: np.random.Generator) -> Array:
+    """Where a saved value's unrounded one lay: anywhere within half a unit in the last place."""
+    if dtype in ("F32", "F64"):
+        return np.zeros(start.size)
+    mantissa = {"F16": 10, "BF16": 7, "F8_E4M3": 3, "F8_E5M2": 2}[dtype]
+    unit = np.exp2(np.floor(np.log2(np.maximum(np.abs(start), 1e-30))) - mantissa)
+    return rng.uniform(-0.5, 0.5, start.size) * unit
+
+
+def sum_populations(populations) -> Population:
+    first, *rest = populations
+    for population in rest:
+        first = first + population
+    return first
+
+
+def _root(steps: Array, beta1: float) -> Array:
+    """R [T, T-1] with R Rᵀ the walk's covariance."""
+    covariance = walk_covariance(np.asarray(steps), beta1)[1:, 1:]
+    return np.vstack([np.zeros(covariance.shape[0]), np.linalg.cholesky(covariance)])
+
+
+def _batches(draws: int, T: int) -> list[int]:
+    """Numbers of draws per batch, so that a batch stays near 16 MiB."""
+    batch = max(1, min(draws, (1 << 21) // T))
+    return [batch] * (draws // batch) + ([draws % batch] if draws % batch else [])

@@ -1,0 +1,108 @@
+"""How long the run keeps its direction: the persistence length of its drift, from the Gram alone.
+
+Every parameter is a draw of one Gaussian process: a drift whose velocity is an Ornstein-Uhlenbeck
+process with persistence length l (l to infinity is a straight line), a random walk with the
+optimizer's momentum, and independent noise at each checkpoint. The likelihood of increments needs
+only their Gram C (and, being of increments, is the restricted one):
+
+    -2 log L / N = log det S + tr(S^-1 C / N),   S = drift(l) + walk + noise.
+
+The three variances are found by the MM iteration of Zhou, Hu, Qiao, Cho & Zhou (2019), monotone and
+never negative; l by its profile, which also gives the interval. N is the effective dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from driftline.linearity.null import increment_correlation
+from driftline.linearity.statistics import increments_gram, optimizer_memory
+
+Array = np.ndarray
+
+_MOST_CHECKPOINTS = 60  # longer runs are thinned for this fit, whose cost grows as their cube
+_LONGEST = 10.0  # times the span of the run: beyond, a bend could not be seen
+_GRID = 25
+_HALF_DEVIANCE = 1.92  # half of the 95 % point of chi-squared with one degree of freedom
+
+
+@dataclass(frozen=True)
+class Persistence:
+    """Persistence length in steps with its 95 % interval.
+
+    `length` is 0 where no drift is seen. `at_least` says that the likelihood still rises at the longest
+    length that this run could tell from a straight line; the interval's upper end is then unknown (inf).
+    """
+
+    length: float
+    low: float
+    high: float
+    at_least: bool
+
+
+def drift_covariance(steps: Array, length: float) -> Array:
+    """Covariance [T-1, T-1] of the increments of an integrated, stationary Ornstein-Uhlenbeck velocity."""
+    time = np.asarray(steps, np.float64)
+    lag = np.abs(time[:, None] - time[None, :])
+    # -V/2 up to terms that differencing removes: V(n) = 2 l² (n / l - 1 + exp(-n / l)), l² for its scale
+    half = -(length**2) * (lag / length + np.expm1(-lag / length))
+    return np.diff(np.diff(half, axis=0), axis=1)
+
+
+def fit_variances(parts: list[Array], increments: Array, iterations: int = 200) -> tuple[Array, float]:
+    """Variances of the covariance parts [m, m] that best explain C / N, and -log L per dimension."""
+    m = increments.shape[0]
+    scale = np.trace(increments) / m
+    C = increments / scale
+    parts = [part / (np.trace(part) / m) for part in parts]
+    variances = np.full(len(parts), 1 / len(parts))
+    for _ in range(iterations):
+        inverse = np.linalg.inv(_total(variances, parts))
+        weighted = inverse @ C @ inverse
+        new = variances * np.sqrt([np.vdot(weighted, part) / np.vdot(inverse, part) for part in parts])
+        done = np.abs(new - variances).max() < 1e-7
+        variances = new
+        if done:
+            break
+    total = _total(variances, parts)
+    loss = (np.linalg.slogdet(total)[1] + np.vdot(np.linalg.inv(total), C)) / 2
+    return variances * scale, float(loss)
+
+
+def _total(variances: Array, parts: list[Array]) -> Array:
+    total = sum(variance * part for variance, part in zip(variances, parts, strict=True))
+    return total + 1e-9 * np.eye(parts[0].shape[0])
+
+
+def persistence(gram: Array, steps: Array, beta1: float, dimension: float) -> Persistence | None:
+    """The persistence length of one run; None where it is too short (fewer than five checkpoints)."""
+    if len(steps) < 5:
+        return None
+    if len(steps) > _MOST_CHECKPOINTS:
+        rows = np.unique(np.linspace(0, len(steps) - 1, _MOST_CHECKPOINTS).round().astype(int))
+        gram, steps = gram[np.ix_(rows, rows)], steps[rows]
+    increments = increments_gram(gram)
+    if not np.trace(increments) > 0:
+        return None
+    span, m = float(steps[-1] - steps[0]), len(steps) - 1
+    noise = 2 * np.eye(m) - np.eye(m, k=1) - np.eye(m, k=-1)
+    others = [increment_correlation(steps, beta1) * _root_lengths(steps), noise]
+    shortest = min(max(span / m, optimizer_memory(beta1)), span)
+    lengths = np.geomspace(shortest, _LONGEST * span, _GRID)
+    losses = np.array([fit_variances([drift_covariance(steps, length), *others], increments)[1] for length in lengths])
+    without = fit_variances(others, increments)[1]
+    gain = dimension * (losses - losses.min())
+    inside = np.flatnonzero(gain <= _HALF_DEVIANCE)
+    low, high = float(lengths[inside[0]]), float(lengths[inside[-1]])
+    best = int(losses.argmin())
+    top = inside[-1] == _GRID - 1
+    if dimension * (without - losses.min()) < _HALF_DEVIANCE:
+        return Persistence(0.0, 0.0, float("inf") if top else high, False)
+    return Persistence(float(lengths[best]), low if inside[0] else 0.0, float("inf") if top else high, best == _GRID - 1)
+
+
+def _root_lengths(steps: Array) -> Array:
+    root = np.sqrt(np.diff(steps).astype(np.float64))
+    return np.outer(root, root)

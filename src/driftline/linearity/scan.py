@@ -1,0 +1,308 @@
+"""The one pass: every weight of every checkpoint, read once, in memory that does not grow with the model.
+
+    for tensor in scan(open_trajectory("run")):
+        print(tensor.name, tensor.population().mean_r2)
+
+Each tensor is cut into chunks; a chunk's values at all T checkpoints are read and measured by one
+worker and come back as small sums. A tensor's sums are added in chunk order, so results do not depend
+on the number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from driftline.checkpoints import dtypes
+from driftline.checkpoints.safetensors_file import read_into
+from driftline.checkpoints.trajectory import TensorSeries, Trajectory
+from driftline.engines import default_threads, local_map
+from driftline.errors import InputError
+from driftline.linearity import kernels
+
+FILTERS = {"none": kernels.NO_FILTER, "paper": kernels.PAPER_FILTER}
+_CHUNK_BYTES = 8 << 20  # raw bytes of a chunk over all checkpoints, per worker
+_CANDIDATES = 4096  # positions per tensor from which the sample of changed parameters is drawn
+
+
+@dataclass
+class Population:
+    """R² over some parameters: exact count, sum and share above 0.7; the rest from a fine histogram."""
+
+    count: int
+    sum_r2: float
+    strong: int
+    histogram: np.ndarray  # [R2_BINS] counts
+
+    @property
+    def mean_r2(self) -> float:
+        return self.sum_r2 / self.count if self.count else float("nan")
+
+    @property
+    def share_strong(self) -> float:
+        return self.strong / self.count if self.count else float("nan")
+
+    def quantile(self, q: float) -> float:
+        """The q-quantile of R², within 0.001."""
+        return histogram_quantile(self.histogram, q)
+
+    def __add__(self, other: Population) -> Population:
+        return Population(
+            self.count + other.count,
+            self.sum_r2 + other.sum_r2,
+            self.strong + other.strong,
+            self.histogram + other.histogram,
+        )
+
+
+def histogram_quantile(histogram: np.ndarray, q: float) -> float:
+    """The q-quantile of values in [0, 1] counted in equal bins, linear inside a bin; NaN when empty."""
+    total = histogram.sum()
+    if total == 0:
+        return float("nan")
+    cumulative = np.concatenate([[0], np.cumsum(histogram)])
+    bin_ = min(int(np.searchsorted(cumulative, q * total, side="left")) - 1, histogram.size - 1)
+    bin_ = max(bin_, int(np.flatnonzero(histogram)[0]))
+    inside = (q * total - cumulative[bin_]) / max(histogram[bin_], 1)
+    return float((bin_ + np.clip(inside, 0, 1)) / histogram.size)
+
+
+@dataclass
+class TensorScan:
+    """What the pass measured of one tensor (T checkpoints).
+
+    Attributes:
+        populations: [no filter, the paper's filter].
+        distinct: parameters with 1, 2, 3 and 4 or more distinct values, [4].
+        kept: parameters equal at both ends of each interval, [T - 1].
+        gram: Gram matrix of the deltas from the first checkpoint, float64 [T, T].
+        sample: trajectories of up to `sample` changed parameters, seeded by the tensor's name, float32 [k, T].
+        positions: their flat positions, [k].
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    size: int
+    populations: tuple[Population, Population]
+    distinct: np.ndarray
+    mean_abs_slope: float
+    rms_slope: float
+    largest_range: float
+    kept: np.ndarray
+    gram: np.ndarray
+    sample: np.ndarray
+    positions: np.ndarray
+
+    @property
+    def unchanged(self) -> int:
+        return int(self.distinct[0])
+
+    def population(self, filter: str = "none") -> Population:
+        return self.populations[FILTERS[filter]]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    tensor: TensorSeries
+    step_names: tuple[int, ...]
+    start: int
+    stop: int
+    candidates: np.ndarray  # flat positions within [start, stop)
+
+
+class _Buffers(threading.local):
+    """A worker's read buffers, kept from chunk to chunk."""
+
+    raw = np.empty(0, np.uint8)
+    scratch = np.empty(0, np.uint8)
+
+    def get(self, name: str, nbytes: int) -> np.ndarray:
+        if getattr(self, name).size < nbytes:
+            setattr(self, name, np.empty(nbytes, np.uint8))
+        return getattr(self, name)[:nbytes]
+
+
+_buffers = _Buffers()
+
+
+def _read(chunk: _Chunk) -> np.ndarray:
+    """Raw values [T, n] of a chunk: bfloat16 bits (uint16) where every checkpoint is bfloat16, else float32."""
+    T, n = len(chunk.tensor.stored), chunk.stop - chunk.start
+    if all(info.dtype == "BF16" for info in chunk.tensor.stored):
+        raw = _buffers.get("raw", T * n * 2).view(np.uint16).reshape(T, n)
+        for row, info in zip(raw, chunk.tensor.stored, strict=True):
+            read_into(info, chunk.start, row.view(np.uint8))
+    else:
+        raw = _buffers.get("raw", T * n * 4).view(np.float32).reshape(T, n)
+        chunk.tensor.read(chunk.start, chunk.stop, raw, _buffers.get("scratch", 8 * n))
+    return raw
+
+
+def _as_float32(raw: np.ndarray) -> np.ndarray:
+    if raw.dtype == np.float32:
+        return raw
+    values = np.empty(raw.shape, np.float32)
+    dtypes.decode(np.ascontiguousarray(raw).view(np.uint8).reshape(raw.shape[0], -1), "BF16", values)
+    return values
+
+
+@dataclass
+class _Sums:
+    """What one chunk, or several chunks of one tensor, add up to."""
+
+    populations: np.ndarray  # [2, 3]
+    histograms: np.ndarray  # [2, R2_BINS]
+    distinct: np.ndarray  # [4]
+    slopes: np.ndarray  # [3]: sum of |slope|, sum of slope², largest range
+    kept: np.ndarray  # [T - 1]
+    gram: np.ndarray  # [T, T], lower triangle
+    samples: list[np.ndarray]  # of [k, T]
+
+    @classmethod
+    def zeros(cls, T: int) -> _Sums:
+        counts = np.zeros((2, kernels.R2_BINS), np.int64)
+        return cls(np.zeros((2, 3)), counts, np.zeros(4, np.int64), np.zeros(3), np.zeros(T - 1, np.int64), np.zeros((T, T)), [])
+
+    def add(self, other: _Sums) -> None:
+        self.populations += other.populations
+        self.histograms += other.histograms
+        self.distinct += other.distinct
+        self.slopes[:2] += other.slopes[:2]
+        self.slopes[2] = max(self.slopes[2], other.slopes[2])
+        self.kept += other.kept
+        self.gram += other.gram
+        self.samples += other.samples
+
+
+def _measure(chunk: _Chunk, tau: np.ndarray) -> tuple[_Chunk, _Sums]:
+    raw = _read(chunk)
+    T = raw.shape[0]
+    sums = _Sums.zeros(T)
+    finite = kernels.accumulate(
+        raw, tau, kernels.block_size(T),
+        sums.populations, sums.histograms, sums.distinct, sums.slopes, sums.kept, sums.gram,
+    )  # fmt: skip
+    if not finite or not np.isfinite(sums.gram).all():
+        _refuse_not_finite(chunk, _as_float32(raw))
+    sums.samples.append(_as_float32(raw[:, chunk.candidates - chunk.start]).T)
+    return chunk, sums
+
+
+def _refuse_not_finite(chunk: _Chunk, values: np.ndarray) -> None:
+    for row, info, step in zip(values, chunk.tensor.stored, chunk.step_names, strict=True):
+        bad = ~np.isfinite(row)
+        if bad.any():
+            raise InputError(
+                f"{info.file}: tensor {info.name!r} at step {step} holds a weight that is not finite "
+                f"(flat position {chunk.start + int(bad.argmax())}): leave that checkpoint out with --steps"
+            )
+    raise InputError(f"tensor {chunk.tensor.name!r} changes by more than float32 can hold: is it really weights?")
+
+
+def _chunks(trajectory: Trajectory, seed: int) -> Iterator[_Chunk]:
+    for tensor in trajectory:
+        widest = max(dtypes.ITEM_BYTES[info.dtype] for info in tensor.stored)
+        length = max(1024, _CHUNK_BYTES // (len(tensor.stored) * widest) // 1024 * 1024)
+        candidates = _candidates(tensor, seed)
+        for start in range(0, tensor.size, length):
+            stop = min(start + length, tensor.size)
+            first, last = np.searchsorted(candidates, [start, stop])
+            yield _Chunk(tensor, trajectory.steps, start, stop, candidates[first:last])
+
+
+def scan(
+    trajectory: Trajectory,
+    *,
+    clock: Sequence[float] | np.ndarray | None = None,
+    sample: int = 64,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> Iterator[TensorScan]:
+    """Measure every parameter of every tensor, in file order; one `TensorScan` as each tensor is done.
+
+    Args:
+        clock: what lines are drawn against, [T] strictly ascending; default the training steps.
+        sample: trajectories of changed parameters to keep per tensor, for plots.
+        seed: of that sample, together with the tensor's name.
+        progress: called with the bytes read, as they are read.
+
+    Raises:
+        InputError: fewer than 3 checkpoints, a clock that stands still, a weight that is not finite, or
+            a file that went away.
+    """
+    time = np.asarray(trajectory.steps if clock is None else clock, np.float64)
+    if time.size < 3:
+        raise InputError(
+            f"{trajectory.name} has {time.size} usable checkpoint{'s' * (time.size != 1)}: a line needs at least 3; "
+            f"save more checkpoints, or add the base model with --base"
+        )
+    if not (np.diff(time) > 0).all():
+        raise InputError(f"{trajectory.name}: the clock does not advance between all checkpoints: choose other --steps")
+    centred = time - time.mean()
+    unit = np.sqrt(np.mean(centred**2))
+    measure = partial(_measure, tau=(centred / unit).astype(np.float32))
+    total = _Sums.zeros(time.size)
+    for chunk, sums in local_map(measure, _chunks(trajectory, seed), threads or default_threads()):
+        total.add(sums)
+        progress((chunk.stop - chunk.start) * sum(dtypes.ITEM_BYTES[info.dtype] for info in chunk.tensor.stored))
+        if chunk.stop == chunk.tensor.size:
+            yield _finish(chunk.tensor, total, unit, sample, seed)
+            total = _Sums.zeros(time.size)
+
+
+def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: int) -> TensorScan:
+    candidates = np.concatenate(total.samples)
+    changed = np.flatnonzero(np.ptp(candidates, axis=1) > 0)
+    chosen = np.sort(_rng(tensor, seed).permutation(changed)[:sample])
+    populations = [
+        Population(int(row[kernels.COUNT]), float(row[kernels.SUM_R2]), int(row[kernels.STRONG]), histogram)
+        for row, histogram in zip(total.populations, total.histograms, strict=True)
+    ]
+    measured = max(populations[0].count, 1)
+    return TensorScan(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        size=tensor.size,
+        populations=(populations[0], populations[1]),
+        distinct=total.distinct,
+        mean_abs_slope=float(total.slopes[0] / measured / unit),
+        rms_slope=float(np.sqrt(total.slopes[1] / measured) / unit),
+        largest_range=float(total.slopes[2]),
+        kept=total.kept,
+        gram=total.gram + np.tril(total.gram, -1).T,
+        sample=candidates[chosen],
+        positions=_candidates(tensor, seed)[chosen],
+    )
+
+
+def _rng(tensor: TensorSeries, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(tensor.name.encode())])
+
+
+def _candidates(tensor: TensorSeries, seed: int) -> np.ndarray:
+    """Flat positions, ascending, that may enter the sample."""
+    return np.unique(_rng(tensor, seed).integers(0, tensor.size, min(_CANDIDATES, tensor.size)))
+
+
+def parameter_statistics(tensor: TensorSeries, clock: Sequence[float] | np.ndarray) -> dict[str, np.ndarray]:
+    """R², slope (per unit of clock), range and distinct values (up to 4) of every parameter of one tensor.
+
+    Arrays [N]; for tests, plots and small tensors: these, unlike the scan, grow with the tensor.
+    """
+    time = np.asarray(clock, np.float64)
+    unit = np.sqrt(np.mean((time - time.mean()) ** 2))
+    raw = np.empty((len(tensor.stored), tensor.size), np.float32)
+    tensor.read(0, tensor.size, raw, np.empty(8 * tensor.size, np.uint8))
+    r2, slope, spread = (np.empty(tensor.size, np.float32) for _ in range(3))
+    distinct = np.empty(tensor.size, np.int32)
+    tau = ((time - time.mean()) / unit).astype(np.float32)
+    kernels.describe(raw, tau, kernels.block_size(raw.shape[0]), r2, slope, spread, distinct)
+    return {"r2": r2, "slope": slope / unit, "range": spread, "distinct": distinct}

@@ -1,0 +1,1 @@
+"""One self-contained HTML page per analysis: opens offline, asks no network for anything."""

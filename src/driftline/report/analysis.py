@@ -1,0 +1,176 @@
+"""The page of `driftline analyze`: the verdict, then the evidence for it, each figure beside chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from driftline.linearity import statistics
+from driftline.report import charts
+from driftline.report.page import figures, number, page, section, table, text
+
+_SAMPLES = 8
+_CLOCKS = {"step": "training step", "lr": "summed learning rate"}
+
+
+def write(folder: Path, summary: dict[str, Any], command: str) -> None:
+    """`report.html` from `summary` and the `tensors.parquet` in `folder`."""
+    rows = pq.read_table(folder / "tensors.parquet", columns=_COLUMNS).to_pylist()
+    body = [
+        _verdict(summary),
+        _histogram(summary),
+        _heat_map(rows),
+        _growth(summary),
+        _cosines(summary),
+        _samples(summary, rows),
+        _skill(summary),
+        _left_out(summary),
+        _how(summary, command),
+    ]
+    (folder / "report.html").write_text(page(f"driftline · {summary['run']}", "".join(body)), encoding="utf-8")
+
+
+_COLUMNS = ["name", "layer", "module", "parameters", "measured", "unchanged", "r2_median", "update_norm", "sample_values"]
+
+
+def _verdict(s: dict[str, Any]) -> str:
+    r2, null, d = s["r2"], s["null_r2"], s["drift"]
+    life = s["persistence"]
+    length = "–" if life["length"] != life["length"] else number(float(life["length"]), 0) + (" or more" if life["at_least"] else "")
+    cards = [
+        (number(r2["median"]), "R², median", f"chance {number(null['median'])}"),
+        (number(r2["share_above_0.7"]), "share with R² above 0.7", f"chance {number(null['share_above_0.7'])}"),
+        (number(d["increment_cosine"]), "cosine of separated increments", f"chance {number(d['null']['increment_cosine'])}"),
+        (number(d["growth_exponent"]), "growth exponent", f"chance {number(d['null']['growth_exponent'])}, a line 1"),
+        (length, "persistence length, steps", f"95 %: {number(float(life['interval'][0]), 0)} to {number(float(life['interval'][1]), 0)}"),
+        (f"{s['parameters']['measured']:,}", "parameters measured", f"of {s['parameters']['total']:,}"),
+    ]
+    mark = "yes" if s["verdict"]["linear"] else "no"
+    return f'<p class="verdict {mark}">{text(s["verdict"]["sentence"])}</p>' + figures(cards)
+
+
+def _histogram(s: dict[str, Any]) -> str:
+    shares, chance = (np.array(s["r2_histogram"][whose]) / sum(s["r2_histogram"][whose]) for whose in ("run", "null"))
+    names = list(s["r2"])
+    return section(
+        "R² of every parameter, and what chance gives",
+        "Bars: this run. Line: a driftless random walk with the same checkpoints and optimizer momentum. Bars above the line "
+        "on the right are straightness beyond chance; the dotted line is the paper's threshold of 0.7.",
+        charts.r2_histogram(shares, chance),
+        table(["", "this run", "driftless walk"], [(n, s["r2"][n], s["null_r2"][n]) for n in names]),
+    )
+
+
+def _heat_map(rows: list[dict[str, Any]]) -> str:
+    inside = [row for row in rows if row["layer"] is not None]
+    modules = list(dict.fromkeys(row["module"] for row in inside))
+    layers = sorted({row["layer"] for row in inside})
+    outside = [row for row in rows if row["layer"] is None]
+    columns = modules + [row["module"] for row in outside]
+    values = np.full((len(layers) + bool(outside), len(columns)), np.nan)
+    cells: dict[tuple[int, int], list[float]] = {}
+    for row in inside:
+        if row["r2_median"] is not None:
+            cells.setdefault((layers.index(row["layer"]), columns.index(row["module"])), []).append(row["r2_median"])
+    for column, row in enumerate(outside, len(modules)):
+        if row["r2_median"] is not None:
+            cells[len(layers), column] = [row["r2_median"]]
+    for cell, medians in cells.items():
+        values[cell] = np.mean(medians)  # experts of one layer share a cell
+    names = [str(layer) for layer in layers] + ["outside"] * bool(outside)
+    behind = table(
+        ["tensor", "parameters", "measured", "median R²", "norm of the update"],
+        [(r["name"], r["parameters"], r["measured"], r["r2_median"], r["update_norm"][-1]) for r in rows],
+    )
+    return section(
+        "Where in the model the run is straight",
+        "Median R² of each tensor: layers downward, modules across, tensors outside the layers in the last row.",
+        charts.heat_map(names, columns, values),
+        behind,
+    )
+
+
+def _growth(s: dict[str, Any]) -> str:
+    gram, clock, d = np.array(s["gram"]), np.array(s["clock_values"]), s["drift"]
+    elapsed, norms = clock[1:] - clock[0], np.sqrt(np.clip(np.diag(gram)[1:], 0, None))
+    moved = norms > 0
+    return section(
+        "How the update grows",
+        f"A line grows with power 1, a walk with ½ (less where its steps shrink). This run: "
+        f"{number(d['growth_exponent'])} ± {number(d['growth_exponent_se'])}; a driftless walk with increments of the same "
+        f"lengths: {number(d['null']['growth_exponent'])}.",
+        charts.growth(elapsed[moved], norms[moved], d["growth_exponent"], d["null"]["growth_exponent"], _CLOCKS[s["clock"]]),
+        table(["since start", "norm"], [(float(e), float(n)) for e, n in zip(elapsed, norms, strict=True)]),
+    )
+
+
+def _cosines(s: dict[str, Any]) -> str:
+    cosines = statistics.cosines(statistics.increments_gram(np.array(s["gram"])))
+    steps, d = s["steps"], s["drift"]
+    intervals = [f"{a}–{b}" for a, b in zip(steps[:-1], steps[1:], strict=True)]
+    rows = [(interval, *map(float, row)) for interval, row in zip(intervals, cosines, strict=True)]
+    return section(
+        "Does the run keep its direction?",
+        f"Cosine between the changes over any two intervals. Next to the diagonal the optimizer's momentum alone gives "
+        f"{number(d['null']['adjacent_cosine'])}; further than {number(s['optimizer']['memory_steps'], 0)} steps apart only drift remains: "
+        f"mean {number(d['increment_cosine'])} over {d['increment_pairs']} pairs.",
+        charts.cosine_matrix(cosines, intervals),
+        table(["interval", *intervals], rows) if len(rows) <= 40 else "",
+    )
+
+
+def _samples(s: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    T, clock = len(s["steps"]), np.array(s["clock_values"])
+    sampled = sorted((row for row in rows if row["sample_values"]), key=lambda row: -row["measured"])[:_SAMPLES]
+    values = np.array([row["sample_values"][:T] for row in sampled], dtype=np.float32)
+    names = [row["name"] for row in sampled]
+    return section(
+        "Some weights and their lines",
+        "One changed weight drawn at random from each of the largest tensors (seeded, not chosen for looks), with its least-squares line.",
+        charts.sample_weights(clock, names, values, _CLOCKS[s["clock"]]),
+        table(["tensor", *map(str, s["steps"])], [(n, *map(float, v)) for n, v in zip(names, values, strict=True)]) if T <= 40 else "",
+    )
+
+
+def _skill(s: dict[str, Any]) -> str:
+    skill, rank = s["skill"], s["rank1"]
+    rows: list[tuple[Any, ...]] = [(f"skill of {name}", value, skill["null"][name]) for name, value in skill["methods"].items()]
+    rows.append(("energy in the first direction", rank["energy"], rank["null_energy"]))
+    rows.append(("R² of its coefficient", rank["coefficient_r2"], rank["null_coefficient_r2"]))
+    rows.append(("noise to drift, per interval", s["drift"]["noise_to_drift"], float("inf")))
+    pieces = table(["from step", "to step", "R² of its line"], [(p["from"], p["to"], p["r2"]) for p in s["regime"]["segments"]])
+    return section(
+        "Would a straight line have forecast the end of the run?",
+        f"Skill against holding the checkpoint of step {skill['cutoff']}, over the later ones: 1 is perfect, 0 no better than holding, "
+        "below 0 worse. Rank-1 figures look high by chance too, as the last column shows.",
+        table(["", "this run", "driftless walk"], rows) + "<h2>Straight pieces</h2>" + pieces,
+    )
+
+
+def _left_out(s: dict[str, Any]) -> str:
+    p, rounding = s["parameters"], s["rounding"]
+    rows = [(f"step {step}", reason) for step, reason in s["skipped"].items()]
+    rows += list(s["left_out"].items())
+    counts = table(
+        ["", "parameters"],
+        [("in the tensors measured", p["total"]), ("changed and measured", p["measured"]), ("never changed", p["unchanged"]),
+         (f"removed by the filter ({s['filter']})", p["filtered"])],
+    )  # fmt: skip
+    hidden = f"Over an interval, {rounding['unchanged_share']:.1%} of saved values stay the same to the last bit ({', '.join(rounding['dtypes'])})."
+    reasons = table(["left out", "reason"], rows) if rows else '<p class="aid">Every tensor and checkpoint took part.</p>'
+    return section("What was left out, and what rounding hides", hidden, counts + reasons)
+
+
+def _how(s: dict[str, Any], command: str) -> str:
+    rows = [
+        ("driftline", s["driftline"]),
+        ("run", s["run"]),
+        ("steps", ", ".join(map(str, s["steps"]))),
+        ("clock", _CLOCKS[s["clock"]]),
+        ("optimizer momentum", f"beta1 {s['optimizer']['adam_beta1']} ({s['optimizer']['adam_beta1_from']})"),
+        ("read", f"{s['cost']['bytes_read'] / 1e9:.3f} GB in {s['cost']['seconds']} s"),
+    ]
+    return section("How this page was made", "", f"<pre>{text(command)}</pre>" + table(["", ""], rows))

@@ -1,0 +1,96 @@
+"""What commands print: short tables and sentences that fit 80 columns."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from driftline.report.page import number
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _table(title: str | None, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, box=None, title_justify="left", pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 80).print(table)
+
+
+def size(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 1000 or unit == "TB":
+            break
+        nbytes /= 1000
+    return f"{nbytes:.3g} {unit}"
+
+
+def inspection(record: dict[str, Any]) -> None:
+    """A run at a glance."""
+    say = _console().print
+    say(f"{record['run']}: {len(record['steps'])} checkpoints, {', '.join(record['layouts'])} layout")
+    say(f"{record['parameters']:,} parameters in {record['tensors']} tensors, {size(record['bytes'])} to read\n")
+    rows = [(c["step"], "+".join(c["dtypes"]), size(c["bytes"]), Path(c["path"]).name) for c in record["checkpoints"]]
+    _table(None, ["step", "dtypes", "size", "folder"], rows)
+    for title, reasons in (("skipped", record["skipped"]), ("left out", record["left_out"])):
+        for name, reason in list(reasons.items())[:20]:
+            say(f"{title}: {'step ' if title == 'skipped' else ''}{name}: {reason}")
+        if len(reasons) > 20:
+            say(f"{title}: and {len(reasons) - 20} more (--json lists all)")
+    for problem in record["problems"]:
+        say(f"note: {problem}")
+
+
+def analysis(s: dict[str, Any], out: Path) -> None:
+    """The verdict, the figures beside chance, and where the rest is."""
+    say = _console().print
+    for step, reason in s["skipped"].items():
+        print(f"driftline: skipped step {step}: {reason}", file=sys.stderr)
+    if s["left_out"]:
+        print(f"driftline: {len(s['left_out'])} tensors left out; the report lists why", file=sys.stderr)
+    r2, null, d, rank = s["r2"], s["null_r2"], s["drift"], s["rank1"]
+    rows = [
+        ("R² median", number(r2["median"], 3), number(null["median"], 3)),
+        ("R² mean", number(r2["mean"], 3), number(null["mean"], 3)),
+        ("share with R² above 0.7", number(r2["share_above_0.7"], 3), number(null["share_above_0.7"], 3)),
+        ("cosine of separated increments", number(d["increment_cosine"], 3), number(d["null"]["increment_cosine"], 3)),
+        ("growth exponent (a line: 1)", number(d["growth_exponent"], 3), number(d["null"]["growth_exponent"], 3)),
+        ("rank-1 energy", number(rank["energy"], 3), number(rank["null_energy"], 3)),
+    ]
+    rows += [(f"skill of {name}", number(value, 3), number(s["skill"]["null"][name], 3)) for name, value in s["skill"]["methods"].items()]
+    p = s["parameters"]
+    say(f"{p['measured']:,} of {p['total']:,} parameters measured over {len(s['steps'])} checkpoints\n")
+    _table(None, ["", "this run", "chance"], rows)
+    say(f"\n{s['verdict']['sentence']}\n")
+    say(f"report: {out / 'report.html'}")
+
+
+def training_step(steps: int, *, quiet: bool) -> Callable[[int, dict[str, float]], None]:
+    """Prints a line for every tenth step of a lab run."""
+    started = time.monotonic()
+
+    def show(step: int, logged: dict[str, float]) -> None:
+        if not quiet and (step % 10 == 0 or step in (1, steps)):
+            left = (time.monotonic() - started) / step * (steps - step)
+            print(f"step {step}/{steps}: reward {logged['reward']:.3f}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return show
+
+
+def accuracy(rows: list[dict[str, float]]) -> None:
+    """Held-out accuracy by checkpoint, as a table with a bar."""
+    table = [(int(r["step"]), f"{r['greedy']:.3f}", f"{r['sampled']:.3f}", "█" * round(30 * r["sampled"])) for r in rows]
+    _table("accuracy on held-out problems", ["step", "greedy", "sampled", ""], table)

@@ -1,0 +1,52 @@
+"""The lab's verifiable task: add three two-digit numbers, running sums written out.
+
+Prompt ``21+28+15=``, right completion ``49;64#64``: the two running sums, then the answer.
+Only the answer after ``#`` is checked. Problems are split by a hash of their text, so that held-out
+problems are never trained on, whatever the seed.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+
+ALPHABET = "0123456789+=;#"
+MAX_NEW_TOKENS = 16
+_ANSWER = re.compile(r"^[0-9;]*#([0-9]+)$")
+_HELD_OUT_OF = 16  # one problem in sixteen is held out
+
+
+def is_held_out(prompt: str) -> bool:
+    return zlib.crc32(prompt.encode()) % _HELD_OUT_OF == 0
+
+
+def problems(count: int, seed: int, *, held_out: bool = False) -> list[dict[str, str]]:
+    """`count` distinct problems as rows ``{"prompt", "answer"}``, from the training or held-out part."""
+    rng = random.Random(f"{seed}-{held_out}")
+    rows: dict[str, dict[str, str]] = {}
+    while len(rows) < count:
+        terms = [rng.randint(10, 99) for _ in range(3)]
+        prompt = "+".join(map(str, terms)) + "="
+        if is_held_out(prompt) == held_out:
+            rows[prompt] = {"prompt": prompt, "answer": str(sum(terms))}
+    return list(rows.values())
+
+
+def solution(prompt: str, rng: random.Random, slip: float = 0.0) -> str:
+    """A written-out solution; each running sum slips with probability `slip`, the error carried on."""
+    first, *rest = (int(term) for term in prompt.rstrip("=").split("+"))
+    total, written = first, []
+    for term in rest:
+        total += term
+        if rng.random() < slip:
+            total += rng.choice((-20, -10, -2, -1, 1, 2, 10, 20))
+        total = max(total, 0)
+        written.append(str(total))
+    return ";".join(written) + "#" + written[-1]
+
+
+def is_right(completion: str, answer: str) -> bool:
+    """Whether the text after ``#`` is exactly the answer."""
+    match = _ANSWER.match(completion.strip())
+    return match is not None and match.group(1) == answer

@@ -25,6 +25,9 @@ def find_steps(run: Sequence[str | Path]) -> dict[int, Path]:
     arguments = [str(argument) for argument in run]
     if not arguments:
         raise InputError("no run was named: give a folder that holds checkpoints, or STEP=PATH pairs")
+    for argument in arguments:
+        if "://" in argument:
+            raise InputError(f"{argument} is a remote address, which this version cannot read: copy the run to a local folder")
     pairs = [STEP_PAIR.match(argument) for argument in arguments]
     if all(pairs):
         found = [(int(pair[1]), Path(pair[2])) for pair in pairs if pair]
@@ -44,8 +47,6 @@ def find_steps(run: Sequence[str | Path]) -> dict[int, Path]:
 
 
 def _must_be_folder(path: Path) -> None:
-    if "://" in str(path):
-        raise InputError(f"{path} is a remote address, which this version cannot read: copy the run to a local folder")
     if not path.exists():
         raise InputError(f"{path} does not exist: give the folder that holds the checkpoints")
     if not path.is_dir():

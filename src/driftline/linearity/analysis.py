@@ -23,6 +23,7 @@ from driftline.errors import InputError
 from driftline.linearity import drift, null, persistence, regime, skill, statistics
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import FILTERS, Population, TensorScan, scan
+from driftline.linearity.step_sizes import Moves
 from driftline.linearity.verdict import verdict
 
 _HISTOGRAM_BINS = 100  # of histograms in the results; the scan's own are finer
@@ -38,7 +39,7 @@ class RunTotals:
     kept: np.ndarray | float = 0
     distinct: np.ndarray | float = 0
     parameters: int = 0
-    sample: list[np.ndarray] = field(default_factory=list)  # per tensor: [k, 3] first value, rms increment, weight
+    moves: list[Moves] = field(default_factory=list)
 
     def add(self, tensor: TensorScan) -> None:
         self.populations = [null.sum_populations(pair) for pair in zip(self.populations, tensor.populations)] or list(tensor.populations)
@@ -46,11 +47,7 @@ class RunTotals:
         self.kept = self.kept + tensor.kept
         self.distinct = self.distinct + tensor.distinct
         self.parameters += tensor.size
-        if len(tensor.sample):
-            sample = tensor.sample.astype(np.float64)
-            rms = np.sqrt(np.mean(np.diff(sample, axis=1) ** 2, axis=1))
-            weight = np.full(len(sample), tensor.populations[0].count / len(sample))
-            self.sample.append(np.stack([sample[:, 0], rms, weight], axis=1))
+        self.moves.append(tensor.moves)
 
 
 def analyze(
@@ -103,7 +100,7 @@ def summarize(totals: RunTotals, trajectory: Trajectory, clock_values: np.ndarra
     lengths = np.sqrt(np.clip(np.diag(increments), 0, None))
     null_gram = null.matched_gram(steps, beta1, lengths)
     walk = null.walk_covariance(steps, beta1)
-    null_population, null_kept = _null_population(totals, trajectory, clock_values, beta1, filter)
+    null_population, null_shares = _null_population(totals, trajectory, clock_values, beta1, filter)
 
     cosine, cosine_sd = statistics.mean_cosine(increments, pairs)
     exponent, exponent_error = statistics.growth_exponent(gram, clock_values)
@@ -129,9 +126,11 @@ def summarize(totals: RunTotals, trajectory: Trajectory, clock_values: np.ndarra
             "measured": measured,
             "unchanged": totals.parameters - unfiltered,
             "filtered": unfiltered - measured,
+            "changed_share": unfiltered / totals.parameters,
+            "kept_share": measured / totals.parameters,
         },
         "r2": r2_figures(population),
-        "null_r2": r2_figures(null_population) | {"kept_share": null_kept},
+        "null_r2": r2_figures(null_population) | null_shares,
         "r2_histogram": {"run": _coarse(population), "null": _coarse(null_population)},
         "drift": {
             "increment_cosine": cosine,
@@ -202,19 +201,14 @@ def _coarse(population: Population) -> list[int]:
 
 def _null_population(
     totals: RunTotals, trajectory: Trajectory, clock_values: np.ndarray, beta1: float, filter: str
-) -> tuple[Population, float]:
+) -> tuple[Population, dict[str, float]]:
     """R² of the matched driftless walk; rounding enters where weights are narrower than float32, or a filter is on."""
     steps = np.asarray(trajectory.steps)
     stored = {info.dtype for tensor in trajectory for info in tensor.stored}
     if filter == "none" and stored <= {"F32", "F64"}:
-        return null.null_r2(steps, clock_values, beta1), 1.0
-    # Where dtypes differ, the widest part of the run decides: the last checkpoint's most common one.
-    sizes: dict[str, int] = {}
-    for tensor in trajectory:
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size
-    dtype = max(sizes, key=sizes.__getitem__)
-    start, rms, weight = np.concatenate(totals.sample).T
-    return null.matched_null_r2(steps, clock_values, beta1, start, rms, weight, dtype=dtype, filter=filter)
+        return null.null_r2(steps, clock_values, beta1), {"changed_share": 1.0, "kept_share": 1.0}
+    population, changed, kept = null.matched_null_r2(steps, clock_values, beta1, totals.moves, filter=filter)
+    return population, {"changed_share": changed, "kept_share": kept}
 
 
 class _TensorTable:

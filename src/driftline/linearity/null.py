@@ -12,14 +12,20 @@ need no simulation, except for their spread.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from driftline.checkpoints.dtypes import round_to
+from driftline.linearity import step_sizes
 from driftline.linearity.kernels import PAPER_MIN_DISTINCT, PAPER_MIN_RANGE, R2_BINS, STRONG_R2
 from driftline.linearity.scan import Population
 from driftline.linearity.statistics import gram_of_increments, line_r2
+from driftline.linearity.step_sizes import Moves
 
 Array = np.ndarray
+
+_ENOUGH, _TOO_MANY = 100_000, 4_000_000  # walks kept, and drawn, for a matched null
 
 
 def walk_covariance(steps: Array, beta1: float) -> Array:
@@ -79,54 +85,46 @@ def null_r2(steps: Array, clock: Array, beta1: float, *, draws: int = 200_000, s
 
 
 def matched_null_r2(
-    steps: Array,
-    clock: Array,
-    beta1: float,
-    start: Array,
-    size: Array,
-    weight: Array,
-    *,
-    dtype: str,
-    filter: str,
-    draws: int = 200_000,
-    seed: int = 0,
-) -> tuple[Population, float]:
-    """R² of driftless walks that start where the run's parameters start, move as much, are rounded to
-    the run's dtype at every checkpoint and pass the same filter; and the share of them that it keeps.
+    steps: Array, clock: Array, beta1: float, tensors: Sequence[Moves], *, filter: str, seed: int = 0
+) -> tuple[Population, float, float]:
+    """R² of driftless walks that start where the run's parameters start, move as far, are rounded to
+    their dtype at every checkpoint and pass the same filter.
 
-    Args:
-        start, size: first value and root mean square increment of a sample of changed parameters, [k].
-        weight: how many parameters each of them stands for, [k].
+    At step 0 the unrounded walk starts at the saved value, as a run does that starts from a rounded
+    model; later, anywhere that rounds to it. Walks are drawn until enough are kept, or too many.
+
+    Returns:
+        The population, and the shares of walks that change at all and that are kept.
     """
     rng = np.random.default_rng(seed)
     root = _root(steps, beta1)
-    unit = np.sqrt(np.mean(np.sum(np.diff(root, axis=0) ** 2, axis=1)))
-    populations, kept, changed = [], 0, 0
-    for n in _batches(draws, len(steps)):
-        who = rng.choice(start.size, n, p=weight / weight.sum())
-        walk = rng.standard_normal((n, root.shape[1])) @ root.T * (size[who, None] / unit)
-        latent = (start[who] + _offset_within_rounding(start[who], dtype, rng))[:, None] + walk
-        values = round_to(latent.astype(np.float32), dtype)
-        moved = np.ptp(values, axis=1) > 0
-        changed += int(moved.sum())
-        if filter == "paper":
-            distinct = 1 + (np.diff(np.sort(values, axis=1), axis=1) > 0).sum(1)
-            moved &= (np.ptp(values, axis=1) > PAPER_MIN_RANGE) & (distinct >= PAPER_MIN_DISTINCT)
-        kept += int(moved.sum())
-        populations.append(population_of(line_r2(clock, (values - values[:, :1])[moved].astype(np.float64))))
-    return sum_populations(populations), kept / max(changed, 1)
+    root = root / np.sqrt(np.mean(np.sum(np.diff(root, axis=0) ** 2, axis=1)))
+    from_rounded = steps[0] == 0
+    rounded = step_sizes.rounded_moments(root, from_rounded, rng)
+    sizes = np.array([step_sizes.fit(moves, rounded) for moves in tensors])
+    share = np.array([moves.parameters for moves in tensors], float)
+    population = population_of(np.empty(0))
+    drawn = changed = 0
+    while population.count < _ENOUGH and drawn < _TOO_MANY:
+        for index, n in enumerate(rng.multinomial(max(1, (1 << 22) // len(steps)), share / share.sum())):
+            moves, (median, spread) = tensors[index], sizes[index]
+            start = moves.start[rng.integers(0, moves.start.size, n)]
+            start = start + step_sizes.hidden_part(n, from_rounded, rng) * step_sizes.last_place(start, moves.dtype)
+            size = np.exp(median + spread * rng.standard_normal(n))
+            walk = (rng.standard_normal((n, root.shape[1]), np.float32) @ root.T.astype(np.float32)) * size[:, None]
+            values = round_to((start[:, None] + walk).astype(np.float32), moves.dtype)
+            spans = np.ptp(values, axis=1)
+            kept = values[spans > 0]
+            changed += len(kept)
+            if filter == "paper":
+                kept = values[spans > PAPER_MIN_RANGE]
+                kept = kept[1 + (np.diff(np.sort(kept, axis=1), axis=1) > 0).sum(1) >= PAPER_MIN_DISTINCT]
+            population += population_of(line_r2(clock, (kept - kept[:, :1]).astype(np.float64)))
+            drawn += n
+    return population, changed / drawn, population.count / drawn
 
 
-def _offset_within_rounding(start: Array, dtype: str, rng: np.random.Generator) -> Array:
-    """Where a saved value's unrounded one lay: anywhere within half a unit in the last place."""
-    if dtype in ("F32", "F64"):
-        return np.zeros(start.size)
-    mantissa = {"F16": 10, "BF16": 7, "F8_E4M3": 3, "F8_E5M2": 2}[dtype]
-    unit = np.exp2(np.floor(np.log2(np.maximum(np.abs(start), 1e-30))) - mantissa)
-    return rng.uniform(-0.5, 0.5, start.size) * unit
-
-
-def sum_populations(populations) -> Population:
+def sum_populations(populations: Iterable[Population]) -> Population:
     first, *rest = populations
     for population in rest:
         first = first + population

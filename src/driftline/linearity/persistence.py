@@ -25,6 +25,7 @@ Array = np.ndarray
 _MOST_CHECKPOINTS = 60  # longer runs are thinned for this fit, whose cost grows as their cube
 _LONGEST = 10.0  # times the span of the run: beyond, a bend could not be seen
 _GRID = 25
+_REFINEMENTS = 3  # each looks closer around the best length so far
 _HALF_DEVIANCE = 1.92  # half of the 95 % point of chi-squared with one degree of freedom
 
 
@@ -90,17 +91,29 @@ def persistence(gram: Array, steps: Array, beta1: float, dimension: float) -> Pe
     noise = 2 * np.eye(m) - np.eye(m, k=1) - np.eye(m, k=-1)
     others = [increment_correlation(steps, beta1) * _root_lengths(steps), noise]
     shortest = min(max(span / m, optimizer_memory(beta1)), span)
+    loss: dict[float, float] = {}  # by length
     lengths = np.geomspace(shortest, _LONGEST * span, _GRID)
-    losses = np.array([fit_variances([drift_covariance(steps, length), *others], increments)[1] for length in lengths])
+    for _ in range(_REFINEMENTS):
+        for length in lengths:
+            loss[float(length)] = fit_variances([drift_covariance(steps, length), *others], increments)[1]
+        tried = sorted(loss)
+        best = min(range(len(tried)), key=lambda i: loss[tried[i]])
+        lengths = np.geomspace(tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)], 9)[1:-1]
     without = fit_variances(others, increments)[1]
-    gain = dimension * (losses - losses.min())
-    inside = np.flatnonzero(gain <= _HALF_DEVIANCE)
-    low, high = float(lengths[inside[0]]), float(lengths[inside[-1]])
-    best = int(losses.argmin())
-    top = inside[-1] == _GRID - 1
-    if dimension * (without - losses.min()) < _HALF_DEVIANCE:
-        return Persistence(0.0, 0.0, float("inf") if top else high, False)
-    return Persistence(float(lengths[best]), low if inside[0] else 0.0, float("inf") if top else high, best == _GRID - 1)
+    gain = dimension * (np.array([loss[length] for length in tried]) - loss[tried[best]])
+    low, high = _crossing(tried[: best + 1][::-1], gain[: best + 1][::-1]), _crossing(tried[best:], gain[best:])
+    if dimension * (without - loss[tried[best]]) < _HALF_DEVIANCE:
+        return Persistence(0.0, 0.0, float("inf") if high is None else high, False)
+    return Persistence(tried[best], low or 0.0, float("inf") if high is None else high, best == len(tried) - 1)
+
+
+def _crossing(lengths: list[float], gain: Array) -> float | None:
+    """The length, going outward from the best, where the deviance reaches its 95 % point; None if it never does."""
+    outside = np.flatnonzero(gain > _HALF_DEVIANCE)
+    if outside.size == 0:
+        return None
+    last = outside[0]
+    return float(np.exp(np.interp(_HALF_DEVIANCE, gain[last - 1 : last + 1], np.log(lengths[last - 1 : last + 1]))))
 
 
 def _root_lengths(steps: Array) -> Array:

@@ -24,10 +24,11 @@ from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.engines import default_threads, local_map
 from driftline.errors import InputError
 from driftline.linearity import kernels
+from driftline.linearity.step_sizes import Moves, moves_of
 
 FILTERS = {"none": kernels.NO_FILTER, "paper": kernels.PAPER_FILTER}
 _CHUNK_BYTES = 8 << 20  # raw bytes of a chunk over all checkpoints, per worker
-_CANDIDATES = 4096  # positions per tensor from which the sample of changed parameters is drawn
+_CANDIDATES = 4096  # positions per tensor from which the samples are drawn
 
 
 @dataclass
@@ -83,6 +84,7 @@ class TensorScan:
         gram: Gram matrix of the deltas from the first checkpoint, float64 [T, T].
         sample: trajectories of up to `sample` changed parameters, seeded by the tensor's name, float32 [k, T].
         positions: their flat positions, [k].
+        moves: how far a seeded sample of all parameters moved.
     """
 
     name: str
@@ -98,6 +100,7 @@ class TensorScan:
     gram: np.ndarray
     sample: np.ndarray
     positions: np.ndarray
+    moves: Moves
 
     @property
     def unchanged(self) -> int:
@@ -260,7 +263,8 @@ def scan(
 def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: int) -> TensorScan:
     candidates = np.concatenate(total.samples)
     changed = np.flatnonzero(np.ptp(candidates, axis=1) > 0)
-    chosen = np.sort(_rng(tensor, seed).permutation(changed)[:sample])
+    rng = _rng(tensor, seed)
+    chosen = np.sort(rng.permutation(changed)[:sample])
     populations = [
         Population(int(row[kernels.COUNT]), float(row[kernels.SUM_R2]), int(row[kernels.STRONG]), histogram)
         for row, histogram in zip(total.populations, total.histograms, strict=True)
@@ -280,6 +284,7 @@ def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: 
         gram=total.gram + np.tril(total.gram, -1).T,
         sample=candidates[chosen],
         positions=_candidates(tensor, seed)[chosen],
+        moves=moves_of(candidates[rng.permutation(len(candidates))], tensor.size, tensor.dtype),
     )
 
 

@@ -1,0 +1,98 @@
+"""The null against the literature's figures and against walks simulated step by step."""
+
+import numpy as np
+import pytest
+
+from driftline.checkpoints.dtypes import round_to
+from driftline.linearity import null, statistics, step_sizes
+from driftline.linearity.scan import Population
+from driftline.linearity.step_sizes import moves_of
+
+
+def walks(rng: np.random.Generator, steps: np.ndarray, beta1: float, count: int) -> np.ndarray:
+    """Driftless walks with stationary momentum, simulated step by step: [count, T]."""
+    momentum = rng.standard_normal(count) * np.sqrt((1 - beta1) / (1 + beta1)) if beta1 else np.zeros(count)
+    position, rows = np.zeros(count), [np.zeros(count)]
+    for step in range(1, steps[-1] + 1):
+        momentum = beta1 * momentum + (1 - beta1) * rng.standard_normal(count)
+        position = position + momentum
+        if step in steps:
+            rows.append(position.copy())
+    return np.stack(rows, axis=1)
+
+
+@pytest.mark.parametrize("T", [14, 100])
+def test_nelson_and_kang(T: int) -> None:
+    """A driftless walk regressed on time: mean R² .44 whatever the length (1984)."""
+    steps = np.arange(T) * 100
+    assert null.null_r2(steps, steps.astype(float), 0.0).mean_r2 == pytest.approx(0.44, abs=0.01)
+
+
+def test_momentum_raises_the_null() -> None:
+    """beta1 .9 and checkpoints 5 steps apart: mean .53, median .59, neighbouring increments' cosine .71."""
+    steps = np.arange(0, 125, 5)
+    population = null.null_r2(steps, steps.astype(float), 0.9)
+    assert population.mean_r2 == pytest.approx(0.53, abs=0.01)
+    assert population.quantile(0.5) == pytest.approx(0.59, abs=0.015)
+    assert null.increment_correlation(steps, 0.9)[0, 1] == pytest.approx(0.71, abs=0.005)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_walk_covariance_is_that_of_simulated_walks(rng: np.random.Generator, beta1: float) -> None:
+    steps = np.array([0, 3, 4, 20, 50])
+    simulated = walks(rng, steps, beta1, 200_000)
+    covariance = np.cov(simulated[:, 1:].T)
+    expected = null.walk_covariance(steps, beta1)[1:, 1:]
+    np.testing.assert_allclose(covariance / covariance[0, 0], expected / expected[0, 0], rtol=0.03)
+
+
+def test_rank_one_energy_of_a_walk_is_eight_over_pi_squared() -> None:
+    steps = np.arange(200)
+    energy, r2 = statistics.rank_one(null.walk_covariance(steps, 0.0), steps.astype(float))
+    assert energy == pytest.approx(8 / np.pi**2, abs=0.002)
+    assert r2 == pytest.approx(0.96, abs=0.01)
+
+
+def test_simulated_increments_have_the_given_covariance_in_any_dimension(rng: np.random.Generator) -> None:
+    covariance = null.increment_correlation(np.arange(0, 35, 5), 0.9)
+    for dimensions in (2, 50):
+        mean = null.simulated_increments(covariance, dimensions, 4000, rng).mean(0)
+        np.testing.assert_allclose(mean, covariance, atol=0.06)
+
+
+@pytest.mark.parametrize(("size", "kept", "median"), [(1.0e-5, 0.0015, 0.90), (1.8e-5, 0.056, 0.767), (2.5e-5, 0.15, 0.66)])
+def test_the_papers_filter_lifts_the_null(rng: np.random.Generator, size: float, kept: float, median: float) -> None:
+    """Weights N(0, .03) in bf16, 14 checkpoints, a driftless walk of `size` per interval (shared facts, section 3)."""
+    steps = np.arange(14) * 100
+    start = round_to((0.03 * rng.standard_normal(50_000)).astype(np.float32), "BF16")
+    walk = np.cumsum(size * rng.standard_normal((50_000, 14)), axis=1)
+    saved = round_to((start[:, None] + walk - walk[:, :1]).astype(np.float32), "BF16").astype(np.float64)
+    moves = moves_of(saved, 50_000, "BF16")
+    population, _, share = null.matched_null_r2(steps, steps.astype(float), 0.0, [moves], filter="paper")
+    assert share == pytest.approx(kept, rel=0.2)  # 2,048 first values stand for the tensor
+    assert population.quantile(0.5) == pytest.approx(median, abs=0.02)
+
+
+@pytest.mark.parametrize(("spread", "size"), [(0.0, 1e-5), (0.8, 1e-5), (0.5, 3e-4)])
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+@pytest.mark.parametrize("from_rounded", [True, False])
+def test_step_sizes_are_recovered_from_saved_walks(rng: np.random.Generator, spread: float, size: float, dtype: str, from_rounded: bool) -> None:
+    n = 4000
+    start = 0.03 * rng.standard_normal(n)
+    if from_rounded:
+        start = round_to(start.astype(np.float32), dtype)
+    own = size * np.exp(spread * rng.standard_normal((n, 1)))
+    walk = np.cumsum(own * rng.standard_normal((n, 12)), axis=1)
+    saved = round_to((start[:, None] + walk - walk[:, :1]).astype(np.float32), dtype).astype(np.float64)
+    moves = moves_of(saved, n, dtype)
+    root = np.vstack([np.zeros(11), np.tril(np.ones((11, 11)))])
+    median, found = step_sizes.fit(moves, step_sizes.rounded_moments(root, from_rounded, rng))
+    assert np.exp(median) == pytest.approx(size, rel=0.25)
+    assert found == pytest.approx(spread, abs=0.25)
+
+
+def test_population_of_leaves_out_what_has_no_r2() -> None:
+    population = null.population_of(np.array([0.2, np.nan, 0.9, 1.0]))
+    assert isinstance(population, Population)
+    assert (population.count, population.strong) == (3, 2)
+    assert population.mean_r2 == pytest.approx(0.7)

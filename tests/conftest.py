@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,14 +20,26 @@ NUMPY = {
     "F8_E5M2": ml_dtypes.float8_e5m2,
     "I64": np.int64,
 }
-_LIBRARY = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I64": "int64"}
+_LIBRARY = {
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+}
 
 Weights = Mapping[str, np.ndarray]
 
 
 def save_tensors(path: Path, tensors: Weights, dtype: str = "F32") -> dict[str, np.ndarray]:
     """Write `tensors` in `dtype` (integers stay int64) and return what was stored, as float32."""
-    stored = {name: np.ascontiguousarray(value).reshape(np.shape(value)).astype(NUMPY["I64" if np.asarray(value).dtype.kind == "i" else dtype]) for name, value in tensors.items()}
+    stored = {
+        name: np.ascontiguousarray(value)
+        .reshape(np.shape(value))
+        .astype(NUMPY["I64" if np.asarray(value).dtype.kind == "i" else dtype])
+        for name, value in tensors.items()
+    }
     entries = {
         name: safetensors.TensorSpec(
             dtype=_LIBRARY["I64" if value.dtype == np.int64 else dtype],
@@ -62,13 +75,22 @@ def rng() -> np.random.Generator:
 
 
 def walk_weights(
-    rng: np.random.Generator, steps: list[int], shapes: Mapping[str, tuple[int, ...]], *, drift: float = 0.0, noise: float = 1e-3, start: str = "F32"
+    rng: np.random.Generator,
+    steps: list[int],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    drift: float = 0.0,
+    noise: float = 1e-3,
+    start: str = "F32",
 ) -> dict[int, dict[str, np.ndarray]]:
     """Weights that walk with `noise` per step^(1/2) and drift by `drift` x noise per step, from N(0, .02) in dtype `start`."""
-    current = {name: np.asarray(0.02 * rng.standard_normal(shape)).astype(NUMPY[start]).astype(np.float64) for name, shape in shapes.items()}
+    current = {
+        name: np.asarray(0.02 * rng.standard_normal(shape)).astype(NUMPY[start]).astype(np.float64)
+        for name, shape in shapes.items()
+    }
     direction = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
     run = {steps[0]: {name: value.copy() for name, value in current.items()}}
-    for before, after in zip(steps[:-1], steps[1:], strict=True):
+    for before, after in itertools.pairwise(steps):
         gap = after - before
         for name, shape in shapes.items():
             step = np.sqrt(gap) * rng.standard_normal(shape) + gap * drift * direction[name]

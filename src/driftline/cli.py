@@ -23,13 +23,17 @@ Out = Annotated[Path, arg(metavar="DIR", help="folder to write; must be empty or
 Overwrite = Annotated[bool, arg(help="replace what driftline wrote there before")]
 Quiet = Annotated[bool, arg(help="print results only, no progress")]
 Strict = Annotated[bool, arg(help="refuse a run with incomplete checkpoints or differing tensors")]
-Flag = tyro.conf.FlagCreatePairsOff
+Filter = Annotated[
+    Literal["none", "paper"], arg(help="paper: only weights whose range exceeds 1e-4, with 4 or more values")
+]
+Clock = Annotated[Literal["step", "lr"], arg(help="what lines are drawn against: step, or summed learning rate")]
+DemoOut = Annotated[Path, arg(metavar="DIR", help="the demo's folder; a second call continues from what is there")]
 
 
 @app.command(name="inspect")
 def inspect_(
-    run: Run, steps: Steps = None, base: Base = None, strict: Flag[Strict] = False,
-    json_: Annotated[Flag[bool], arg(name="json", help="print the record as JSON")] = False,
+    run: Run, steps: Steps = None, base: Base = None, strict: Strict = False,
+    json_: Annotated[bool, arg(name="json", help="print the record as JSON")] = False,
 ) -> None:  # fmt: skip
     """What is there: layout, steps, tensors, dtypes, sizes, problems."""
     from driftline.checkpoints.inspection import inspect
@@ -46,9 +50,9 @@ def inspect_(
 @app.command
 def analyze(
     run: Run, out: Out, steps: Steps = None, base: Base = None,
-    filter: Annotated[Literal["none", "paper"], arg(help="paper: only weights whose range exceeds 1e-4 with 4 or more values")] = "none",
-    clock: Annotated[Literal["step", "lr"], arg(help="what lines are drawn against: step, or summed learning rate")] = "step",
-    strict: Flag[Strict] = False, overwrite: Flag[Overwrite] = False, quiet: Flag[Quiet] = False,
+    filter: Filter = "none",
+    clock: Clock = "step",
+    strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """How straight is the run, and does it mean anything: one pass over all weights."""
     from driftline.checkpoints.trajectory import open_trajectory
@@ -76,7 +80,7 @@ def train(
     completions_per_step: Annotated[int, arg(help="completions sampled per step, in groups of 16")] = 256,
     seed: Annotated[int, arg(help="of the problems, the sampling and the training")] = 0,
     model: Annotated[str | None, arg(help="folder of the model to start from; default the lab's base")] = None,
-    overwrite: Flag[Overwrite] = False, quiet: Flag[Quiet] = False,
+    overwrite: Overwrite = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """The lab: a real GRPO run of a small model on this machine, with TRL."""
     from driftline.report import terminal
@@ -94,9 +98,9 @@ def train(
 
 @app.command(name="demo")
 def demo_(
-    out: Annotated[Path, arg(metavar="DIR", help="folder of the demo; a second call continues from what is there")] = Path("driftline-demo"),
-    quick: Annotated[Flag[bool], arg(help="a smoke-sized run of under 90 seconds")] = False,
-    quiet: Flag[Quiet] = False,
+    out: DemoOut = Path("driftline-demo"),
+    quick: Annotated[bool, arg(help="a smoke-sized run of under 90 seconds")] = False,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """The main job on this machine: train, inspect, analyze, report."""
     from driftline.demo import demo
@@ -128,7 +132,11 @@ def main() -> None:
         print(f"driftline {__version__}")
         return
     try:
-        app.cli(prog="driftline", description="Measure, judge and forecast RLVR training runs.")
+        app.cli(
+            prog="driftline",
+            description="Measure, judge and forecast RLVR training runs.",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     except InputError as error:
         print(f"driftline: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -41,7 +41,7 @@ def test_two_folders_of_one_step_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_says_what_was_looked_for_and_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="looked for folders named checkpoint-N.*there is nothing"):
+    with pytest.raises(InputError, match=r"looked for folders named checkpoint-N.*there is nothing"):
         find_steps([tmp_path])
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match=r"there is notes\.txt"):
@@ -73,13 +73,23 @@ def test_missing_folders_files_and_addresses_are_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("chosen", "steps"),
-    [(None, [0, 10, 20, 30, 45]), ("10:30", [10, 20, 30]), ("0:45:20", [0, 20]), (":20", [0, 10, 20]), ("30:", [30, 45]), ("45,0", [0, 45])],
+    [
+        (None, [0, 10, 20, 30, 45]),
+        ("10:30", [10, 20, 30]),
+        ("0:45:20", [0, 20]),
+        (":20", [0, 10, 20]),
+        ("30:", [30, 45]),
+        ("45,0", [0, 45]),
+    ],
 )
 def test_choose_steps(chosen: str | None, steps: list[int]) -> None:
     assert choose_steps([0, 10, 20, 30, 45], chosen) == steps
 
 
-@pytest.mark.parametrize(("chosen", "complaint"), [("5", "step 5 is not in the run"), ("1-5", "neither"), ("0:5:0", "neither"), ("31:44", "selects no checkpoint")])
+@pytest.mark.parametrize(
+    ("chosen", "complaint"),
+    [("5", "step 5 is not in the run"), ("1-5", "neither"), ("0:5:0", "neither"), ("31:44", "selects no checkpoint")],
+)
 def test_choose_steps_refuses(chosen: str, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         choose_steps([0, 10, 20, 30, 45], chosen)

@@ -6,7 +6,12 @@ import pytest
 
 from driftline.checkpoints.dtypes import decode, round_to
 
-NARROW = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
+NARROW = {
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "BF16": ml_dtypes.bfloat16,
+    "F16": np.float16,
+}
 
 
 @pytest.mark.parametrize("dtype", NARROW)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import save_tensors
 
+from conftest import save_tensors
 from driftline.checkpoints.safetensors_file import read_header, read_into
 from driftline.errors import UnreadableCheckpoint
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import save_tensors
 
+from conftest import save_tensors
 from driftline.checkpoints.inspection import inspect
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
@@ -148,5 +148,9 @@ def test_inspection_names_what_deserves_a_word(make_run: MakeRun) -> None:
     assert record["parameters"] == 3
     assert [c["dtypes"] for c in record["checkpoints"]] == [["BF16"], ["F32"], ["F32"]]
     text = " ".join(record["problems"])
-    for expected in ("dtypes differ", "uneven spacing, 5 to 15 steps", "learning rate is not constant (1e-07 to 1e-06)"):
+    for expected in (
+        "dtypes differ",
+        "uneven spacing, 5 to 15 steps",
+        "learning rate is not constant (1e-07 to 1e-06)",
+    ):
         assert expected in text

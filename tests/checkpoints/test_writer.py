@@ -21,9 +21,13 @@ def test_output_appears_only_when_complete(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), output_folder(tmp_path / "out") as folder:
-        (folder / "half").touch()
-        raise ZeroDivisionError
+    def fail() -> None:
+        with output_folder(tmp_path / "out") as folder:
+            (folder / "half").touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 

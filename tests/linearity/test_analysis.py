@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import walk_weights
 from test_scan import SHAPES, reference
 
+from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.errors import InputError
@@ -20,7 +20,9 @@ MakeRun = Callable[..., Path]
 STEPS = list(range(0, 200, 20))
 
 
-def test_summary_agrees_with_an_independent_computation(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
+def test_summary_agrees_with_an_independent_computation(
+    make_run: MakeRun, rng: np.random.Generator, tmp_path: Path
+) -> None:
     run = walk_weights(rng, STEPS, SHAPES, drift=0.2)
     summary = analyze(open_trajectory(make_run(run)), tmp_path)
     references = [reference(run, name, "F32", np.array(STEPS, float)) for name in SHAPES]
@@ -75,7 +77,12 @@ def test_the_filter_counts_what_it_removes_and_has_its_own_null(
     make_run: MakeRun, rng: np.random.Generator, tmp_path: Path, first: int
 ) -> None:
     """A run from a rounded model (step 0), and one that begins later, where rounding hides part of the first values."""
-    run = make_run(walk_weights(rng, [step + first for step in STEPS], {"w": (200, 200)}, noise=4e-6, start="BF16" if first == 0 else "F32"), "BF16")
+    run = make_run(
+        walk_weights(
+            rng, [step + first for step in STEPS], {"w": (200, 200)}, noise=4e-6, start="BF16" if first == 0 else "F32"
+        ),
+        "BF16",
+    )
     (run / "run.json").write_text(json.dumps({"optimizer": {"name": "sgd", "adam_beta1": 0.0}}))
     trajectory = open_trajectory(run)
     plain, paper = analyze(trajectory, tmp_path), analyze(trajectory, tmp_path, filter="paper")
@@ -97,7 +104,10 @@ def test_the_clock_may_be_the_summed_learning_rate(make_run: MakeRun, rng: np.ra
     rates = {step: 1e-3 * (1 - step / 210) ** 2 for step in range(1, 201)}
     direction, start = rng.standard_normal((2, 400))
     steps = list(range(0, 201, 20))
-    run = {s: {"w": start + direction * sum(rates[k] for k in range(1, s + 1)) + 1e-5 * rng.standard_normal(400)} for s in steps}
+    run = {
+        s: {"w": start + direction * sum(rates[k] for k in range(1, s + 1)) + 1e-5 * rng.standard_normal(400)}
+        for s in steps
+    }
     folder = make_run(run)
     with pytest.raises(InputError, match=r"no trainer_state\.json of the run has one: use --clock step"):
         analyze(open_trajectory(folder), tmp_path, clock="lr")
@@ -120,7 +130,9 @@ def test_momentum_comes_from_the_run(make_run: MakeRun, rng: np.random.Generator
 
 
 @pytest.mark.parametrize("T", [3, 4, 5])
-def test_short_runs_are_measured_but_not_judged(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path, T: int) -> None:
+def test_short_runs_are_measured_but_not_judged(
+    make_run: MakeRun, rng: np.random.Generator, tmp_path: Path, T: int
+) -> None:
     run = make_run(walk_weights(rng, STEPS[:T], {"w": (500,)}, drift=1.0), run=f"run{T}")
     summary = analyze(open_trajectory(run), tmp_path)
     assert summary["r2"]["median"] > 0.9
@@ -136,7 +148,9 @@ def test_a_run_that_does_not_change_is_refused(make_run: MakeRun, tmp_path: Path
         analyze(open_trajectory(run), tmp_path)
 
 
-def test_a_run_that_stands_still_for_a_while_is_measured(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
+def test_a_run_that_stands_still_for_a_while_is_measured(
+    make_run: MakeRun, rng: np.random.Generator, tmp_path: Path
+) -> None:
     run = walk_weights(rng, STEPS, {"w": (500,)}, drift=1.0)
     run[60] = run[40]
     summary = analyze(open_trajectory(make_run(run)), tmp_path)
@@ -145,7 +159,9 @@ def test_a_run_that_stands_still_for_a_while_is_measured(make_run: MakeRun, rng:
     assert "stands still" in summary["verdict"]["sentence"]
 
 
-def test_a_filter_that_removes_everything_is_refused(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
+def test_a_filter_that_removes_everything_is_refused(
+    make_run: MakeRun, rng: np.random.Generator, tmp_path: Path
+) -> None:
     run = make_run(walk_weights(rng, [0, 1, 2, 3], {"w": (50,)}, noise=1e-7))
     with pytest.raises(InputError, match="no weight passes --filter paper: use --filter none"):
         analyze(open_trajectory(run), tmp_path, filter="paper")

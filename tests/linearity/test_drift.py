@@ -1,5 +1,7 @@
 """The verdict's test on simulated runs: driftless ones must not be called linear, lines with noise must."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,11 @@ def simulate(
         W = W @ rng.standard_normal((directions, N)) / np.sqrt(directions)
     before, after = rng.standard_normal((2, N))
     velocity = np.where(np.arange(T - 1)[:, None] < (T if bend is None else bend), before, after)
-    W = W + drift * np.concatenate([np.zeros((1, N)), np.cumsum(velocity, 0)]) + independent * rng.standard_normal((T, N))
+    W = (
+        W
+        + drift * np.concatenate([np.zeros((1, N)), np.cumsum(velocity, 0)])
+        + independent * rng.standard_normal((T, N))
+    )
     D = W - W[0]
     return D @ D.T
 
@@ -39,19 +45,27 @@ def simulate(
     ("T", "gap", "beta1", "directions"),
     [(6, 100, 0.9, None), (14, 20, 0.0, None), (29, 5, 0.9, None), (20, 20, 0.9, 4), (8, 20, 0.0, 1)],
 )
-def test_driftless_walks_are_called_linear_in_at_most_five_of_a_hundred(T: int, gap: int, beta1: float, directions: int | None) -> None:
+def test_driftless_walks_are_called_linear_in_at_most_five_of_a_hundred(
+    T: int, gap: int, beta1: float, directions: int | None
+) -> None:
     """200 trials each, so that the rate itself is tested: a true rate of .03 gives more than 10 in 4 % of seeds, one of .08 passes in 5 %."""
     rng = np.random.default_rng([T, gap])
     steps = np.arange(T) * gap
     found = sum(
         test.found
         for _ in range(200)
-        if (test := drift_test(simulate(rng, T, gap, beta1=beta1, directions=directions), steps, steps.astype(float), beta1, draws=199))
+        if (
+            test := drift_test(
+                simulate(rng, T, gap, beta1=beta1, directions=directions), steps, steps.astype(float), beta1, draws=199
+            )
+        )
     )
     assert found <= 10
 
 
-@pytest.mark.parametrize(("T", "drift", "noise", "independent"), [(8, 0.6, 1, 0), (14, 0.3, 1, 0), (20, 0.3, 1, 1), (20, 1, 0.1, 4)])
+@pytest.mark.parametrize(
+    ("T", "drift", "noise", "independent"), [(8, 0.6, 1, 0), (14, 0.3, 1, 0), (20, 0.3, 1, 1), (20, 1, 0.1, 4)]
+)
 def test_lines_with_noise_are_called_linear(T: int, drift: float, noise: float, independent: float) -> None:
     rng = np.random.default_rng(T)
     steps = np.arange(T) * 50
@@ -66,7 +80,10 @@ def test_the_effective_dimension_is_that_of_the_noise() -> None:
     rng = np.random.default_rng(0)
     steps = np.arange(25) * 20
     for directions in (4, 200):
-        found = [drift_test(simulate(rng, 25, 1, directions=directions), steps, steps.astype(float), 0.0, draws=199) for _ in range(10)]
+        found = [
+            drift_test(simulate(rng, 25, 1, directions=directions), steps, steps.astype(float), 0.0, draws=199)
+            for _ in range(10)
+        ]
         assert np.median([test.effective_dimension for test in found if test]) == pytest.approx(directions, rel=0.3)
 
 
@@ -86,14 +103,19 @@ def pieces(gram: np.ndarray, steps: np.ndarray, beta1: float = 0.0) -> list[tupl
 def test_a_bend_is_cut_at_the_bend(T: int, bend: int, noise: float) -> None:
     rng = np.random.default_rng([T, bend])
     for _ in range(10):
-        assert pieces(simulate(rng, T, 1, drift=1.0, noise=noise, bend=bend), np.arange(T) * 20) == [(0, bend), (bend, T - 1)]
+        assert pieces(simulate(rng, T, 1, drift=1.0, noise=noise, bend=bend), np.arange(T) * 20) == [
+            (0, bend),
+            (bend, T - 1),
+        ]
 
 
 @pytest.mark.parametrize(("drift", "noise", "independent"), [(0, 1, 0), (1, 1, 0), (5, 1, 0), (1, 0.1, 2)])
 def test_what_has_no_bend_is_left_whole(drift: float, noise: float, independent: float) -> None:
     rng = np.random.default_rng(3)
     for _ in range(10):
-        assert pieces(simulate(rng, 20, 1, drift=drift, noise=noise, independent=independent), np.arange(20) * 20) == [(0, 19)]
+        assert pieces(simulate(rng, 20, 1, drift=drift, noise=noise, independent=independent), np.arange(20) * 20) == [
+            (0, 19)
+        ]
 
 
 def test_residuals_are_those_of_fitted_lines(rng: np.random.Generator) -> None:
@@ -119,7 +141,7 @@ def test_cuts_are_the_best_of_all_cuts(rng: np.random.Generator) -> None:
     for extra, total in enumerate(totals):
         knots = [(0, *cut, 8) for cut in combinations(range(1, 8), extra)]
         allowed = [k for k in knots if min(np.diff(k)) >= 2]
-        assert total == pytest.approx(min(sum(line[i, j] for i, j in zip(k[:-1], k[1:], strict=True)) for k in allowed))
+        assert total == pytest.approx(min(sum(line[i, j] for i, j in itertools.pairwise(k)) for k in allowed))
 
 
 @pytest.mark.parametrize("length", [100.0, 300.0])

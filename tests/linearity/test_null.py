@@ -60,7 +60,9 @@ def test_simulated_increments_have_the_given_covariance_in_any_dimension(rng: np
         np.testing.assert_allclose(mean, covariance, atol=0.06)
 
 
-@pytest.mark.parametrize(("size", "kept", "median"), [(1.0e-5, 0.0015, 0.90), (1.8e-5, 0.056, 0.767), (2.5e-5, 0.15, 0.66)])
+@pytest.mark.parametrize(
+    ("size", "kept", "median"), [(1.0e-5, 0.0015, 0.90), (1.8e-5, 0.056, 0.767), (2.5e-5, 0.15, 0.66)]
+)
 def test_the_papers_filter_lifts_the_null(rng: np.random.Generator, size: float, kept: float, median: float) -> None:
     """Weights N(0, .03) in bf16, 14 checkpoints, a driftless walk of `size` per interval (shared facts, section 3)."""
     steps = np.arange(14) * 100
@@ -76,7 +78,9 @@ def test_the_papers_filter_lifts_the_null(rng: np.random.Generator, size: float,
 @pytest.mark.parametrize(("spread", "size"), [(0.0, 1e-5), (0.8, 1e-5), (0.5, 3e-4)])
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 @pytest.mark.parametrize("from_rounded", [True, False])
-def test_step_sizes_are_recovered_from_saved_walks(rng: np.random.Generator, spread: float, size: float, dtype: str, from_rounded: bool) -> None:
+def test_step_sizes_are_recovered_from_saved_walks(
+    rng: np.random.Generator, spread: float, size: float, dtype: str, from_rounded: bool
+) -> None:
     n = 4000
     start = 0.03 * rng.standard_normal(n)
     if from_rounded:

@@ -113,6 +113,6 @@ def test_damping_minimises_the_back_tests(W: np.ndarray) -> None:
 
 def test_a_straight_line_has_skill_one(rng: np.random.Generator) -> None:
     line = np.arange(8.0)[:, None] * rng.standard_normal(50)
-    assert {name: float(value) for name, value in skill.held_out_skill(gram(line), np.arange(8.0)).items()} == pytest.approx(
-        {"two-point": 1.0, "least-squares": 1.0, "damped": 1.0}
-    )
+    assert {
+        name: float(value) for name, value in skill.held_out_skill(gram(line), np.arange(8.0)).items()
+    } == pytest.approx({"two-point": 1.0, "least-squares": 1.0, "damped": 1.0})

@@ -38,7 +38,9 @@ def learning_rates(trajectory: Trajectory) -> dict[int, float]:
         history = state.get("log_history") if isinstance(state, dict) else None
         if isinstance(history, list):
             rows = [row for row in history if isinstance(row, dict)]
-            found = {row["step"]: float(row["learning_rate"]) for row in rows if "step" in row and "learning_rate" in row}
+            found = {
+                row["step"]: float(row["learning_rate"]) for row in rows if "step" in row and "learning_rate" in row
+            }
             if found:
                 return found
     return {}

@@ -27,7 +27,9 @@ def find_steps(run: Sequence[str | Path]) -> dict[int, Path]:
         raise InputError("no run was named: give a folder that holds checkpoints, or STEP=PATH pairs")
     for argument in arguments:
         if "://" in argument:
-            raise InputError(f"{argument} is a remote address, which this version cannot read: copy the run to a local folder")
+            raise InputError(
+                f"{argument} is a remote address, which this version cannot read: copy the run to a local folder"
+            )
     pairs = [STEP_PAIR.match(argument) for argument in arguments]
     if all(pairs):
         found = [(int(pair[1]), Path(pair[2])) for pair in pairs if pair]

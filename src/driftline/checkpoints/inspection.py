@@ -25,7 +25,9 @@ def inspect(trajectory: Trajectory) -> dict[str, Any]:
         "bytes": trajectory.nbytes,
         "checkpoints": [
             {"step": step, "path": str(checkpoint.path), "layout": checkpoint.layout, "dtypes": names, "bytes": size}
-            for step, checkpoint, names, size in zip(trajectory.steps, trajectory.checkpoints, dtypes, per_step, strict=True)
+            for step, checkpoint, names, size in zip(
+                trajectory.steps, trajectory.checkpoints, dtypes, per_step, strict=True
+            )
         ],
         "left_out": trajectory.left_out,
         "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
@@ -46,7 +48,9 @@ def _problems(trajectory: Trajectory, dtypes: list[list[str]]) -> list[str]:
         problems.append(f"uneven spacing, {gaps.min()} to {gaps.max()} steps: lines are fitted on the real steps")
     rates = list(learning_rates(trajectory).values())
     if rates and min(rates) < 0.999 * max(rates):
-        problems.append(f"the learning rate is not constant ({min(rates):.3g} to {max(rates):.3g}): consider --clock lr")
+        problems.append(
+            f"the learning rate is not constant ({min(rates):.3g} to {max(rates):.3g}): consider --clock lr"
+        )
     root = trajectory.checkpoints[-1].path.parent
     if (root / "model.safetensors").is_file():
         problems.append(f"{root} itself holds a model without a step: not used; name it as STEP=PATH to use it")

@@ -62,7 +62,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                 raise UnreadableCheckpoint(f"{path} is only {file_bytes} bytes: still being written, or truncated")
             length = int.from_bytes(prefix, "little")
             if length > HEADER_LIMIT:
-                raise UnreadableCheckpoint(f"{path} claims a header of {length} bytes: not a safetensors file, or damaged")
+                raise UnreadableCheckpoint(
+                    f"{path} claims a header of {length} bytes: not a safetensors file, or damaged"
+                )
             text = file.read(length)
     except OSError as error:
         raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror}") from error
@@ -122,4 +124,6 @@ def read_into(tensor: TensorInfo, start: int, buffer: np.ndarray) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise UnreadableCheckpoint(f"{tensor.file} cannot be read ({error.strerror}), at tensor {tensor.name!r}") from error
+        raise UnreadableCheckpoint(
+            f"{tensor.file} cannot be read ({error.strerror}), at tensor {tensor.name!r}"
+        ) from error

@@ -14,7 +14,16 @@ from typing import Any
 
 from driftline.errors import InputError
 
-_OURS = ("summary.json", "backtest.json", "driftline.json", "evaluation.json", "comparison.json", "study.json", "sweep.json", "run.json")
+_OURS = (
+    "summary.json",
+    "backtest.json",
+    "driftline.json",
+    "evaluation.json",
+    "comparison.json",
+    "study.json",
+    "sweep.json",
+    "run.json",
+)
 
 
 def refuse_occupied(out: Path, *, overwrite: bool) -> None:
@@ -29,7 +38,9 @@ def refuse_occupied(out: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise InputError(f"--out {out} is not empty: choose another folder, or add --overwrite to replace it")
     if not any((out / name).is_file() for name in _OURS):
-        raise InputError(f"--out {out} holds files that driftline did not write: --overwrite will not delete them, choose another folder")
+        raise InputError(
+            f"--out {out} holds files that driftline did not write: --overwrite will not delete them, choose another folder"
+        )
 
 
 @contextmanager

@@ -42,7 +42,9 @@ class RunTotals:
     moves: list[Moves] = field(default_factory=list)
 
     def add(self, tensor: TensorScan) -> None:
-        self.populations = [null.sum_populations(pair) for pair in zip(self.populations, tensor.populations)] or list(tensor.populations)
+        self.populations = [
+            null.sum_populations(pair) for pair in zip(self.populations, tensor.populations, strict=False)
+        ] or list(tensor.populations)
         self.gram = self.gram + tensor.gram
         self.kept = self.kept + tensor.kept
         self.distinct = self.distinct + tensor.distinct
@@ -73,6 +75,7 @@ def analyze(
         for tensor in scan(trajectory, clock=time_values, threads=threads, progress=progress):
             totals.add(tensor)
             table.add(tensor)
+    scanned = time.monotonic()
     if totals.populations[0].count == 0:
         raise InputError(
             f"{trajectory.name}: no weight changes between step {trajectory.steps[0]} and {trajectory.steps[-1]}: "
@@ -82,13 +85,16 @@ def analyze(
         raise InputError(f"{trajectory.name}: no weight passes --filter {filter}: use --filter none")
     summary = summarize(totals, trajectory, time_values, filter=filter, clock=clock)
     summary["cost"] = {
-        "seconds": round(time.monotonic() - started, 2),
+        "scan_seconds": scanned - started,
+        "statistics_seconds": time.monotonic() - scanned,
         "bytes_read": trajectory.nbytes,
     }
     return summary
 
 
-def summarize(totals: RunTotals, trajectory: Trajectory, clock_values: np.ndarray, *, filter: str, clock: str) -> dict[str, Any]:
+def summarize(
+    totals: RunTotals, trajectory: Trajectory, clock_values: np.ndarray, *, filter: str, clock: str
+) -> dict[str, Any]:
     """All statistics of a run from what its tensors add up to; no weight is read."""
     steps = np.asarray(trajectory.steps)
     gram, population = np.asarray(totals.gram), totals.populations[FILTERS[filter]]

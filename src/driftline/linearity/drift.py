@@ -45,7 +45,9 @@ class DriftTest:
         return self.cosine_p <= LEVEL and min(self.growth_p, self.skill_p) <= LEVEL
 
 
-def drift_test(gram: Array, steps: Array, clock: Array, beta1: float, *, draws: int = 999, seed: int = 0) -> DriftTest | None:
+def drift_test(
+    gram: Array, steps: Array, clock: Array, beta1: float, *, draws: int = 999, seed: int = 0
+) -> DriftTest | None:
     """The test for one run's Gram [T, T]; None where three separated pairs of increments are not to be had."""
     pairs = statistics.separated_pairs(steps, statistics.optimizer_memory(beta1), at_least=_FEWEST)
     increments = statistics.increments_gram(gram)
@@ -54,19 +56,29 @@ def drift_test(gram: Array, steps: Array, clock: Array, beta1: float, *, draws: 
         return None
     rng = np.random.default_rng(seed)
     draws = int(np.clip(20_000_000 // gram.size, 199, draws))
+    batch = max(2_000_000 // gram.size, 1)
     covariance = null.increment_correlation(steps, beta1) * np.outer(lengths, lengths)
 
     spread = statistics.mean_cosine(increments, pairs)[1]
-    reference = _cosines(null.simulated_increments(covariance, _LARGE, min(draws, 199), rng), pairs)
-    dimension = _LARGE * float(np.mean(reference.var(-1, ddof=1))) / max(spread**2, 1e-12)
-    simulated = null.simulated_increments(covariance, np.clip(dimension, 1, 1e9), draws, rng)
-
+    large = null.simulated_increments(covariance, _LARGE, min(batch, 199), rng)
+    dimension = _LARGE * float(np.mean(_cosines(large, pairs).var(-1, ddof=1))) / max(spread**2, 1e-12)
     observed = _figures(increments[None], pairs, clock)[:, 0]
-    chance = _figures(simulated, pairs, clock)
+    parts = [
+        _figures(null.simulated_increments(covariance, np.clip(dimension, 1, 1e9), n, rng), pairs, clock)
+        for n in null.batches(draws, batch)
+    ]
+    chance = np.concatenate(parts, axis=1)
     p = (1 + (chance >= observed[:, None]).sum(1)) / (1 + chance.shape[1])
     p = np.where(np.isnan(observed), 1.0, p)
-    mean_cosine = float(_cosines(simulated, pairs).mean())
-    return DriftTest(*map(float, p), dimension, mean_cosine, float(np.nanmedian(chance[1])), float(np.nanmedian(chance[2])))
+    return DriftTest(
+        cosine_p=float(p[0]),
+        growth_p=float(p[1]),
+        skill_p=float(p[2]),
+        effective_dimension=dimension,
+        null_cosine=float(statistics.mean_cosine(covariance, pairs)[0]),
+        null_growth=float(np.nanmedian(chance[1])),
+        null_skill=float(np.nanmedian(chance[2])),
+    )
 
 
 def _cosines(increments: Array, pairs: tuple[Array, Array]) -> Array:
@@ -87,5 +99,3 @@ def _figures(increments: Array, pairs: tuple[Array, Array], clock: Array) -> Arr
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = cosines.mean(1) / cosines.std(1, ddof=1)
     return np.stack([ratio, norms @ x / (x @ x), best])
-
-

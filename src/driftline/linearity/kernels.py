@@ -33,7 +33,7 @@ def load_row(raw_row, out):
     raise TypeError("only called from compiled code")
 
 
-@overload(load_row, inline="always")
+@overload(load_row)
 def _load_row(raw_row, out):
     if raw_row.dtype.name == "uint16":
 
@@ -52,7 +52,7 @@ def _load_row(raw_row, out):
 
 def block_size(checkpoints: int) -> int:
     """Parameters per block, so that a block of deltas stays close to the core."""
-    return int(np.clip((1 << 14) // checkpoints, 128, 2048))
+    return int(np.clip((1 << 16) // checkpoints, 128, 1024))
 
 
 # One short loop per question, few arrays in each, no two of them parts of one allocation: LLVM then sees
@@ -64,39 +64,46 @@ def _row(block):
     return np.empty(block, np.float32)
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _delta(row, first, delta, total, low, high):
+@njit(nogil=True, cache=True)
+def _subtract(delta, first):
     for i in range(delta.size):
-        d = row[i] - first[i]
-        delta[i] = d
-        total[i] += d
-        low[i] = min(low[i], d)
-        high[i] = max(high[i], d)
+        delta[i] -= first[i]
 
 
 @njit(nogil=True, cache=True)
-def _count_kept(row, previous):
+def _count_kept(delta, previous):
     kept = np.int32(0)
-    for i in range(row.size):
-        kept += np.int32(row[i] == previous[i])
+    for i in range(delta.size):
+        kept += np.int32(delta[i] == previous[i])
     return kept
 
 
+@njit(nogil=True, cache=True, fastmath=_FAST)
+def _extend(x, t, m, total, low, high):
+    """Sums and extremes over rows t to t + 3: four rows at a time, so that each is loaded once for four."""
+    x0, x1, x2, x3 = x[t], x[t + 1], x[t + 2], x[t + 3]
+    for i in range(m):
+        a, b, c, d = x0[i], x1[i], x2[i], x3[i]
+        total[i] += (a + b) + (c + d)
+        low[i] = min(low[i], min(min(a, b), min(c, d)))
+        high[i] = max(high[i], max(max(a, b), max(c, d)))
+
+
 @njit(nogil=True, cache=True)
-def _count_distinct(row, first, second, third, distinct):
-    """Counts a value unlike the (up to three) seen; it exceeds 4 harmlessly, as only three are remembered."""
-    for i in range(row.size):
-        w = row[i]
-        new = (w != first[i]) & (w != second[i]) & (w != third[i])
+def _count_distinct(delta, second, third, distinct):
+    """Counts a delta unlike the (up to three) seen, 0 among them; it exceeds 4 harmlessly."""
+    for i in range(delta.size):
+        d = delta[i]
+        new = (d != 0) & (d != second[i]) & (d != third[i])
         known = distinct[i]
-        second[i] = w if new & (known == 1) else second[i]
-        third[i] = w if new & (known == 2) else third[i]
+        second[i] = d if new & (known == 1) else second[i]
+        third[i] = d if new & (known == 2) else third[i]
         distinct[i] = known + np.int32(new)
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
 def _add_products(x, t, m, tau, mean, square, product):
-    """Centred sums over rows t to t + 3: four rows at a time, so that the sums are loaded once for four."""
+    """Centred sums over rows t to t + 3."""
     a, b, c, d = tau[t], tau[t + 1], tau[t + 2], tau[t + 3]
     x0, x1, x2, x3 = x[t], x[t + 1], x[t + 2], x[t + 3]
     for i in range(m):
@@ -128,29 +135,36 @@ def _r2_in_float64(x, i, tau):
 def _describe(raw, start, stop, tau, x, scratch, r2, slope, spread, distinct, same):
     """Fill the per-parameter statistics of one block [start, stop); False if a weight is not finite.
 
-    `x` [T, B] receives the deltas; `scratch` is eight float32 arrays [B].
+    `x` [T, B] receives the deltas; `scratch` is six float32 arrays [B].
     """
     T = raw.shape[0]
     m = stop - start
-    first, mean, low, high, second, third, row, previous = scratch
+    first, mean, low, high, second, third = scratch
     first, mean, low, high, second, third = first[:m], mean[:m], low[:m], high[:m], second[:m], third[:m]
-    row, previous = row[:m], previous[:m]
     distinct = distinct[:m]
     load_row(raw[0, start:stop], first)
     x[0, :m] = 0.0
-    mean[:] = 0.0
+    for i in range(m):
+        mean[i] = 0.0 * first[i]  # NaN where the first weight is not finite
     low[:] = 0.0
     high[:] = 0.0
-    second[:] = first
-    third[:] = first
+    second[:] = 0.0
+    third[:] = 0.0
     distinct[:] = 1
-    previous[:] = first
     for t in range(1, T):
-        load_row(raw[t, start:stop], row)
-        _delta(row, first, x[t, :m], mean, low, high)
-        _count_distinct(row, first, second, third, distinct)
-        same[t - 1] += _count_kept(row, previous)
-        row, previous = previous, row
+        delta = x[t, :m]
+        load_row(raw[t, start:stop], delta)
+        _subtract(delta, first)
+        _count_distinct(delta, second, third, distinct)
+        same[t - 1] += _count_kept(delta, x[t - 1, :m])
+    whole = T - T % 4
+    for t in range(0, whole, 4):
+        _extend(x, t, m, mean, low, high)
+    for t in range(whole, T):
+        for i in range(m):
+            mean[i] += x[t, i]
+            low[i] = min(low[i], x[t, i])
+            high[i] = max(high[i], x[t, i])
     finite = np.int32(0)
     for i in range(m):
         finite += np.int32(abs(mean[i]) <= _LARGEST)  # false for NaN and infinity
@@ -162,7 +176,6 @@ def _describe(raw, start, stop, tau, x, scratch, r2, slope, spread, distinct, sa
     for i in range(m):
         mean[i] /= np.float32(T)
         spread[i] = high[i] - low[i]
-    whole = T - T % 4
     for t in range(0, whole, 4):
         _add_products(x, t, m, tau, mean, square, product)
     for t in range(whole, T):
@@ -221,35 +234,36 @@ def _add_gram(x, m, gram):
 def _tally(r2, member, bins, sums, histogram):
     """Add the R² of a population's members to its sums [3] and histogram [R2_BINS]."""
     count = np.int32(0)
-    strong = np.int32(0)
-    total = np.float64(0.0)
     for i in range(r2.size):
-        value = np.float64(r2[i])
         count += np.int32(member[i])
-        strong += np.int32(member[i] & (value > STRONG_R2))
-        total += value if member[i] else 0.0
-        bins[i] = min(np.int32(value * R2_BINS), np.int32(R2_BINS - 1))
+    if count == 0:
+        return
+    strong = np.int32(0)
+    total = np.float32(0.0)  # of one block; blocks are added in float64
+    for i in range(r2.size):
+        strong += np.int32(member[i] & (r2[i] > np.float32(STRONG_R2)))
+        total += r2[i] if member[i] else np.float32(0.0)
+        bins[i] = min(np.int32(r2[i] * np.float32(R2_BINS)), np.int32(R2_BINS - 1))
     sums[COUNT] += count
     sums[SUM_R2] += total
     sums[STRONG] += strong
-    if count:
-        for i in range(r2.size):
-            histogram[bins[i]] += member[i]
+    for i in range(r2.size):
+        histogram[bins[i]] += member[i]
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
 def _tally_shapes(slope, spread, distinct, distinct_counts, slopes):
     one, two, three = np.int32(0), np.int32(0), np.int32(0)
-    absolute = np.float64(0.0)
-    square = np.float64(0.0)
-    widest = np.float32(0.0)
     for i in range(slope.size):
         one += np.int32(distinct[i] == 1)
         two += np.int32(distinct[i] == 2)
         three += np.int32(distinct[i] == 3)
+    absolute = np.float32(0.0)
+    square = np.float32(0.0)
+    widest = np.float32(0.0)
     for i in range(slope.size):
         absolute += abs(slope[i])
-        square += np.float64(slope[i]) * slope[i]
+        square += slope[i] * slope[i]
         widest = max(widest, spread[i])
     distinct_counts[0] += one
     distinct_counts[1] += two
@@ -276,7 +290,7 @@ def accumulate(raw, tau, block, sums, histograms, distinct_counts, slopes, same,
     """
     T, n = raw.shape
     x = np.empty((T, block), np.float32)
-    scratch = (_row(block), _row(block), _row(block), _row(block), _row(block), _row(block), _row(block), _row(block))
+    scratch = (_row(block), _row(block), _row(block), _row(block), _row(block), _row(block))
     r2, slope, spread = _row(block), _row(block), _row(block)
     distinct, bins = np.empty(block, np.int32), np.empty(block, np.int32)
     member = np.empty(block, np.bool_)
@@ -301,7 +315,7 @@ def describe(raw, tau, block, r2, slope, spread, distinct):
     """Per-parameter R², slope (per unit of tau), range and distinct values (up to 4) of a chunk [T, n]."""
     T, n = raw.shape
     x = np.empty((T, block), np.float32)
-    scratch = (_row(block), _row(block), _row(block), _row(block), _row(block), _row(block), _row(block), _row(block))
+    scratch = (_row(block), _row(block), _row(block), _row(block), _row(block), _row(block))
     same = np.zeros(T - 1, np.int64)
     finite = True
     for start in range(0, n, block):

@@ -80,8 +80,10 @@ def null_r2(steps: Array, clock: Array, beta1: float, *, draws: int = 200_000, s
     """R² on the clock of driftless walks with momentum, unrounded and unfiltered."""
     root = _root(steps, beta1)
     rng = np.random.default_rng(seed)
-    parts = _batches(draws, len(steps))
-    return sum_populations(population_of(line_r2(clock, rng.standard_normal((n, root.shape[1])) @ root.T)) for n in parts)
+    parts = batches(draws, max((1 << 21) // len(steps), 1))
+    return sum_populations(
+        population_of(line_r2(clock, rng.standard_normal((n, root.shape[1])) @ root.T)) for n in parts
+    )
 
 
 def matched_null_r2(
@@ -137,7 +139,6 @@ def _root(steps: Array, beta1: float) -> Array:
     return np.vstack([np.zeros(covariance.shape[0]), np.linalg.cholesky(covariance)])
 
 
-def _batches(draws: int, T: int) -> list[int]:
-    """Numbers of draws per batch, so that a batch stays near 16 MiB."""
-    batch = max(1, min(draws, (1 << 21) // T))
+def batches(draws: int, batch: int) -> list[int]:
+    """Sizes of batches that make up so many draws."""
     return [batch] * (draws // batch) + ([draws % batch] if draws % batch else [])

@@ -10,6 +10,7 @@ et al. 2001).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,5 +93,5 @@ def segments(gram: Array, clock: Array, null_gram: Array) -> list[Segment]:
     ends = knots[pieces]
     return [
         Segment(i, j, float(1 - line[i, j] / constant[i, j]) if constant[i, j] > 0 else float("nan"))
-        for i, j in zip(ends[:-1], ends[1:], strict=True)
+        for i, j in itertools.pairwise(ends)
     ]

@@ -137,14 +137,14 @@ _buffers = _Buffers()
 def _read(chunk: _Chunk) -> np.ndarray:
     """Raw values [T, n] of a chunk: bfloat16 bits (uint16) where every checkpoint is bfloat16, else float32."""
     T, n = len(chunk.tensor.stored), chunk.stop - chunk.start
-    if all(info.dtype == "BF16" for info in chunk.tensor.stored):
-        raw = _buffers.get("raw", T * n * 2).view(np.uint16).reshape(T, n)
-        for row, info in zip(raw, chunk.tensor.stored, strict=True):
-            read_into(info, chunk.start, row.view(np.uint8))
-    else:
-        raw = _buffers.get("raw", T * n * 4).view(np.float32).reshape(T, n)
-        chunk.tensor.read(chunk.start, chunk.stop, raw, _buffers.get("scratch", 8 * n))
-    return raw
+    if not all(info.dtype == "BF16" for info in chunk.tensor.stored):
+        values = _buffers.get("raw", T * n * 4).view(np.float32).reshape(T, n)
+        chunk.tensor.read(chunk.start, chunk.stop, values, _buffers.get("scratch", 8 * n))
+        return values
+    bits = _buffers.get("raw", T * n * 2).view(np.uint16).reshape(T, n)
+    for row, info in zip(bits, chunk.tensor.stored, strict=True):
+        read_into(info, chunk.start, row.view(np.uint8))
+    return bits
 
 
 def _as_float32(raw: np.ndarray) -> np.ndarray:
@@ -170,7 +170,15 @@ class _Sums:
     @classmethod
     def zeros(cls, T: int) -> _Sums:
         counts = np.zeros((2, kernels.R2_BINS), np.int64)
-        return cls(np.zeros((2, 3)), counts, np.zeros(4, np.int64), np.zeros(3), np.zeros(T - 1, np.int64), np.zeros((T, T)), [])
+        return cls(
+            np.zeros((2, 3)),
+            counts,
+            np.zeros(4, np.int64),
+            np.zeros(3),
+            np.zeros(T - 1, np.int64),
+            np.zeros((T, T)),
+            [],
+        )
 
     def add(self, other: _Sums) -> None:
         self.populations += other.populations

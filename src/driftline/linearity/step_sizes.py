@@ -19,7 +19,9 @@ from driftline.checkpoints.dtypes import FLOATS
 
 Array = np.ndarray
 
-_RATIOS = np.geomspace(1e-3, 1e3, 61)  # step size over the unit in the last place
+_PER_OCTAVE = 8  # logarithms of ratios lie on a grid that units in the last place, powers of two, keep
+_GRID = np.arange(-32 * _PER_OCTAVE, 32 * _PER_OCTAVE + 1)  # of log2(step size / unit) x _PER_OCTAVE
+_SIMULATED = np.arange(-10 * _PER_OCTAVE, 10 * _PER_OCTAVE + 1, 2)
 _SPREADS = np.linspace(0, 2.4, 13)  # of the logarithm of step size
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 _STARTS = 2048
@@ -52,14 +54,25 @@ def moves_of(sample: Array, parameters: int, dtype: str) -> Moves:
     mean_square = np.mean(np.diff(values, axis=1) ** 2, axis=1)
     unit, count = np.unique(last_place(values[:, 0], dtype), return_counts=True)
     start = sample[:_STARTS, 0].astype(np.float32)
-    return Moves(parameters, dtype, start, unit, count / count.sum(), float(np.sqrt(mean_square).mean()), float(mean_square.mean()))
+    return Moves(
+        parameters,
+        dtype,
+        start,
+        unit,
+        count / count.sum(),
+        float(np.sqrt(mean_square).mean()),
+        float(mean_square.mean()),
+    )
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Of a walk after rounding, in units in the last place: means of its root mean square and mean squared increment."""
+    """Of walks after rounding, in units in the last place: means of root mean square and mean squared increment.
 
-    root: Array  # at _RATIOS
+    [spreads, grid]: for log-normal step sizes by their spread and the logarithm of their median ratio to the unit.
+    """
+
+    root: Array
     square: Array
 
 
@@ -79,29 +92,40 @@ def rounded_moments(root: Array, from_rounded: bool, rng: np.random.Generator) -
     n = max(_WALK_STEPS // len(root), 1000)
     walks = rng.standard_normal((n, root.shape[1])) @ root.T
     start = hidden_part(n, from_rounded, rng)[:, None]
-    squares = [np.mean(np.diff(np.round(ratio * walks + start), axis=1) ** 2, axis=1) for ratio in _RATIOS]
-    return Rounded(np.array([np.sqrt(s).mean() for s in squares]), np.array([s.mean() for s in squares]))
+    squares = [
+        np.mean(np.diff(np.round(2.0 ** (r / _PER_OCTAVE) * walks + start), axis=1) ** 2, axis=1) for r in _SIMULATED
+    ]
+    return Rounded(
+        _mixtures(np.array([np.sqrt(s).mean() for s in squares]), power=1),
+        _mixtures(np.array([s.mean() for s in squares]), power=2),
+    )
+
+
+def _mixtures(table: Array, power: int) -> Array:
+    """The table at _SIMULATED, continued beyond (where rounding no longer matters), averaged over each spread."""
+    octaves = _GRID / _PER_OCTAVE
+
+    def at(log2_ratio: Array) -> Array:
+        beyond = np.maximum(log2_ratio - _SIMULATED[-1] / _PER_OCTAVE, 0)
+        return np.interp(log2_ratio, _SIMULATED / _PER_OCTAVE, table) * 2.0 ** (power * beyond)
+
+    nodes = octaves[None, :, None] + _SPREADS[:, None, None] * _NODES / np.log(2)
+    return at(nodes) @ (_WEIGHTS / _WEIGHTS.sum())
 
 
 def fit(moves: Moves, rounded: Rounded) -> tuple[float, float]:
     """Logarithm of the median step size and its spread; minus infinity where nothing in the sample moved."""
     if moves.square == 0:
         return -np.inf, 0.0
-    weights = moves.weight[:, None] * _WEIGHTS / _WEIGHTS.sum()
-
-    def moment(table: Array, median: float, spread: float, power: int) -> float:
-        log_ratio = median + spread * _NODES - np.log(moves.unit)[:, None]
-        inside = np.interp(log_ratio, np.log(_RATIOS), table)
-        beyond = np.maximum(log_ratio - np.log(_RATIOS[-1]), 0)  # above the table rounding no longer matters
-        return float(np.sum(weights * inside * np.exp(power * beyond) * moves.unit[:, None] ** power))
-
+    octave = np.round(np.log2(moves.unit) * _PER_OCTAVE).astype(int)
+    median = round(np.log2(moves.root) * _PER_OCTAVE) + np.arange(-24 * _PER_OCTAVE, 8 * _PER_OCTAVE)
+    where = np.clip(median[:, None] - octave - _GRID[0], 0, _GRID.size - 1)  # [medians, units]
+    root = rounded.root[:, where] @ (moves.weight * moves.unit)  # [spreads, medians]
+    square = rounded.square[:, where] @ (moves.weight * moves.unit**2)
     best, closest = (0.0, 0.0), np.inf
-    for spread in _SPREADS:
-        low, high = np.log(moves.root) - 25, np.log(moves.root) + 5
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if moment(rounded.root, middle, spread, 1) < moves.root else (low, middle)
-        miss = abs(np.log(moment(rounded.square, high, spread, 2) / moves.square))
+    for spread, roots, squares in zip(_SPREADS, np.maximum.accumulate(root, axis=1), square, strict=True):
+        found = np.interp(moves.root, roots, median)
+        miss = abs(np.log(np.interp(found, median, squares) / moves.square))
         if miss < closest:
-            best, closest = (high, float(spread)), miss
+            best, closest = (float(found / _PER_OCTAVE * np.log(2)), float(spread)), miss
     return best

@@ -15,7 +15,9 @@ def verdict(test: DriftTest | None, figures: dict[str, Any]) -> dict[str, Any]:
     steps = figures["steps"]
     if test is None:
         reason = (
-            f"{len(steps)} checkpoints are too few" if len(steps) < 6 else "the run stands still between some checkpoints, which leaves too little"
+            f"{len(steps)} checkpoints are too few"
+            if len(steps) < 6
+            else "the run stands still between some checkpoints, which leaves too little"
         )
         return {"linear": False, "sentence": f"Cannot tell: {reason} to tell drift from chance ({r2})."}
     drift = figures["drift"]
@@ -31,7 +33,9 @@ def verdict(test: DriftTest | None, figures: dict[str, Any]) -> dict[str, Any]:
     else:
         bends = " and ".join(str(piece["from"]) for piece in pieces[1:])
         where = f"Linear in {len(pieces)} pieces between step {pieces[0]['from']} and {pieces[-1]['to']}, bending at step {bends}"
-    best, skill = max(figures["skill"]["methods"].items(), key=lambda item: item[1] if math.isfinite(item[1]) else -math.inf)
+    best, skill = max(
+        figures["skill"]["methods"].items(), key=lambda item: item[1] if math.isfinite(item[1]) else -math.inf
+    )
     if skill > 0:
         use = f"a {best} line forecasts the last checkpoints with skill {_two(skill)}"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,41 @@ def write(folder: Path, summary: dict[str, Any], command: str) -> None:
     (folder / "report.html").write_text(page(f"driftline · {summary['run']}", "".join(body)), encoding="utf-8")
 
 
-_COLUMNS = ["name", "layer", "module", "parameters", "measured", "unchanged", "r2_median", "update_norm", "sample_values"]
+_COLUMNS = [
+    "name",
+    "layer",
+    "module",
+    "parameters",
+    "measured",
+    "unchanged",
+    "r2_median",
+    "update_norm",
+    "sample_values",
+]
 
 
 def _verdict(s: dict[str, Any]) -> str:
     r2, null, d = s["r2"], s["null_r2"], s["drift"]
     life = s["persistence"]
-    length = "–" if life["length"] != life["length"] else number(float(life["length"]), 0) + (" or more" if life["at_least"] else "")
+    length = (
+        "–"
+        if life["length"] != life["length"]
+        else number(float(life["length"]), 0) + (" or more" if life["at_least"] else "")
+    )
     cards = [
         (number(r2["median"]), "R², median", f"chance {number(null['median'])}"),
         (number(r2["share_above_0.7"]), "share with R² above 0.7", f"chance {number(null['share_above_0.7'])}"),
-        (number(d["increment_cosine"]), "cosine of separated increments", f"chance {number(d['null']['increment_cosine'])}"),
+        (
+            number(d["increment_cosine"]),
+            "cosine of separated increments",
+            f"chance {number(d['null']['increment_cosine'])}",
+        ),
         (number(d["growth_exponent"]), "growth exponent", f"chance {number(d['null']['growth_exponent'])}, a line 1"),
-        (length, "persistence length, steps", f"95 %: {number(float(life['interval'][0]), 0)} to {number(float(life['interval'][1]), 0)}"),
+        (
+            length,
+            "persistence length, steps",
+            f"95 %: {number(float(life['interval'][0]), 0)} to {number(float(life['interval'][1]), 0)}",
+        ),
         (f"{s['parameters']['measured']:,}", "parameters measured", f"of {s['parameters']['total']:,}"),
     ]
     mark = "yes" if s["verdict"]["linear"] else "no"
@@ -102,7 +125,9 @@ def _growth(s: dict[str, Any]) -> str:
         f"A line grows with power 1, a walk with ½ (less where its steps shrink). This run: "
         f"{number(d['growth_exponent'])} ± {number(d['growth_exponent_se'])}; a driftless walk with increments of the same "
         f"lengths: {number(d['null']['growth_exponent'])}.",
-        charts.growth(elapsed[moved], norms[moved], d["growth_exponent"], d["null"]["growth_exponent"], _CLOCKS[s["clock"]]),
+        charts.growth(
+            elapsed[moved], norms[moved], d["growth_exponent"], d["null"]["growth_exponent"], _CLOCKS[s["clock"]]
+        ),
         table(["since start", "norm"], [(float(e), float(n)) for e, n in zip(elapsed, norms, strict=True)]),
     )
 
@@ -110,7 +135,7 @@ def _growth(s: dict[str, Any]) -> str:
 def _cosines(s: dict[str, Any]) -> str:
     cosines = statistics.cosines(statistics.increments_gram(np.array(s["gram"])))
     steps, d = s["steps"], s["drift"]
-    intervals = [f"{a}–{b}" for a, b in zip(steps[:-1], steps[1:], strict=True)]
+    intervals = [f"{a}–{b}" for a, b in itertools.pairwise(steps)]
     rows = [(interval, *map(float, row)) for interval, row in zip(intervals, cosines, strict=True)]
     return section(
         "Does the run keep its direction?",
@@ -131,17 +156,23 @@ def _samples(s: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "Some weights and their lines",
         "One changed weight drawn at random from each of the largest tensors (seeded, not chosen for looks), with its least-squares line.",
         charts.sample_weights(clock, names, values, _CLOCKS[s["clock"]]),
-        table(["tensor", *map(str, s["steps"])], [(n, *map(float, v)) for n, v in zip(names, values, strict=True)]) if T <= 40 else "",
+        table(["tensor", *map(str, s["steps"])], [(n, *map(float, v)) for n, v in zip(names, values, strict=True)])
+        if T <= 40
+        else "",
     )
 
 
 def _skill(s: dict[str, Any]) -> str:
     skill, rank = s["skill"], s["rank1"]
-    rows: list[tuple[Any, ...]] = [(f"skill of {name}", value, skill["null"][name]) for name, value in skill["methods"].items()]
+    rows: list[tuple[Any, ...]] = [
+        (f"skill of {name}", value, skill["null"][name]) for name, value in skill["methods"].items()
+    ]
     rows.append(("energy in the first direction", rank["energy"], rank["null_energy"]))
     rows.append(("R² of its coefficient", rank["coefficient_r2"], rank["null_coefficient_r2"]))
     rows.append(("noise to drift, per interval", s["drift"]["noise_to_drift"], float("inf")))
-    pieces = table(["from step", "to step", "R² of its line"], [(p["from"], p["to"], p["r2"]) for p in s["regime"]["segments"]])
+    pieces = table(
+        ["from step", "to step", "R² of its line"], [(p["from"], p["to"], p["r2"]) for p in s["regime"]["segments"]]
+    )
     return section(
         "Would a straight line have forecast the end of the run?",
         f"Skill against holding the checkpoint of step {skill['cutoff']}, over the later ones: 1 is perfect, 0 no better than holding, "
@@ -160,7 +191,9 @@ def _left_out(s: dict[str, Any]) -> str:
          (f"removed by the filter ({s['filter']})", p["filtered"])],
     )  # fmt: skip
     hidden = f"Over an interval, {rounding['unchanged_share']:.1%} of saved values stay the same to the last bit ({', '.join(rounding['dtypes'])})."
-    reasons = table(["left out", "reason"], rows) if rows else '<p class="aid">Every tensor and checkpoint took part.</p>'
+    reasons = (
+        table(["left out", "reason"], rows) if rows else '<p class="aid">Every tensor and checkpoint took part.</p>'
+    )
     return section("What was left out, and what rounding hides", hidden, counts + reasons)
 
 
@@ -171,6 +204,9 @@ def _how(s: dict[str, Any], command: str) -> str:
         ("steps", ", ".join(map(str, s["steps"]))),
         ("clock", _CLOCKS[s["clock"]]),
         ("optimizer momentum", f"beta1 {s['optimizer']['adam_beta1']} ({s['optimizer']['adam_beta1_from']})"),
-        ("read", f"{s['cost']['bytes_read'] / 1e9:.3f} GB in {s['cost']['seconds']} s"),
+        (
+            "read",
+            f"{s['cost']['bytes_read'] / 1e9:.3f} GB in {s['cost']['scan_seconds']:.2f} s; statistics {s['cost']['statistics_seconds']:.2f} s",
+        ),
     ]
     return section("How this page was made", "", f"<pre>{text(command)}</pre>" + table(["", ""], rows))

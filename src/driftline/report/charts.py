@@ -29,7 +29,11 @@ def fragment(figure: go.Figure, name: str, x: str, y: str, **layout: Any) -> str
     figure.update_xaxes(title_text=x, gridcolor=_GRID, zerolinecolor=_GRID)
     figure.update_yaxes(title_text=y, gridcolor=_GRID, zerolinecolor=_GRID)
     return figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False, "responsive": True}, default_height="24rem"
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=name,
+        config={"displaylogo": False, "responsive": True},
+        default_height="24rem",
     )
 
 
@@ -40,7 +44,13 @@ def r2_histogram(shares: np.ndarray, null_shares: np.ndarray) -> str:
     figure = go.Figure(
         [
             go.Bar(x=centres, y=shares, name="this run", marker_color=RUN, width=edges[1]),
-            go.Scatter(x=centres, y=null_shares, name="driftless walk", mode="lines", line={"color": CHANCE, "width": 2, "shape": "hvh"}),
+            go.Scatter(
+                x=centres,
+                y=null_shares,
+                name="driftless walk",
+                mode="lines",
+                line={"color": CHANCE, "width": 2, "shape": "hvh"},
+            ),
         ]
     )
     figure.add_vline(x=0.7, line={"color": _GREY, "dash": "dot"})
@@ -73,9 +83,15 @@ def growth(elapsed: np.ndarray, norms: np.ndarray, exponent: float, null_exponen
     figure = go.Figure(
         [
             go.Scatter(x=elapsed, y=norms, name="this run", mode="markers", marker={"color": RUN, "size": 8}),
-            go.Scatter(x=elapsed, y=scale * elapsed**exponent, name=f"power {exponent:.2f}", mode="lines", line={"color": RUN}),
             go.Scatter(
-                x=elapsed, y=chance, name=f"driftless walk, power {null_exponent:.2f}", mode="lines", line={"color": CHANCE, "dash": "dash"}
+                x=elapsed, y=scale * elapsed**exponent, name=f"power {exponent:.2f}", mode="lines", line={"color": RUN}
+            ),
+            go.Scatter(
+                x=elapsed,
+                y=chance,
+                name=f"driftless walk, power {null_exponent:.2f}",
+                mode="lines",
+                line={"color": CHANCE, "dash": "dash"},
             ),
         ]
     )
@@ -106,5 +122,12 @@ def sample_weights(clock: np.ndarray, names: Sequence[str], values: np.ndarray, 
         slope, intercept = np.polyfit(clock, change, 1)
         colour, label = palette[i % len(palette)], text(name)
         figure.add_scatter(x=clock, y=change, mode="markers", name=label, marker={"color": colour}, legendgroup=str(i))
-        figure.add_scatter(x=clock, y=slope * clock + intercept, mode="lines", line={"color": colour}, showlegend=False, legendgroup=str(i))
+        figure.add_scatter(
+            x=clock,
+            y=slope * clock + intercept,
+            mode="lines",
+            line={"color": colour},
+            showlegend=False,
+            legendgroup=str(i),
+        )
     return fragment(figure, "samples", x, "change of the weight", showlegend=False)

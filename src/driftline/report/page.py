@@ -51,7 +51,11 @@ def number(value: float | None, digits: int = 2) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """An HTML table; cells that are numbers are set right."""
     body = "".join(
-        "<tr>" + "".join(f'<td class="n">{number(c, 3)}</td>' if isinstance(c, (int, float)) else f"<td>{text(c)}</td>" for c in row) + "</tr>"
+        "<tr>"
+        + "".join(
+            f'<td class="n">{number(c, 3)}</td>' if isinstance(c, (int, float)) else f"<td>{text(c)}</td>" for c in row
+        )
+        + "</tr>"
         for row in rows
     )
     return f'<div class="scroll"><table><tr>{"".join(f"<th>{text(h)}</th>" for h in head)}</tr>{body}</table></div>'
@@ -59,7 +63,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def figures(items: Iterable[tuple[str, str, str]]) -> str:
     """A row of cards: figure, what it is, what chance gives."""
-    cards = (f'<div class="figure"><b>{text(v)}</b>{text(name)}<br><span>{text(note)}</span></div>' for v, name, note in items)
+    cards = (
+        f'<div class="figure"><b>{text(v)}</b>{text(name)}<br><span>{text(note)}</span></div>'
+        for v, name, note in items
+    )
     return f'<div class="figures">{"".join(cards)}</div>'
 
 

@@ -70,7 +70,10 @@ def analysis(s: dict[str, Any], out: Path) -> None:
         ("growth exponent (a line: 1)", number(d["growth_exponent"], 3), number(d["null"]["growth_exponent"], 3)),
         ("rank-1 energy", number(rank["energy"], 3), number(rank["null_energy"], 3)),
     ]
-    rows += [(f"skill of {name}", number(value, 3), number(s["skill"]["null"][name], 3)) for name, value in s["skill"]["methods"].items()]
+    rows += [
+        (f"skill of {name}", number(value, 3), number(s["skill"]["null"][name], 3))
+        for name, value in s["skill"]["methods"].items()
+    ]
     p = s["parameters"]
     say(f"{p['measured']:,} of {p['total']:,} parameters measured over {len(s['steps'])} checkpoints\n")
     _table(None, ["", "this run", "chance"], rows)
@@ -85,12 +88,18 @@ def training_step(steps: int, *, quiet: bool) -> Callable[[int, dict[str, float]
     def show(step: int, logged: dict[str, float]) -> None:
         if not quiet and (step % 10 == 0 or step in (1, steps)):
             left = (time.monotonic() - started) / step * (steps - step)
-            print(f"step {step}/{steps}: reward {logged['reward']:.3f}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"step {step}/{steps}: reward {logged['reward']:.3f}, about {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return show
 
 
 def accuracy(rows: list[dict[str, float]]) -> None:
     """Held-out accuracy by checkpoint, as a table with a bar."""
-    table = [(int(r["step"]), f"{r['greedy']:.3f}", f"{r['sampled']:.3f}", "█" * round(30 * r["sampled"])) for r in rows]
+    table = [
+        (int(r["step"]), f"{r['greedy']:.3f}", f"{r['sampled']:.3f}", "█" * round(30 * r["sampled"])) for r in rows
+    ]
     _table("accuracy on held-out problems", ["step", "greedy", "sampled", ""], table)

@@ -34,7 +34,7 @@ def open(folder: Path) -> Checkpoint:
         tensors = read_header(folder / _SINGLE)
     elif any((folder / name).is_file() for name in _PICKLES):
         raise UnreadableCheckpoint(
-            f"{folder} holds pickled weights only; load it once with transformers and save_pretrained() to get safetensors"
+            f"{folder} holds pickled weights only; load it once with transformers and save_pretrained() for safetensors"
         )
     else:
         raise UnreadableCheckpoint(f"{folder} has no {_SINGLE} yet: still being written, or weights were not saved")
@@ -76,8 +76,4 @@ def _tied(folder: Path, tensors: dict[str, TensorInfo]) -> dict[str, str]:
         return {}
     inputs = [name for name in tensors if name.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight"))]
     outputs = [name for name in tensors if name.endswith(("lm_head.weight", "embed_out.weight"))]
-    return {
-        output: inputs[0]
-        for output in outputs
-        if inputs and tensors[output].shape == tensors[inputs[0]].shape
-    }
+    return {output: inputs[0] for output in outputs if inputs and tensors[output].shape == tensors[inputs[0]].shape}

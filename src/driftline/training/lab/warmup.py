@@ -21,9 +21,7 @@ from driftline.training.lab.scoring import accuracy
 from driftline.training.lab.sums import problems, solution
 
 
-def warm_up(
-    *, seed: int, right_steps: int, slip_steps: int, batch_size: int, slip: float, log_every: int = 50
-):
+def warm_up(*, seed: int, right_steps: int, slip_steps: int, batch_size: int, slip: float, log_every: int = 50):
     """A warmed-up ``(model, tokenizer)``; prints loss and held-out accuracy as it goes."""
     import torch
 
@@ -31,9 +29,7 @@ def warm_up(
     model = lab_model.new_model(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     steps = right_steps + slip_steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=1.5e-3, total_steps=steps, pct_start=0.1
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.5e-3, total_steps=steps, pct_start=0.1)
     held_out = problems(256, seed, held_out=True)
     rng = random.Random(seed)
     started = time.monotonic()

@@ -1,0 +1,274 @@
+"""The commands as a user calls them: what they write, what they refuse, how they exit."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import walk_weights
+
+MakeRun = Callable[..., Path]
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def driftline(tmp_path: Path) -> Shell:
+    def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "driftline", *map(str, arguments)]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | environment,
+            timeout=300,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return call
+
+
+@pytest.fixture
+def run(make_run: MakeRun, rng: np.random.Generator) -> Path:
+    return make_run(
+        walk_weights(
+            rng, list(range(0, 100, 10)), {"model.layers.0.up.weight": (40, 30), "model.norm.weight": (30,)}, drift=0.3
+        )
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], complaint: str) -> None:
+    """Exit code 2, one clear sentence on standard error, no traceback."""
+    assert result.returncode == 2, result
+    assert re.search(complaint, result.stderr), result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_analyze_writes_all_three_results(driftline: Shell, run: Path, tmp_path: Path) -> None:
+    result = driftline("analyze", run, "--out", "out")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "report.html",
+        "summary.json",
+        "tensors.parquet",
+    ]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["steps"] == list(range(0, 100, 10))
+    assert summary["verdict"]["sentence"] in result.stdout.replace("\n", " ")
+    assert all(len(line) <= 80 for line in result.stdout.splitlines() if "  " in line)
+
+
+def test_analyze_takes_pairs_steps_base_and_filter(driftline: Shell, run: Path, tmp_path: Path) -> None:
+    pairs = [f"{step}={run / f'checkpoint-{step}'}" for step in (10, 20, 30, 40, 50)]
+    result = driftline(
+        "analyze",
+        *pairs,
+        "--base",
+        run / "checkpoint-0",
+        "--steps",
+        "0:40",
+        "--filter",
+        "paper",
+        "--out",
+        "out",
+        "--quiet",
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["steps"] == [0, 10, 20, 30, 40]
+    assert summary["filter"] == "paper"
+
+
+def test_a_second_result_needs_overwrite(driftline: Shell, run: Path, tmp_path: Path) -> None:
+    assert driftline("analyze", run, "--out", "out").returncode == 0
+    before = (tmp_path / "out" / "summary.json").stat().st_mtime_ns
+    refused(driftline("analyze", run, "--out", "out"), "--out out is not empty: .* add --overwrite")
+    assert (tmp_path / "out" / "summary.json").stat().st_mtime_ns == before
+    assert driftline("analyze", run, "--out", "out", "--overwrite").returncode == 0
+    assert (tmp_path / "out" / "summary.json").stat().st_mtime_ns > before
+    refused(driftline("analyze", run, "--out", run, "--overwrite"), "did not write")
+
+
+def test_a_skipped_checkpoint_is_said(driftline: Shell, run: Path) -> None:
+    (run / "checkpoint-90" / "model.safetensors").write_bytes(b"half")
+    result = driftline("analyze", run, "--out", "out")
+    assert result.returncode == 0
+    assert "skipped step 90" in result.stderr
+    assert "still being written" in result.stderr
+    refused(driftline("analyze", run, "--out", "strict", "--strict"), "--strict refuses")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda run: [p.rename(p.with_name("x" + p.name)) for p in run.iterdir()], "holds no checkpoints: looked for"),
+        (
+            lambda run: [(run / f"checkpoint-{s}" / "model.safetensors").unlink() for s in range(20, 100, 10)],
+            "2 usable checkpoints: a line needs at least 3",
+        ),
+        (
+            lambda run: [(p / "model.safetensors").write_bytes(b"x" * 100) for p in run.iterdir()],
+            "none of the 10 checkpoints can be read",
+        ),
+        (
+            lambda run: [
+                (p / "model.safetensors").write_bytes((run / "checkpoint-0" / "model.safetensors").read_bytes())
+                for p in run.iterdir()
+            ],
+            "no weight changes",
+        ),
+    ],
+    ids=["no checkpoints", "too few", "damaged", "unchanged"],
+)
+def test_bad_runs_are_refused_and_leave_nothing(
+    driftline: Shell, run: Path, tmp_path: Path, spoil: Callable[[Path], object], complaint: str
+) -> None:
+    spoil(run)
+    refused(driftline("analyze", run, "--out", "out"), complaint)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_not_finite_weights_leave_nothing(
+    driftline: Shell, make_run: MakeRun, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    weights = walk_weights(rng, [0, 10, 20, 30], {"w": (50,)})
+    weights[20]["w"][7] = np.nan
+    refused(
+        driftline("analyze", make_run(weights), "--out", "out"),
+        "tensor 'w' at step 20 holds a weight that is not finite",
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["analyze", "absent", "--out", "out"], "absent does not exist"),
+        (["inspect", "absent"], "absent does not exist"),
+        (["analyze", "s3://bucket/run", "--out", "out"], "remote address"),
+        (["train", "--out", "out", "--steps", "0"], "--steps is 0"),
+        (["train", "--out", "out", "--model", "absent"], "not a local folder"),
+    ],
+)
+def test_bad_requests_are_refused(driftline: Shell, tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    refused(driftline(*arguments), complaint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_commands_and_flags_exit_with_two(driftline: Shell, run: Path) -> None:
+    for arguments in (
+        ["analyse", run],
+        ["analyze", run, "--out", "o", "--fliter", "paper"],
+        ["analyze", run],
+        ["analyze", run, "--out", "o", "--filter", "x"],
+    ):
+        result = driftline(*arguments)
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
+
+
+def test_inspect_says_what_is_there(driftline: Shell, run: Path) -> None:
+    record = json.loads(driftline("inspect", run, "--json").stdout)
+    assert record["steps"] == list(range(0, 100, 10))
+    assert record["layouts"] == ["huggingface"]
+    text = driftline("inspect", run).stdout
+    assert "10 checkpoints" in text
+    assert "1,230 parameters in 2 tensors" in text
+
+
+def test_alone_it_shows_what_to_type_first(driftline: Shell) -> None:
+    result = driftline()
+    assert result.returncode == 0
+    assert "driftline demo" in result.stdout
+    assert driftline("--version").stdout.startswith("driftline 0.")
+
+
+def test_the_weight_path_imports_neither_torch_nor_transformers(run: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from driftline.cli import main
+sys.argv = ["driftline", "analyze", {str(run)!r}, "--out", {str(tmp_path / "out")!r}]
+main()
+assert not {{"torch", "transformers", "trl", "datasets"}} & set(sys.modules), sorted(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_help_is_light(tmp_path: Path) -> None:
+    code = """
+import sys
+from driftline.cli import main
+sys.argv = ["driftline", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+assert not {"numpy", "numba", "pyarrow", "plotly", "torch"} & set(sys.modules), sorted(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+FLAGS = {
+    "inspect": {"--steps", "--base", "--strict", "--json"},
+    "analyze": {"--out", "--steps", "--base", "--filter", "--clock", "--strict", "--overwrite", "--quiet"},
+    "train": {
+        "--out",
+        "--steps",
+        "--save-every",
+        "--learning-rate",
+        "--completions-per-step",
+        "--seed",
+        "--model",
+        "--overwrite",
+        "--quiet",
+    },
+    "demo": {"--out", "--quick", "--quiet"},
+}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_the_set_of_flags_is_pinned(driftline: Shell, command: str) -> None:
+    """A new flag is a decision: it is added here too."""
+    found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", driftline(command, "--help", COLUMNS="200").stdout))
+    assert found - {"--help"} == FLAGS[command]
+
+
+@pytest.mark.slow
+def test_the_demo_from_training_to_report_and_again(driftline: Shell, tmp_path: Path) -> None:
+    result = driftline("demo", "--quick")
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "driftline-demo"
+    summary = json.loads((folder / "analysis" / "summary.json").read_text())
+    assert summary["parameters"]["total"] == 2_366_400
+    assert summary["steps"] == list(range(0, 17, 2))
+    assert (folder / "analysis" / "report.html").stat().st_size < 8_000_000
+    record = json.loads((folder / "run" / "run.json").read_text())
+    assert record["completed"] is True
+    assert "report: driftline-demo/analysis/report.html" in result.stdout
+    weights = (folder / "run" / "checkpoint-16" / "model.safetensors").stat().st_mtime_ns
+    again = driftline("demo", "--quick")
+    assert again.returncode == 0, again.stderr
+    assert "already done" in again.stdout
+    assert (folder / "run" / "checkpoint-16" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+@pytest.mark.slow
+def test_train_starts_from_any_local_model_and_is_seeded(driftline: Shell, tmp_path: Path) -> None:
+    """The second run starts from the first one's last checkpoint; equal seeds give equal weights."""
+    settings = ["--steps", 2, "--save-every", 1, "--completions-per-step", 32]
+    assert driftline("train", "--out", "a", *settings).returncode == 0
+    assert driftline("train", "--out", "b", *settings).returncode == 0
+    last = [(tmp_path / name / "checkpoint-2" / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert last[0] == last[1]
+    assert driftline("train", "--out", "c", *settings, "--model", "a/checkpoint-2").returncode == 0
+    first = (tmp_path / "c" / "checkpoint-0" / "model.safetensors").read_bytes()
+    assert first == last[0]
+    refused(driftline("train", "--out", "a", *settings), "--out a is not empty")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from driftline.linearity.null import increment_correlation
+from driftline.linearity.null import walk_covariance
 from driftline.linearity.statistics import increments_gram, optimizer_memory
 
 Array = np.ndarray
@@ -43,6 +43,15 @@ class Persistence:
     at_least: bool
 
 
+@dataclass(frozen=True)
+class Fit:
+    """The model at its most likely: length of the drift (steps), variances of drift, walk and noise, -log L."""
+
+    length: float
+    variances: Array
+    loss: float
+
+
 def drift_covariance(steps: Array, length: float) -> Array:
     """Covariance [T-1, T-1] of the increments of an integrated, stationary Ornstein-Uhlenbeck velocity."""
     time = np.asarray(steps, np.float64)
@@ -57,7 +66,8 @@ def fit_variances(parts: list[Array], increments: Array, iterations: int = 200) 
     m = increments.shape[0]
     scale = np.trace(increments) / m
     C = increments / scale
-    parts = [part / (np.trace(part) / m) for part in parts]
+    sizes = np.array([np.trace(part) / m for part in parts])
+    parts = [part / size for part, size in zip(parts, sizes, strict=True)]
     variances = np.full(len(parts), 1 / len(parts))
     for _ in range(iterations):
         inverse = np.linalg.inv(_total(variances, parts))
@@ -69,12 +79,35 @@ def fit_variances(parts: list[Array], increments: Array, iterations: int = 200) 
             break
     total = _total(variances, parts)
     loss = (np.linalg.slogdet(total)[1] + np.vdot(np.linalg.inv(total), C)) / 2
-    return variances * scale, float(loss)
+    return variances * scale / sizes, float(loss)
 
 
 def _total(variances: Array, parts: list[Array]) -> Array:
     total = sum(variance * part for variance, part in zip(variances, parts, strict=True))
     return total + 1e-9 * np.eye(parts[0].shape[0])
+
+
+def parts(steps: Array, length: float, beta1: float) -> list[Array]:
+    """Covariances [T-1, T-1] of the increments due to drift, walk and independent noise, each of variance 1."""
+    m = len(steps) - 1
+    walk = np.diff(np.diff(walk_covariance(steps, beta1), axis=0), axis=1)
+    noise = 2 * np.eye(m) - np.eye(m, k=1) - np.eye(m, k=-1)
+    return [drift_covariance(steps, length), walk, noise]
+
+
+def profile(gram: Array, steps: Array, beta1: float, *, refinements: int = 3) -> list[Fit]:
+    """The best fit at each of several lengths, in order of length, closer together around the best."""
+    increments, span = increments_gram(gram), float(steps[-1] - steps[0])
+    shortest = min(max(span / (len(steps) - 1), optimizer_memory(beta1)), span)
+    fits: dict[float, Fit] = {}
+    lengths = np.geomspace(shortest, _LONGEST * span, _GRID)
+    for _ in range(refinements):
+        for length in map(float, lengths):
+            fits[length] = Fit(length, *fit_variances(parts(steps, length, beta1), increments))
+        tried = sorted(fits)
+        best = min(range(len(tried)), key=lambda i: fits[tried[i]].loss)
+        lengths = np.geomspace(tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)], 9)[1:-1]
+    return [fits[length] for length in tried]
 
 
 def persistence(gram: Array, steps: Array, beta1: float, dimension: float) -> Persistence | None:
@@ -84,25 +117,15 @@ def persistence(gram: Array, steps: Array, beta1: float, dimension: float) -> Pe
     if len(steps) > _MOST_CHECKPOINTS:
         rows = np.unique(np.linspace(0, len(steps) - 1, _MOST_CHECKPOINTS).round().astype(int))
         gram, steps = gram[np.ix_(rows, rows)], steps[rows]
-    increments = increments_gram(gram)
-    if not np.trace(increments) > 0:
+    if not np.trace(increments_gram(gram)) > 0:
         return None
-    span, m = float(steps[-1] - steps[0]), len(steps) - 1
-    noise = 2 * np.eye(m) - np.eye(m, k=1) - np.eye(m, k=-1)
-    others = [increment_correlation(steps, beta1) * _root_lengths(steps), noise]
-    shortest = min(max(span / m, optimizer_memory(beta1)), span)
-    loss: dict[float, float] = {}  # by length
-    lengths = np.geomspace(shortest, _LONGEST * span, _GRID)
-    for _ in range(_REFINEMENTS):
-        for length in lengths:
-            loss[float(length)] = fit_variances([drift_covariance(steps, length), *others], increments)[1]
-        tried = sorted(loss)
-        best = min(range(len(tried)), key=lambda i: loss[tried[i]])
-        lengths = np.geomspace(tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)], 9)[1:-1]
-    without = fit_variances(others, increments)[1]
-    gain = dimension * (np.array([loss[length] for length in tried]) - loss[tried[best]])
+    fits = profile(gram, steps, beta1)
+    best = min(range(len(fits)), key=lambda i: fits[i].loss)
+    tried = [fit.length for fit in fits]
+    gain = dimension * (np.array([fit.loss for fit in fits]) - fits[best].loss)
     low, high = _crossing(tried[: best + 1][::-1], gain[: best + 1][::-1]), _crossing(tried[best:], gain[best:])
-    if dimension * (without - loss[tried[best]]) < _HALF_DEVIANCE:
+    without = fit_variances(parts(steps, tried[0], beta1)[1:], increments_gram(gram))[1]
+    if dimension * (without - fits[best].loss) < _HALF_DEVIANCE:
         return Persistence(0.0, 0.0, float("inf") if high is None else high, False)
     return Persistence(tried[best], low or 0.0, float("inf") if high is None else high, best == len(tried) - 1)
 
@@ -114,8 +137,3 @@ def _crossing(lengths: list[float], gain: Array) -> float | None:
         return None
     last = outside[0]
     return float(np.exp(np.interp(_HALF_DEVIANCE, gain[last - 1 : last + 1], np.log(lengths[last - 1 : last + 1]))))
-
-
-def _root_lengths(steps: Array) -> Array:
-    root = np.sqrt(np.diff(steps).astype(np.float64))
-    return np.outer(root, root)

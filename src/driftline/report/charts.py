@@ -32,7 +32,7 @@ def fragment(figure: go.Figure, name: str, x: str, y: str, **layout: Any) -> str
         full_html=False,
         include_plotlyjs=False,
         div_id=name,
-        config={"displaylogo": False, "responsive": True},
+        config={"displayModeBar": False, "responsive": True},
         default_height="24rem",
     )
 

@@ -22,7 +22,7 @@ def _table(title: str | None, columns: list[str], rows: list[tuple[Any, ...]]) -
 
     table = Table(title=title, box=None, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(column, justify="right" if index and column else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
     from rich.console import Console

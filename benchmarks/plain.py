@@ -1,8 +1,8 @@
 """The plain way, which the scan is measured against: load every checkpoint with `from_pretrained`, keep a
-0.1 % sample of each weight matrix, regress the sample on the step with torch. What the reference scripts
-of the field do, without their distributed set-up.
+0.1 % sample of each weight matrix, regress the sample on the step with torch.
 
-    python benchmarks/plain.py RUN
+    python benchmarks/plain.py RUN               positions drawn by randint: the fastest plain way
+    python benchmarks/plain.py RUN --randperm    drawn by a permutation of the whole tensor, as the paper's script does
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 
-def main(run: Path) -> None:
+def main(run: Path, permute: bool) -> None:
     torch.manual_seed(0)
     folders = sorted(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
     steps = torch.tensor([float(folder.name.split("-")[1]) for folder in folders])
     models = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16) for folder in folders]
     rows = []
     for name, parameter in models[0].named_parameters():
-        picked = torch.randint(parameter.numel(), (max(50, parameter.numel() // 1000),))
+        size = parameter.numel()
+        count = min(size, max(50, size // 1000))
+        picked = torch.randperm(size)[:count] if permute else torch.randint(size, (count,))
         rows.append(torch.stack([dict(m.named_parameters())[name].detach().flatten()[picked] for m in models]).float())
     values = torch.cat(rows, dim=1)
     tau = steps - steps.mean()
@@ -32,4 +34,4 @@ def main(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), permute="--randperm" in sys.argv[2:])

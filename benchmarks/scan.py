@@ -10,15 +10,17 @@ Peak memory is the kernel's high-water mark of the process's resident set.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
+from driftline import open_trajectory, scan
 from generate import generate
 
 HERE = Path(__file__).parent
@@ -33,6 +35,12 @@ def measure(command: list[str]) -> tuple[float, float]:
     if status:
         raise SystemExit(f"{' '.join(command)} failed: {process.stderr.read().decode() if process.stderr else ''}")
     return seconds, usage.ru_maxrss / 2**20
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def best(command: list[str], repeats: int) -> tuple[float, float]:
@@ -71,17 +79,20 @@ def main() -> None:
         measure(analyze)  # compiles the kernels once, as after an installation
         cat = best(["sh", "-c", 'cat "$@" > /dev/null', "cat", *files], arguments.repeats)
         driftline = best(analyze, arguments.repeats)
-        scan_seconds = json.loads(Path(scratch, "out", "summary.json").read_text())["cost"]["scan_seconds"]
         plain = best([sys.executable, str(HERE / "plain.py"), str(run)], 1)
+        permuted = best([sys.executable, str(HERE / "plain.py"), str(run), "--randperm"], 1)
     rows = [
         ("cat of the same files", *cat),
         ("driftline analyze, all weights", *driftline),
         ("the plain way, 0.1 %", *plain),
+        ("the same, drawn by randperm", *permuted),
     ]
     print(f"{'':32}{'seconds':>9}{'GB/s':>8}{'peak GiB':>10}{'time / plain':>14}")
     for name, seconds, memory in rows:
         print(f"{name:32}{seconds:9.2f}{gigabytes / seconds:8.2f}{memory:10.2f}{seconds / plain[0]:14.3f}")
-    print(f"\nthe scan alone: {scan_seconds:.2f} s, {gigabytes / scan_seconds:.2f} GB/s")
+    trajectory = open_trajectory(run)
+    seconds = min(timed(lambda: deque(scan(trajectory), maxlen=0)) for _ in range(arguments.repeats))
+    print(f"\nthe scan alone, kernels loaded: {seconds:.2f} s, {gigabytes / seconds:.2f} GB/s")
     print(
         f"driftline / cat: {driftline[0] / cat[0]:.2f} times the time; driftline / plain: {driftline[1] / plain[1]:.2f} of the memory\n"
     )

@@ -61,7 +61,7 @@ def analyze(
     from driftline.progress import progress_bar
     from driftline.report import analysis, terminal
 
-    refuse_occupied(out, overwrite=overwrite)
+    refuse_occupied(out, overwrite=overwrite, mark="summary.json")
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
     with output_folder(out, overwrite=overwrite) as folder:
         with progress_bar("reading weights", trajectory.nbytes, quiet=quiet) as advance:

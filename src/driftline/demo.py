@@ -7,6 +7,7 @@ is kept, so a second call continues from what is there.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,5 +58,6 @@ def _finished_run(run: Path, settings: LabRun) -> list[dict[str, float]] | None:
         if run.is_dir() and any(run.iterdir()):
             raise InputError(f"{run} holds files that are not the demo's: choose another folder with --out") from None
         return None
-    same = record.get("steps") == settings.steps and record.get("save_every") == settings.save_every
-    return rows if record.get("completed") and same else None
+    if record.get("completed") and any(record.get(key) != value for key, value in asdict(settings).items()):
+        raise InputError(f"{run} holds a finished run with other settings: choose another folder with --out to keep it")
+    return rows if record.get("completed") else None

@@ -47,11 +47,11 @@ def test_a_failed_overwrite_keeps_the_old_results(tmp_path: Path) -> None:
 def test_occupied_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match="is not empty"):
-        refuse_occupied(tmp_path, overwrite=False)
+        refuse_occupied(tmp_path, overwrite=False, mark="summary.json")
     with pytest.raises(InputError, match="did not write"):
-        refuse_occupied(tmp_path, overwrite=True)
+        refuse_occupied(tmp_path, overwrite=True, mark="summary.json")
     with pytest.raises(InputError, match="is a file"):
-        refuse_occupied(tmp_path / "thesis.tex", overwrite=True)
+        refuse_occupied(tmp_path / "thesis.tex", overwrite=True, mark="summary.json")
 
 
 def test_numbers_that_are_not_finite_become_null() -> None:

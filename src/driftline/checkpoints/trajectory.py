@@ -110,7 +110,7 @@ def open_trajectory(
         folders = {0: Path(base), **folders}
     opened: dict[int, Checkpoint] = {}
     skipped: dict[int, str] = {}
-    for step in choose_steps(list(folders), steps):
+    for step in sorted({*choose_steps(list(folders), steps), *([0] if base is not None else [])}):
         try:
             opened[step] = _open(folders[step])
         except UnreadableCheckpoint as error:

@@ -14,22 +14,12 @@ from typing import Any
 
 from driftline.errors import InputError
 
-_OURS = (
-    "summary.json",
-    "backtest.json",
-    "driftline.json",
-    "evaluation.json",
-    "comparison.json",
-    "study.json",
-    "sweep.json",
-    "run.json",
-)
 
-
-def refuse_occupied(out: Path, *, overwrite: bool) -> None:
+def refuse_occupied(out: Path, *, overwrite: bool, mark: str) -> None:
     """Refuse an `out` that holds something, before any work is done.
 
-    With `overwrite`, a folder is replaced only if driftline wrote it.
+    With `overwrite`, a folder is replaced only if it holds the file `mark`, which the same command
+    leaves in its results: neither checkpoints nor anyone's own files are ever deleted.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder")
@@ -37,16 +27,16 @@ def refuse_occupied(out: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"--out {out} is not empty: choose another folder, or add --overwrite to replace it")
-    if not any((out / name).is_file() for name in _OURS):
+    if not (out / mark).is_file():
         raise InputError(
             f"--out {out} holds files that driftline did not write: --overwrite will not delete them, choose another folder"
         )
 
 
 @contextmanager
-def output_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def output_folder(out: Path, *, overwrite: bool = False, mark: str = "summary.json") -> Iterator[Path]:
     """A fresh folder to write into; it becomes `out` when the block ends well, and vanishes otherwise."""
-    refuse_occupied(out, overwrite=overwrite)
+    refuse_occupied(out, overwrite=overwrite, mark=mark)
     out = out.absolute()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

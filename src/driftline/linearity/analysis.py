@@ -54,7 +54,7 @@ class RunTotals:
 
 def analyze(
     trajectory: Trajectory,
-    folder: Path,
+    folder: Path | str,
     *,
     filter: str = "none",
     clock: str = "step",
@@ -68,7 +68,7 @@ def analyze(
     """
     if filter not in FILTERS:
         raise InputError(f"--filter {filter!r} is unknown: choose none or paper")
-    started = time.monotonic()
+    started, folder = time.monotonic(), Path(folder)
     time_values = configuration.clock_values(trajectory, clock)
     totals = RunTotals()
     with _TensorTable(folder / "tensors.parquet", trajectory, filter) as table:
@@ -105,16 +105,15 @@ def summarize(
     increments = statistics.increments_gram(gram)
     lengths = np.sqrt(np.clip(np.diag(increments), 0, None))
     null_gram = null.matched_gram(steps, beta1, lengths)
-    walk = null.walk_covariance(steps, beta1)
     null_population, null_shares = _null_population(totals, trajectory, clock_values, beta1, filter)
 
     cosine, cosine_sd = statistics.mean_cosine(increments, pairs)
     exponent, exponent_error = statistics.growth_exponent(gram, clock_values)
     drift_per_clock, noise_to_drift = statistics.drift_and_noise(gram, clock_values, pairs)
     energy, coefficient_r2 = statistics.rank_one(gram, clock_values)
-    null_energy, null_coefficient_r2 = statistics.rank_one(walk, clock_values)
+    null_energy, null_coefficient_r2 = statistics.rank_one(null_gram, clock_values)
     test = drift.drift_test(gram, steps, clock_values, beta1)
-    kept_length = persistence.persistence(gram, steps, beta1, test.effective_dimension) if test else None
+    kept_length = persistence.persistence(gram, steps, beta1, test.least_dimension) if test else None
     skills = skill.held_out_skill(gram, clock_values)
     held_out = max(len(steps) // 4, 1)
     measured, unfiltered = population.count, totals.populations[0].count
@@ -149,7 +148,7 @@ def summarize(
             "drift_per_clock": drift_per_clock,
             "effective_dimension": test.effective_dimension if test else math.nan,
             "null": {
-                "increment_cosine": test.null_cosine if test else math.nan,
+                "increment_cosine": statistics.mean_cosine(null.increment_correlation(steps, beta1), pairs)[0],
                 "adjacent_cosine": float(np.diag(null.increment_correlation(steps, beta1), 1).mean()),
                 "growth_exponent": statistics.growth_exponent(null_gram, clock_values)[0],
             },

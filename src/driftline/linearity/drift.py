@@ -36,7 +36,7 @@ class DriftTest:
     growth_p: float
     skill_p: float
     effective_dimension: float
-    null_cosine: float
+    least_dimension: float  # its lower 95 % point: few pairs of increments say little of their spread
     null_growth: float
     null_skill: float
 
@@ -61,7 +61,8 @@ def drift_test(
 
     spread = statistics.mean_cosine(increments, pairs)[1]
     large = null.simulated_increments(covariance, _LARGE, min(batch, 199), rng)
-    dimension = _LARGE * float(np.mean(_cosines(large, pairs).var(-1, ddof=1))) / max(spread**2, 1e-12)
+    variances = _LARGE * _cosines(large, pairs).var(-1, ddof=1) / max(spread**2, 1e-12)
+    dimension = float(np.mean(variances))
     observed = _figures(increments[None], pairs, clock)[:, 0]
     parts = [
         _figures(null.simulated_increments(covariance, np.clip(dimension, 1, 1e9), n, rng), pairs, clock)
@@ -75,7 +76,7 @@ def drift_test(
         growth_p=float(p[1]),
         skill_p=float(p[2]),
         effective_dimension=dimension,
-        null_cosine=float(statistics.mean_cosine(covariance, pairs)[0]),
+        least_dimension=float(np.quantile(variances, LEVEL)),
         null_growth=float(np.nanmedian(chance[1])),
         null_skill=float(np.nanmedian(chance[2])),
     )

@@ -8,7 +8,8 @@ only their Gram C (and, being of increments, is the restricted one):
     -2 log L / N = log det S + tr(S^-1 C / N),   S = drift(l) + walk + noise.
 
 The three variances are found by the MM iteration of Zhou, Hu, Qiao, Cho & Zhou (2019), monotone and
-never negative; l by its profile, which also gives the interval. N is the effective dimension.
+never negative; l by its profile, which also gives the interval. N is the least dimension that the spread
+of the increments' cosines allows (see `drift`), so that short runs get wide intervals.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -220,7 +220,7 @@ def _chunks(trajectory: Trajectory, seed: int) -> Iterator[_Chunk]:
     for tensor in trajectory:
         widest = max(dtypes.ITEM_BYTES[info.dtype] for info in tensor.stored)
         length = max(1024, _CHUNK_BYTES // (len(tensor.stored) * widest) // 1024 * 1024)
-        candidates = _candidates(tensor, seed)
+        candidates = _candidates(tensor.name, tensor.size, seed)
         for start in range(0, tensor.size, length):
             stop = min(start + length, tensor.size)
             first, last = np.searchsorted(candidates, [start, stop])
@@ -271,8 +271,8 @@ def scan(
 def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: int) -> TensorScan:
     candidates = np.concatenate(total.samples)
     changed = np.flatnonzero(np.ptp(candidates, axis=1) > 0)
-    rng = _rng(tensor, seed)
-    chosen = np.sort(rng.permutation(changed)[:sample])
+    rng = _rng(tensor.name, seed)
+    chosen = rng.permutation(changed)[:sample]
     populations = [
         Population(int(row[kernels.COUNT]), float(row[kernels.SUM_R2]), int(row[kernels.STRONG]), histogram)
         for row, histogram in zip(total.populations, total.histograms, strict=True)
@@ -291,18 +291,19 @@ def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: 
         kept=total.kept,
         gram=total.gram + np.tril(total.gram, -1).T,
         sample=candidates[chosen],
-        positions=_candidates(tensor, seed)[chosen],
+        positions=_candidates(tensor.name, tensor.size, seed)[chosen],
         moves=moves_of(candidates[rng.permutation(len(candidates))], tensor.size, tensor.dtype),
     )
 
 
-def _rng(tensor: TensorSeries, seed: int) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(tensor.name.encode())])
+def _rng(name: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def _candidates(tensor: TensorSeries, seed: int) -> np.ndarray:
-    """Flat positions, ascending, that may enter the sample."""
-    return np.unique(_rng(tensor, seed).integers(0, tensor.size, min(_CANDIDATES, tensor.size)))
+@lru_cache(maxsize=64)  # asked for when a tensor is cut into chunks and when it is done
+def _candidates(name: str, size: int, seed: int) -> np.ndarray:
+    """Flat positions of a tensor, ascending, that may enter the samples."""
+    return np.unique(_rng(name, seed).integers(0, size, min(_CANDIDATES, size)))
 
 
 def parameter_statistics(tensor: TensorSeries, clock: Sequence[float] | np.ndarray) -> dict[str, np.ndarray]:

@@ -39,7 +39,7 @@ def optimizer_memory(beta1: float) -> float:
 
 
 def separated_pairs(steps: Array, memory: float, at_least: int = 1) -> tuple[Array, Array]:
-    """Pairs k < l of increments with a whole interval and more than `memory` steps between them.
+    """Pairs k < l of increments with a whole interval and at least `memory` steps between them.
 
     Where fewer than `at_least` pairs are that far apart, those with a whole interval between; the null,
     which has the same momentum, allows for what they still share. Index arrays; empty below four

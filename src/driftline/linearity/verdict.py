@@ -12,16 +12,15 @@ def verdict(test: DriftTest | None, figures: dict[str, Any]) -> dict[str, Any]:
     """The `verdict` entry of summary.json, from the test and the rest of the summary."""
     median, chance = _two(figures["r2"]["median"]), _two(figures["null_r2"]["median"])
     r2 = f"R² median {median} where a driftless walk gives {chance}"
-    steps = figures["steps"]
+    steps, drift = figures["steps"], figures["drift"]
     if test is None:
         reason = (
             f"{len(steps)} checkpoints are too few"
-            if len(steps) < 6
+            if len(steps) < 5
             else "the run stands still between some checkpoints, which leaves too little"
         )
         return {"linear": False, "sentence": f"Cannot tell: {reason} to tell drift from chance ({r2})."}
-    drift = figures["drift"]
-    cosine = f"separated increments have cosine {_two(drift['increment_cosine'])}, chance {_two(test.null_cosine)}"
+    cosine = f"separated increments have cosine {_two(drift['increment_cosine'])}, chance {_two(drift['null']['increment_cosine'])}"
     growth = f"the update grows as step^{_two(drift['growth_exponent'])}, chance {_two(test.null_growth)}"
     p = {"increment_cosine": test.cosine_p, "growth_exponent": test.growth_p, "skill": test.skill_p}
     if not test.found:

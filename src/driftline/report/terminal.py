@@ -75,6 +75,10 @@ def analysis(s: dict[str, Any], out: Path) -> None:
         for name, value in s["skill"]["methods"].items()
     ]
     p = s["parameters"]
+    if s["filter"] != "none":
+        say(
+            f"R² is of the weights that pass the filter ({s['filter']}), beside walks that pass it; the rest is of all weights."
+        )
     say(f"{p['measured']:,} of {p['total']:,} parameters measured over {len(s['steps'])} checkpoints\n")
     _table(None, ["", "this run", "chance"], rows)
     say(f"\n{s['verdict']['sentence']}\n")

@@ -36,6 +36,10 @@ def open(folder: Path) -> Checkpoint:
         raise UnreadableCheckpoint(
             f"{folder} holds pickled weights only; load it once with transformers and save_pretrained() for safetensors"
         )
+    elif (folder / "adapter_config.json").is_file():
+        raise UnreadableCheckpoint(
+            f"{folder} holds a LoRA adapter only, which this version cannot read; merge it with peft's merge_and_unload() first"
+        )
     else:
         raise UnreadableCheckpoint(f"{folder} has no {_SINGLE} yet: still being written, or weights were not saved")
     return Checkpoint(folder, NAME, tensors, _tied(folder, tensors))

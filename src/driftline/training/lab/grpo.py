@@ -71,7 +71,7 @@ def train(
         on_step: called after each step with its number and what the trainer logged (reward, ...).
     """
     check(settings)
-    refuse_occupied(out, overwrite=overwrite)
+    refuse_occupied(out, overwrite=overwrite, mark="run.json")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import torch

@@ -62,38 +62,44 @@ def drift_covariance(steps: Array, length: float) -> Array:
     return np.diff(np.diff(half, axis=0), axis=1)
 
 
-def fit_variances(parts: list[Array], increments: Array, iterations: int = 200) -> tuple[Array, float]:
-    """Variances of the covariance parts [m, m] that best explain C / N, and -log L per dimension."""
+def fit_variances(parts: Array, increments: Array, iterations: int = 200) -> tuple[Array, Array]:
+    """Variances of the covariance parts that best explain C / N, for several sets of parts at once.
+
+    Args:
+        parts: [sets, P, m, m]; increments: C [m, m].
+
+    Returns:
+        Variances [sets, P] and -log L per dimension [sets].
+    """
     m = increments.shape[0]
     scale = np.trace(increments) / m
     C = increments / scale
-    sizes = np.array([np.trace(part) / m for part in parts])
-    parts = [part / size for part, size in zip(parts, sizes, strict=True)]
-    variances = np.full(len(parts), 1 / len(parts))
+    sizes = np.trace(parts, axis1=2, axis2=3) / m
+    parts = parts / sizes[:, :, None, None]
+    variances = np.full(parts.shape[:2], 1 / parts.shape[1])
     for _ in range(iterations):
         inverse = np.linalg.inv(_total(variances, parts))
-        weighted = inverse @ C @ inverse
-        new = variances * np.sqrt([np.vdot(weighted, part) / np.vdot(inverse, part) for part in parts])
-        done = np.abs(new - variances).max() < 1e-7
+        pulled, held = np.einsum("slij,spij->lsp", np.stack([inverse @ C @ inverse, inverse], axis=1), parts)
+        new = variances * np.sqrt(pulled / held)
+        done = np.abs(new - variances).max() < 1e-6
         variances = new
         if done:
             break
     total = _total(variances, parts)
-    loss = (np.linalg.slogdet(total)[1] + np.vdot(np.linalg.inv(total), C)) / 2
-    return variances * scale / sizes, float(loss)
+    loss = (np.linalg.slogdet(total)[1] + np.einsum("sij,ij->s", np.linalg.inv(total), C)) / 2
+    return variances * scale / sizes, loss
 
 
-def _total(variances: Array, parts: list[Array]) -> Array:
-    total = sum(variance * part for variance, part in zip(variances, parts, strict=True))
-    return total + 1e-9 * np.eye(parts[0].shape[0])
+def _total(variances: Array, parts: Array) -> Array:
+    return np.einsum("sp,spij->sij", variances, parts) + 1e-9 * np.eye(parts.shape[-1])
 
 
-def parts(steps: Array, length: float, beta1: float) -> list[Array]:
-    """Covariances [T-1, T-1] of the increments due to drift, walk and independent noise, each of variance 1."""
+def parts(steps: Array, length: float, beta1: float) -> Array:
+    """Covariances [3, T-1, T-1] of the increments due to drift, walk and independent noise, each of variance 1."""
     m = len(steps) - 1
     walk = np.diff(np.diff(walk_covariance(steps, beta1), axis=0), axis=1)
     noise = 2 * np.eye(m) - np.eye(m, k=1) - np.eye(m, k=-1)
-    return [drift_covariance(steps, length), walk, noise]
+    return np.stack([drift_covariance(steps, length), walk, noise])
 
 
 def profile(gram: Array, steps: Array, beta1: float, *, refinements: int = 3) -> list[Fit]:
@@ -103,8 +109,10 @@ def profile(gram: Array, steps: Array, beta1: float, *, refinements: int = 3) ->
     fits: dict[float, Fit] = {}
     lengths = np.geomspace(shortest, _LONGEST * span, _GRID)
     for _ in range(refinements):
-        for length in map(float, lengths):
-            fits[length] = Fit(length, *fit_variances(parts(steps, length, beta1), increments))
+        found = fit_variances(np.stack([parts(steps, length, beta1) for length in lengths]), increments)
+        fits |= {
+            float(length): Fit(float(length), v, float(loss)) for length, v, loss in zip(lengths, *found, strict=True)
+        }
         tried = sorted(fits)
         best = min(range(len(tried)), key=lambda i: fits[tried[i]].loss)
         lengths = np.geomspace(tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)], 9)[1:-1]
@@ -125,8 +133,8 @@ def persistence(gram: Array, steps: Array, beta1: float, dimension: float) -> Pe
     tried = [fit.length for fit in fits]
     gain = dimension * (np.array([fit.loss for fit in fits]) - fits[best].loss)
     low, high = _crossing(tried[: best + 1][::-1], gain[: best + 1][::-1]), _crossing(tried[best:], gain[best:])
-    without = fit_variances(parts(steps, tried[0], beta1)[1:], increments_gram(gram))[1]
-    if dimension * (without - fits[best].loss) < _HALF_DEVIANCE:
+    without = fit_variances(parts(steps, tried[0], beta1)[None, 1:], increments_gram(gram))[1]
+    if dimension * (without[0] - fits[best].loss) < _HALF_DEVIANCE:
         return Persistence(0.0, 0.0, float("inf") if high is None else high, False)
     return Persistence(tried[best], low or 0.0, float("inf") if high is None else high, best == len(tried) - 1)
 

@@ -27,6 +27,11 @@ Filter = Annotated[
     Literal["none", "paper"], arg(help="paper: only weights whose range exceeds 1e-4, with 4 or more values")
 ]
 Clock = Annotated[Literal["step", "lr"], arg(help="what lines are drawn against: step, or summed learning rate")]
+Rank = Annotated[int, arg(help="directions of relex")]
+Analysis = Annotated[
+    Path | None, arg(metavar="DIR", help="a result of driftline analyze of these steps: nothing is read twice")
+]
+ModelOut = Annotated[Path, arg(metavar="MODEL", help="folder to write; several targets go to MODEL/checkpoint-STEP")]
 DemoOut = Annotated[Path, arg(metavar="DIR", help="the demo's folder; a second call continues from what is there")]
 
 
@@ -69,6 +74,81 @@ def analyze(
         (folder / "summary.json").write_text(json_text(summary))
         analysis.write(folder, summary, _command())
     terminal.analysis(summary, out)
+
+
+@app.command
+def backtest(
+    run: Run, out: Out, steps: Steps = None, base: Base = None,
+    clock: Clock = "step",
+    rank: Rank = 1,
+    analysis: Analysis = None,
+    strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """How well each method would have forecast the run's own later checkpoints, and how far ahead to trust it."""
+    from driftline.checkpoints.trajectory import open_trajectory
+    from driftline.checkpoints.writer import output_folder, refuse_occupied
+    from driftline.forecast.backtest import MARK, write
+    from driftline.forecast.observations import observe
+    from driftline.progress import progress_bar
+    from driftline.report import backtest as page
+    from driftline.report import terminal
+
+    refuse_occupied(out, overwrite=overwrite, mark=MARK)
+    trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
+    with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
+        with progress_bar("reading weights", trajectory.nbytes, quiet=quiet) as advance:
+            observed = observe(trajectory, clock=clock, analysis=analysis, progress=advance)
+        record = write(folder, observed, run=trajectory.name, clock=clock, rank=rank)
+        page.write(folder, record, _command())
+    terminal.backtest(record, out)
+
+
+@app.command
+def extrapolate(
+    run: Run, out: ModelOut,
+    to: Annotated[str | None, arg(metavar="STEP", help="step to forecast, a list 1200,1400, or FIRST:LAST:STRIDE")] = None,
+    method: Annotated[str, arg(help="auto, two-point, least-squares, anchored, damped, blup, relex, mean, ema, hold, alpharl")] = "auto",
+    from_: Annotated[tuple[int, ...], arg(name="from", metavar="STEP...", help="observed steps to use; two-point: early and late")] = (),
+    alpha: Annotated[float | None, arg(help="two-point: early + alpha (late - early), in place of --to; ExPO's is one less")] = None,
+    steps: Steps = None, base: Base = None,
+    keep: Annotated[tuple[str, ...], arg(metavar="PATTERN...", help="tensors copied from the last checkpoint; none for none")] = ("*norm*", "*ln_*"),
+    dtype: Annotated[Literal["same", "float32", "bfloat16", "float16"], arg(help="of the model written")] = "same",
+    rounding: Annotated[Literal["nearest", "stochastic"], arg(help="stochastic: bfloat16 up or down by chance")] = "nearest",
+    seed: Annotated[int, arg(help="of stochastic rounding")] = 0,
+    shard_size: Annotated[str, arg(metavar="SIZE", help="largest file, such as 5GB")] = "5GB",
+    per: Annotated[Literal["tensor", "group", "run"] | None, arg(help="fit to each tensor, each layer and module, or the run")] = None,
+    rank: Rank = 1,
+    clock: Clock = "step",
+    analysis: Analysis = None,
+    interpolate: Annotated[bool, arg(help="allow targets among the observed steps")] = False,
+    reconstruct: Annotated[bool, arg(help="relex: the rank-r part of an observed step")] = False,
+    scores: Annotated[Path | None, arg(metavar="FILE", help="alpharl: JSON object of step to score")] = None,
+    target_score: Annotated[float | None, arg(help="alpharl: the score to reach")] = None,
+    strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Write the model that the run is heading for: one streaming pass, loadable by from_pretrained."""
+    from functools import partial
+
+    from driftline.checkpoints.trajectory import open_trajectory
+    from driftline.forecast import extrapolate as forecasts
+    from driftline.forecast.write import Settings, parse_size
+    from driftline.progress import progress_bar
+    from driftline.report import terminal
+
+    request = forecasts.Request(
+        targets=forecasts.parse_targets(to) if to is not None else (),
+        method=method, seen=from_, alpha=alpha, per=per, rank=rank, clock=clock, analysis=analysis,
+        reconstruct=reconstruct, interpolate=interpolate, scores=scores, target_score=target_score,
+    )  # fmt: skip
+    settings = Settings(
+        keep=() if keep == ("none",) else keep, dtype=dtype, rounding=rounding, seed=seed,
+        shard_bytes=parse_size(shard_size),
+    )  # fmt: skip
+    written = forecasts.extrapolate(
+        open_trajectory(run, steps=steps, base=base, strict=strict), out, request, settings,
+        overwrite=overwrite, progress=partial(progress_bar, quiet=quiet),
+    )  # fmt: skip
+    terminal.forecast(written, out)
 
 
 @app.command
@@ -118,6 +198,8 @@ Start here:
   driftline demo                        a real small run, made and analysed on this machine
   driftline inspect RUN                 what a folder of checkpoints holds
   driftline analyze RUN --out DIR       how straight it is, and whether that means anything
+  driftline backtest RUN --out DIR      how far ahead it can be forecast
+  driftline extrapolate RUN --to STEP --out MODEL    the forecast model
 
 All commands: driftline --help
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,21 @@ def learning_rates(trajectory: Trajectory) -> dict[int, float]:
 
 
 def clock_values(trajectory: Trajectory, clock: str) -> np.ndarray:
-    """Clock at every checkpoint, [T]: the step, or the learning rate summed up to that step.
+    """Clock at every checkpoint, [T]; see `clock_at`."""
+    return clock_at(trajectory, clock, trajectory.steps)
 
-    Between logged steps the learning rate is that of the next logged one.
+
+def clock_at(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> np.ndarray:
+    """Clock at any steps, observed or not: the step itself, or the learning rate summed up to it.
+
+    Between logged steps the learning rate is that of the next logged one; after the last it stays as it was.
 
     Raises:
-        InputError: an unknown clock, or no learning rate was logged.
+        InputError: an unknown clock, no learning rate was logged, or the last one is 0 and a later step is asked for.
     """
-    steps = np.asarray(trajectory.steps, np.float64)
+    wanted = np.asarray(steps, np.float64)
     if clock == "step":
-        return steps
+        return wanted
     if clock != "lr":
         raise InputError(f"--clock {clock!r} is unknown: choose step or lr")
     rates = learning_rates(trajectory)
@@ -66,6 +72,11 @@ def clock_values(trajectory: Trajectory, clock: str) -> np.ndarray:
             "of the run has one: use --clock step"
         )
     logged = np.array(sorted(rates))
-    every = np.arange(1, int(steps[-1]) + 1)
+    if rates[logged[-1]] == 0 and wanted.max() > logged[-1]:
+        raise InputError(
+            f"{trajectory.name}: the learning rate is 0 at step {logged[-1]}, the end of its schedule, so --clock lr "
+            f"never reaches step {wanted.max():g}: use --clock step"
+        )
+    every = np.arange(1, int(np.ceil(wanted.max())) + 1)
     rate = np.array([rates[step] for step in logged])[np.minimum(np.searchsorted(logged, every), logged.size - 1)]
-    return np.concatenate([[0.0], np.cumsum(rate)])[steps.astype(int)]
+    return np.interp(wanted, np.arange(every.size + 1), np.concatenate([[0.0], np.cumsum(rate)]))

@@ -74,6 +74,13 @@ class Trajectory:
         """Bytes that one pass over the run reads."""
         return sum(info.nbytes for tensor in self.tensors for info in tensor.stored)
 
+    def only(self, steps: Sequence[int]) -> Trajectory:
+        """The same run seen through some of its checkpoints."""
+        opened = dict(zip(self.steps, self.checkpoints, strict=True))
+        chosen = {step: opened[step] for step in steps}
+        tensors, left_out = _shared_tensors(chosen)
+        return Trajectory(self.name, tuple(chosen), tuple(chosen.values()), tensors, left_out, self.skipped)
+
     def __iter__(self) -> Iterator[TensorSeries]:
         return iter(self.tensors)
 

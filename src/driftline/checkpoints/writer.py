@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -52,7 +53,7 @@ def output_folder(out: Path, *, overwrite: bool = False, mark: str = "summary.js
         _rename_over(partial, out)
         _sync(out.parent)
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno is not None and (error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
             raise InputError(f"--out {out} could not be written ({error.strerror}): nothing was left there") from error
         raise
     finally:

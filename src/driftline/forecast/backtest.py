@@ -10,43 +10,75 @@ forecast.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from driftline._version import __version__
+from driftline.checkpoints.writer import json_text
+from driftline.errors import InputError
 from driftline.forecast import gaussian
 from driftline.forecast.extrapolators import Method, methods
 from driftline.forecast.observations import Observations
 from driftline.linearity.drift import DriftTest, drift_test
+from driftline.linearity.persistence import persistence
 
 Array = np.ndarray
 
+MARK = "backtest.json"
 FEWEST_SEEN = 3
-_MOST_CUTOFFS = 30
+_MOST = 30  # cutoffs, and targets of each: thinned evenly in longer runs
 _ONE_SIDED = 1.645  # standard errors below the pooled skill: its lower 95 % end
 
 
 @dataclass(frozen=True)
-class Score:
-    """One forecast of one observed checkpoint: cutoff and target are rows; errors are squared norms."""
+class Scores:
+    """Forecasts of observed checkpoints: rows of cutoffs and targets, and sums over parameters, each [F]."""
 
-    method: str
-    cutoff: int
-    target: int
-    error: float
-    hold_error: float
-    cosine: float  # between the forecast move and the true one
+    cutoff: Array
+    target: Array
+    error: Array  # ||forecast - truth||²
+    hold_error: Array  # ||last seen - truth||²
+    size: Array  # ||forecast - last seen||²
+
+    def __add__(self, other: Scores) -> Scores:
+        return Scores(
+            self.cutoff,
+            self.target,
+            self.error + other.error,
+            self.hold_error + other.hold_error,
+            self.size + other.size,
+        )
 
     @property
-    def skill(self) -> float:
-        return 1 - self.error / self.hold_error if self.hold_error > 0 else math.nan
+    def skill(self) -> Array:
+        return 1 - _ratio(self.error, self.hold_error)
+
+    @property
+    def relative_error(self) -> Array:
+        return np.sqrt(np.clip(_ratio(self.error, self.hold_error), 0, None))
+
+    @property
+    def cosine(self) -> Array:
+        """Between the forecast move and the true one; 0 where nothing is forecast."""
+        product = (self.size + self.hold_error - self.error) / 2
+        return np.nan_to_num(_ratio(product, np.sqrt(self.size * self.hold_error)))
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """Skill over all cutoffs at one horizon (clock units), with its lower end."""
+    """Skill over all cutoffs at one horizon (steps), with its lower end."""
 
     horizon: float
     skill: float
@@ -54,56 +86,56 @@ class Pooled:
     cutoffs: int
 
 
-def score(observed: Observations, method: Method) -> list[Score]:
-    """Every forecast that the run allows, in order of cutoff and target."""
+def score(observed: Observations, method: Method) -> dict[tuple[int | None, str], Scores]:
+    """Every forecast that the run allows, for each group (layer, module); their sum is the run's."""
     clock, T = observed.clock, observed.clock.size
-    units = [gram for _, gram in observed.units(method.per if method.uses_gram else "run")]
-    scores = []
-    for cutoff in _cutoffs(T):
-        for target in range(cutoff + 1, T):
-            error = hold = along = size = 0.0
-            for gram in units:
-                a = method.extrapolate(clock[: cutoff + 1], gram[: cutoff + 1, : cutoff + 1], float(clock[target]))
-                move = np.zeros(T)
-                move[: cutoff + 1] = a
-                move[cutoff] -= 1
-                true = np.zeros(T)
-                true[target], true[cutoff] = 1, -1
-                error += (move - true) @ gram @ (move - true)
-                hold += true @ gram @ true
-                along += move @ gram @ true
-                size += move @ gram @ move
-            cosine = along / math.sqrt(size * hold) if size > 0 and hold > 0 else 0.0
-            scores.append(Score(method.name, cutoff, target, float(error), float(hold), float(cosine)))
-    return scores
+    pairs = [(c, t) for c in _spread(FEWEST_SEEN - 1, T - 1) for t in _spread(c + 1, T)]
+    cutoff, target = np.array(pairs, dtype=int).reshape(-1, 2).T
+    true, last = np.eye(T)[target], np.eye(T)[cutoff]
+
+    def forecasts(gram: Array) -> Array:
+        a = np.zeros((len(pairs), T))
+        for c in np.unique(cutoff):
+            mine = cutoff == c
+            a[mine, : c + 1] = method.extrapolate(clock[: c + 1], gram[: c + 1, : c + 1], clock[target[mine]])
+        return a
+
+    by_tensor = method.uses_gram and method.per == "tensor"
+    shared = None if by_tensor else forecasts(observed.total)
+    groups: dict[tuple[int | None, str], Scores] = {}
+    for key, _, gram in observed.units("tensor" if by_tensor else "group"):
+        a = forecasts(gram) if shared is None else shared
+        found = Scores(cutoff, target, *(_quadratic(b, gram) for b in (a - true, last - true, a - last)))
+        groups[key] = groups[key] + found if key in groups else found
+    return groups
 
 
-def _cutoffs(T: int) -> list[int]:
-    """Rows of the last checkpoint seen; thinned evenly in long runs."""
-    rows = np.arange(FEWEST_SEEN - 1, T - 1)
-    return rows[np.unique(np.linspace(0, rows.size - 1, min(rows.size, _MOST_CUTOFFS)).round().astype(int))].tolist()
+def _quadratic(b: Array, gram: Array) -> Array:
+    return np.clip(np.einsum("ft,tu,fu->f", b, gram, b, optimize=True), 0, None)
 
 
-def pool(scores: Sequence[Score], clock: Array) -> list[Pooled]:
+def _spread(first: int, stop: int) -> list[int]:
+    rows = np.arange(first, stop)
+    return rows[np.unique(np.linspace(0, rows.size - 1, min(rows.size, _MOST)).round().astype(int))].tolist()
+
+
+def pool(scores: Scores, clock: Array) -> list[Pooled]:
     """Skill by horizon, errors summed over cutoffs; the lower end by jackknife over cutoffs.
 
     Horizons are rounded to multiples of the median interval. Fewer than three cutoffs have no lower end.
     """
     unit = float(np.median(np.diff(clock)))
-    by_horizon: dict[int, list[Score]] = {}
-    for one in scores:
-        by_horizon.setdefault(round((clock[one.target] - clock[one.cutoff]) / unit), []).append(one)
+    horizons = np.rint((clock[scores.target] - clock[scores.cutoff]) / unit)
     pooled = []
-    for horizon, group in sorted(by_horizon.items()):
-        error, hold = np.array([s.error for s in group]), np.array([s.hold_error for s in group])
-        if horizon < 1 or not hold.sum() > 0:
+    for horizon in np.unique(horizons[horizons >= 1]):
+        error, hold = scores.error[horizons == horizon], scores.hold_error[horizons == horizon]
+        if not hold.sum() > 0:
             continue
-        n, skill = len(group), 1 - error.sum() / hold.sum()
-        low = -math.inf
+        n, skill, low = error.size, 1 - error.sum() / hold.sum(), -math.inf
         if n >= 3:
             without = 1 - (error.sum() - error) / (hold.sum() - hold)
             low = skill - _ONE_SIDED * math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
-        pooled.append(Pooled(horizon * unit, float(skill), float(low), n))
+        pooled.append(Pooled(float(horizon) * unit, float(skill), float(low), n))
     return pooled
 
 
@@ -124,11 +156,11 @@ def calibration(observed: Observations, dimension: float, seed: int = 0) -> dict
     squared error, and the share of ratios inside the band that holds 95 % of them in so many dimensions."""
     clock, gram, T = observed.clock, observed.total, observed.clock.size
     ratios = []
-    for cutoff in _cutoffs(T):
+    for cutoff in _spread(FEWEST_SEEN - 1, T - 1):
         fit = gaussian.fit(clock[: cutoff + 1], gram[: cutoff + 1, : cutoff + 1], observed.beta1)
         if fit is None:
             continue
-        for target in range(cutoff + 1, T):
+        for target in _spread(cutoff + 1, T):
             prediction = gaussian.predict(clock[: cutoff + 1], fit, float(clock[target]), observed.beta1)
             b = np.zeros(T)
             b[: cutoff + 1] = prediction.coefficients
@@ -143,46 +175,120 @@ def calibration(observed: Observations, dimension: float, seed: int = 0) -> dict
     return {"forecasts": len(ratios), "mean_ratio": float(np.mean(ratios)), "inside_95": float(inside)}
 
 
-def backtest(observed: Observations, *, rank: int = 1) -> dict[str, Any]:
-    """The record of `backtest.json`: every score, pooled skill, the recommended horizon and best method."""
-    clock, steps = observed.clock, observed.steps
-    test = drift_test(observed.total, steps, clock, observed.beta1)
-    table: list[dict[str, Any]] = []
-    pooled: dict[str, list[Pooled]] = {}
-    for method in methods(beta1=observed.beta1, rank=rank).values():
-        scores = score(observed, method)
-        pooled[method.name] = pool(scores, clock)
-        table += [
-            {
-                "method": one.method,
-                "cutoff": int(steps[one.cutoff]),
-                "horizon": int(steps[one.target] - steps[one.cutoff]),
-                "skill": one.skill,
-                "relative_error": math.sqrt(max(one.error, 0.0) / one.hold_error) if one.hold_error > 0 else math.nan,
-                "cosine": one.cosine,
-            }
-            for one in scores
-        ]
+@dataclass(frozen=True)
+class Backtest:
+    """Back-tests of every method: the scores of each group, and what they come to for the whole run."""
+
+    scores: dict[str, dict[tuple[int | None, str], Scores]]
+    pooled: dict[str, list[Pooled]]
+    test: DriftTest | None
+    horizons: dict[str, float]  # recommended, by method
+
+    def run(self, method: str) -> Scores:
+        return reduce(Scores.__add__, self.scores[method].values())
+
+    @property
+    def best(self) -> str:
+        """The method that goes furthest, the most skilful of those up to there; hold where none goes anywhere."""
+        furthest = max(self.horizons.values(), default=0.0)
+        if furthest == 0:
+            return "hold"
+        able = [name for name, horizon in self.horizons.items() if horizon == furthest]
+        return max(able, key=lambda name: np.mean([p.skill for p in self.pooled[name] if p.horizon <= furthest]))
+
+
+def backtest(observed: Observations, *, rank: int = 1, only: Sequence[str] | None = None) -> Backtest:
+    """Back-tests of all methods, or of those named in `only`; no weight is read."""
+    test = drift_test(observed.total, observed.steps, observed.clock, observed.beta1)
+    known = methods(beta1=observed.beta1, rank=rank)
+    scores = {name: score(observed, known[name]) for name in only or known}
+    pooled = {name: pool(reduce(Scores.__add__, groups.values()), observed.clock) for name, groups in scores.items()}
     horizons = {name: recommended_horizon(found, test) for name, found in pooled.items() if name != "hold"}
-    best = _best(pooled, horizons)
+    return Backtest(scores, pooled, test, horizons)
+
+
+def write(folder: Path, observed: Observations, *, run: str, clock: str, rank: int = 1) -> dict[str, Any]:
+    """Back-test every method: writes `backtest.json` and `groups.parquet` into `folder`, returns the former.
+
+    Raises:
+        InputError: too few checkpoints to forecast one from three others.
+    """
+    steps = observed.steps
+    if steps.size <= FEWEST_SEEN:
+        raise InputError(
+            f"{run}: {steps.size} checkpoints: a back-test needs {FEWEST_SEEN} to forecast from and a later one, "
+            f"{FEWEST_SEEN + 1} or more"
+        )
+    started = time.monotonic()
+    tests = backtest(observed, rank=rank)
+    record = {"driftline": __version__, "run": run, "clock": clock} | _record(tests, observed)
+    record["cost"] = {"seconds_after_the_scan": time.monotonic() - started}
+    groups = [
+        {"method": method, "layer": layer, "module": module, **row}
+        for method, scored in tests.scores.items()
+        for (layer, module), scores in scored.items()
+        for row in _rows(scores, steps)
+    ]
+    pq.write_table(pa.Table.from_pylist(groups), folder / "groups.parquet", compression="zstd")
+    (folder / MARK).write_text(json_text(record))
+    return record
+
+
+def _record(tests: Backtest, observed: Observations) -> dict[str, Any]:
+    steps, test, best = observed.steps, tests.test, tests.best
+    kept = persistence(observed.total, observed.clock, observed.beta1, test.least_dimension) if test else None
     return {
-        "recommended_horizon": horizons[best] if best != "hold" else 0,
+        "recommended_horizon": tests.horizons[best] if best != "hold" else 0,
         "best_method": best,
+        "sentence": _sentence(tests, observed),
+        "steps": steps.tolist(),
         "drift_found": bool(test and test.found),
-        "horizons": horizons,
+        "horizons": tests.horizons,
         "pooled": {
             name: [{"horizon": p.horizon, "skill": p.skill, "low": p.low, "cutoffs": p.cutoffs} for p in found]
-            for name, found in pooled.items()
+            for name, found in tests.pooled.items()
+        },
+        "persistence": {
+            "length": kept.length if kept else math.nan,
+            "interval": [kept.low, kept.high] if kept else [math.nan, math.nan],
+            "at_least": kept.at_least if kept else False,
         },
         "calibration": calibration(observed, test.effective_dimension if test else 1.0),
-        "skill": table,
+        "skill": [{"method": name, **row} for name in tests.scores for row in _rows(tests.run(name), steps)],
     }
 
 
-def _best(pooled: dict[str, list[Pooled]], horizons: dict[str, float]) -> str:
-    """The method that goes furthest, the most skilful of those up to there; hold where none goes anywhere."""
-    furthest = max(horizons.values(), default=0.0)
-    if furthest == 0:
-        return "hold"
-    able = [name for name, horizon in horizons.items() if horizon == furthest]
-    return max(able, key=lambda name: np.mean([p.skill for p in pooled[name] if p.horizon <= furthest]))
+def _sentence(tests: Backtest, observed: Observations) -> str:
+    """What the back-tests come to."""
+    best, last = tests.best, int(observed.steps[-1])
+    if best != "hold":
+        reach = [p for p in tests.pooled[best] if p.horizon <= tests.horizons[best]]
+        limit = max(p.horizon for p in tests.pooled[best] if p.cutoffs >= 3)
+        most = ", the furthest that could be tested" if reach[-1].horizon == limit else ""
+        return (
+            f"Forecasts are worth making up to {reach[-1].horizon:g} steps ahead{most}, to step {last + reach[-1].horizon:g}: "
+            f"{best} beat holding the last checkpoint at every horizon to there, with skill {reach[0].skill:.2f} at "
+            f"{reach[0].horizon:g} steps and {reach[-1].skill:.2f} at {reach[-1].horizon:g}."
+        )
+    if tests.test is None:
+        return (
+            f"{observed.steps.size} checkpoints are too few to tell drift from chance, so no horizon can be recommended: "
+            "save more of them."
+        )
+    if not tests.test.found:
+        return (
+            "Drift is not told from chance, so nothing can be trusted to beat holding the last checkpoint: horizon 0."
+        )
+    return "There is drift, but no method beat holding the last checkpoint reliably: horizon 0."
+
+
+def _rows(scores: Scores, steps: Array) -> list[dict[str, Any]]:
+    columns = {
+        "cutoff": steps[scores.cutoff],
+        "horizon": steps[scores.target] - steps[scores.cutoff],
+        "skill": scores.skill,
+        "relative_error": scores.relative_error,
+        "cosine": scores.cosine,
+    }
+    lists = {name: column.tolist() for name, column in columns.items()}
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]

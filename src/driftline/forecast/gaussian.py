@@ -19,12 +19,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from driftline.linearity.persistence import Fit, parts, profile
+from driftline.linearity.persistence import Fit, parts, profile, thinned
+from driftline.linearity.skill import Target, hold
 from driftline.linearity.statistics import increments_gram
 
 Array = np.ndarray
 
 _FEWEST = 4  # checkpoints: below, three variances and a length cannot be fitted
+_MOST_FITTED = 30  # checkpoints: the variances of longer runs are fitted on so many, spread evenly
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,14 @@ def _fit(clock_bytes: bytes, gram_bytes: bytes, beta1: float) -> Fit | None:
     gram = np.frombuffer(gram_bytes).reshape(clock.size, clock.size)
     if clock.size < _FEWEST or not np.trace(increments_gram(gram)) > 0:
         return None
+    gram, clock = thinned(gram, clock, _MOST_FITTED)
     return min(profile(gram, clock, beta1, refinements=1), key=lambda found: found.loss)
 
 
-def blup(clock: Array, gram: Array, target: float, beta1: float = 0.9) -> Array:
+def blup(clock: Array, gram: Array, target: Target, beta1: float = 0.9) -> Array:
     """The kriging coefficients; holds the last checkpoint where there are too few to fit."""
     found = fit(clock, gram, beta1)
     if found is None:
-        return np.eye(clock.size)[-1]
-    return predict(clock, found, target, beta1).coefficients
+        return hold(clock, target)
+    rows = [predict(clock, found, float(one), beta1).coefficients for one in np.atleast_1d(target)]
+    return np.reshape(rows, (*np.shape(target), clock.size))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,11 @@ PER = ("tensor", "group", "run")
 
 @dataclass(frozen=True)
 class Observations:
-    """Steps, clock [T], momentum, and each tensor's Gram [T, T], of one run."""
+    """Steps, clock [T], momentum, and each tensor's Gram [T, T], of one run.
+
+    The clock is in steps; with `--clock lr` in steps of the run's mean learning rate, so that horizons
+    and the optimizer's memory mean the same on both.
+    """
 
     steps: Array
     clock: Array
@@ -38,36 +42,68 @@ class Observations:
         """The whole run's Gram."""
         return np.sum(list(self.grams.values()), axis=0)
 
-    def units(self, per: str) -> Iterator[tuple[list[str], Array]]:
-        """(names of tensors, their summed Gram) for each tensor, each layer x module, or the whole run."""
-        groups: dict[object, list[str]] = {}
+    def only(self, rows: Sequence[int]) -> Observations:
+        """The same run seen through some of its checkpoints, deltas counted from the first of them."""
+        picked = np.asarray(rows)
+
+        def rebased(gram: Array) -> Array:
+            part = gram[np.ix_(picked, picked)]
+            return part - part[:1] - part[:, :1] + part[0, 0]
+
+        grams = {name: rebased(gram) for name, gram in self.grams.items()}
+        return Observations(self.steps[picked], self.clock[picked], self.beta1, grams)
+
+    def units(self, per: str) -> Iterator[tuple[tuple[int | None, str], list[str], Array]]:
+        """((layer, module), names of tensors, their summed Gram) of each tensor, each group, or the whole run.
+
+        The whole run's layer and module are (None, "").
+        """
+        found: dict[object, list[str]] = {}
         for name in self.grams:
-            key = {"tensor": name, "group": layer_and_module(name), "run": None}[per]
-            groups.setdefault(key, []).append(name)
-        for names in groups.values():
-            yield names, np.sum([self.grams[name] for name in names], axis=0)
+            found.setdefault({"tensor": name, "group": layer_and_module(name), "run": None}[per], []).append(name)
+        for names in found.values():
+            key = (None, "") if per == "run" else layer_and_module(names[0])
+            yield key, names, np.sum([self.grams[name] for name in names], axis=0)
 
 
 def observe(
     trajectory: Trajectory,
     *,
+    steps: Sequence[int] | None = None,
     clock: str = "step",
     analysis: Path | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Observations:
-    """The run's Grams, from the result of `driftline analyze` in `analysis`, or by a scan.
+    """The Grams of the run, or of some of its steps, from the result of `driftline analyze` in `analysis`, or by a scan.
 
     Raises:
         InputError: the analysis is not one, or is of other steps, another clock or other tensors.
     """
-    values = configuration.clock_values(trajectory, clock)
+    chosen = list(steps or trajectory.steps)
+    rows = [trajectory.steps.index(step) for step in chosen]
+    values = clock_in_steps(trajectory, clock, trajectory.steps)
     beta1, _ = configuration.adam_beta1(trajectory)
-    steps = np.asarray(trajectory.steps)
-    if analysis is None:
-        grams = {tensor.name: tensor.gram for tensor in scan(trajectory, clock=values, sample=0, progress=progress)}
-    else:
+    if analysis is not None:
         grams = _read(analysis, trajectory, clock)
-    return Observations(steps, values, beta1, grams)
+        return Observations(np.asarray(trajectory.steps), values, beta1, grams).only(rows)
+    part = trajectory.only(chosen)
+    grams = {tensor.name: tensor.gram for tensor in scan(part, clock=values[rows], sample=0, progress=progress)}
+    return Observations(np.asarray(chosen), values[rows], beta1, grams)
+
+
+def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> Array:
+    """The clock at any steps, in steps of the run's mean learning rate, starting from the first step of the run.
+
+    Raises:
+        InputError: see `configuration.clock_at`.
+    """
+    if clock == "step":
+        return np.asarray(steps, np.float64)
+    first, last = trajectory.steps[0], trajectory.steps[-1]
+    values = configuration.clock_at(trajectory, clock, [first, last, *steps])
+    if not values[1] > values[0]:
+        raise InputError(f"{trajectory.name}: the learning rate was 0 from step {first} to {last}: use --clock step")
+    return first + (values[2:] - values[0]) * (last - first) / (values[1] - values[0])
 
 
 def _read(analysis: Path, trajectory: Trajectory, clock: str) -> dict[str, Array]:

@@ -58,7 +58,8 @@ def drift_covariance(steps: Array, length: float) -> Array:
     time = np.asarray(steps, np.float64)
     lag = np.abs(time[:, None] - time[None, :])
     # -V/2 up to terms that differencing removes: V(n) = 2 l² (n / l - 1 + exp(-n / l)), l² for its scale
-    half = -(length**2) * (lag / length + np.expm1(-lag / length))
+    x = lag / length
+    half = -(length**2) * np.where(x < 1e-4, x**2 / 2 * (1 - x / 3), x + np.expm1(-x))  # the series: no cancellation
     return np.diff(np.diff(half, axis=0), axis=1)
 
 
@@ -119,13 +120,19 @@ def profile(gram: Array, steps: Array, beta1: float, *, refinements: int = 3) ->
     return [fits[length] for length in tried]
 
 
+def thinned(gram: Array, steps: Array, most: int) -> tuple[Array, Array]:
+    """Gram and steps of at most so many checkpoints, spread evenly, the first and last among them."""
+    if len(steps) <= most:
+        return gram, steps
+    rows = np.unique(np.linspace(0, len(steps) - 1, most).round().astype(int))
+    return gram[np.ix_(rows, rows)], steps[rows]
+
+
 def persistence(gram: Array, steps: Array, beta1: float, dimension: float) -> Persistence | None:
     """The persistence length of one run; None where it is too short (fewer than five checkpoints)."""
     if len(steps) < 5:
         return None
-    if len(steps) > _MOST_CHECKPOINTS:
-        rows = np.unique(np.linspace(0, len(steps) - 1, _MOST_CHECKPOINTS).round().astype(int))
-        gram, steps = gram[np.ix_(rows, rows)], steps[rows]
+    gram, steps = thinned(gram, steps, _MOST_CHECKPOINTS)
     if not np.trace(increments_gram(gram)) > 0:
         return None
     fits = profile(gram, steps, beta1)

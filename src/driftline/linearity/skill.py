@@ -10,25 +10,26 @@ from __future__ import annotations
 import numpy as np
 
 Array = np.ndarray
+Target = float | Array  # one target, or several [n]: then the vectors come as rows, [n, T]
 
 
-def hold(clock: Array, target: float) -> Array:
+def hold(clock: Array, target: Target) -> Array:
     """The last observed checkpoint."""
-    return np.eye(clock.size)[-1]
+    return np.tile(np.eye(clock.size)[-1], (*np.shape(target), 1))
 
 
-def two_point(clock: Array, target: float) -> Array:
+def two_point(clock: Array, target: Target) -> Array:
     """The line through the first and last observed checkpoints (paper, weight extrapolation)."""
-    reach = (target - clock[-1]) / (clock[-1] - clock[0])
-    a = np.zeros(clock.size)
-    a[0], a[-1] = -reach, 1 + reach
+    a = np.zeros((*np.shape(target), clock.size))
+    a[..., -1] = (target - clock[0]) / (clock[-1] - clock[0])
+    a[..., 0] = 1 - a[..., -1]
     return a
 
 
-def least_squares(clock: Array, target: float) -> Array:
+def least_squares(clock: Array, target: Target) -> Array:
     """The ordinary least-squares line with intercept, evaluated at the target."""
     centred = clock - clock.mean()
-    return 1 / clock.size + centred * (target - clock.mean()) / (centred @ centred)
+    return 1 / clock.size + np.multiply.outer(target - clock.mean(), centred) / (centred @ centred)
 
 
 def damping(gram: Array, clock: Array) -> Array:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from driftline.linearity import statistics
 from driftline.report import charts
+from driftline.report.grid import layer_grid
 from driftline.report.page import figures, number, page, section, table, text
 
 _SAMPLES = 8
@@ -88,22 +89,9 @@ def _histogram(s: dict[str, Any]) -> str:
 
 
 def _heat_map(rows: list[dict[str, Any]]) -> str:
-    inside = [row for row in rows if row["layer"] is not None]
-    modules = list(dict.fromkeys(row["module"] for row in inside))
-    layers = sorted({row["layer"] for row in inside})
-    outside = [row for row in rows if row["layer"] is None]
-    columns = modules + [row["module"] for row in outside]
-    values = np.full((len(layers) + bool(outside), len(columns)), np.nan)
-    cells: dict[tuple[int, int], list[float]] = {}
-    for row in inside:
-        if row["r2_median"] is not None:
-            cells.setdefault((layers.index(row["layer"]), columns.index(row["module"])), []).append(row["r2_median"])
-    for column, row in enumerate(outside, len(modules)):
-        if row["r2_median"] is not None:
-            cells[len(layers), column] = [row["r2_median"]]
-    for cell, medians in cells.items():
-        values[cell] = np.mean(medians)  # experts of one layer share a cell
-    names = [str(layer) for layer in layers] + ["outside"] * bool(outside)
+    places = [(row["layer"], row["module"]) for row in rows]
+    medians = [np.nan if row["r2_median"] is None else row["r2_median"] for row in rows]
+    layers, modules, (values,) = layer_grid(places, [medians])
     behind = table(
         ["tensor", "parameters", "measured", "median R²", "norm of the update"],
         [(r["name"], r["parameters"], r["measured"], r["r2_median"], r["update_norm"][-1]) for r in rows],
@@ -111,7 +99,7 @@ def _heat_map(rows: list[dict[str, Any]]) -> str:
     return section(
         "Where in the model the run is straight",
         "Median R² of each tensor: layers downward, modules across, tensors outside the layers in the last row.",
-        charts.heat_map(names, columns, values),
+        charts.heat_map(layers, modules, {"": values}, "median R²"),
         behind,
     )
 

@@ -57,23 +57,63 @@ def r2_histogram(shares: np.ndarray, null_shares: np.ndarray) -> str:
     return fragment(figure, "r2-histogram", "R² of a parameter's straight line", "share of parameters", bargap=0)
 
 
-def heat_map(layers: Sequence[str], modules: Sequence[str], values: np.ndarray) -> str:
-    """Median R² by layer (rows) and module (columns); NaN cells stay empty."""
+def heat_map(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: dict[str, np.ndarray],
+    measure: str,
+    *,
+    name: str = "heat-map",
+    axes: tuple[str, str] = ("module", "layer"),
+    lowest: float = 0.0,
+) -> str:
+    """One or several maps [rows, columns] of a measure up to 1, switched by a menu; NaN cells stay empty."""
+
+    def cells(grid: np.ndarray) -> list[list[float | None]]:
+        return [[None if np.isnan(v) else float(v) for v in row] for row in grid]
+
     figure = go.Figure(
         go.Heatmap(
-            z=[[None if np.isnan(v) else float(v) for v in row] for row in values],
-            x=[text(module) for module in modules],
-            y=[text(layer) for layer in layers],
-            zmin=0,
+            z=cells(next(iter(values.values()))),
+            x=[text(column) for column in columns],
+            y=[text(row) for row in rows],
+            zmin=lowest,
             zmax=1,
-            colorscale="Cividis",
-            colorbar={"title": {"text": "median R²"}},
+            colorscale="Cividis" if lowest == 0 else "RdBu",
+            reversescale=False,
+            colorbar={"title": {"text": measure}},
             hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
         )
     )
+    if len(values) > 1:
+        buttons = [
+            {"label": text(label), "method": "restyle", "args": [{"z": [cells(grid)]}]}
+            for label, grid in values.items()
+        ]
+        figure.update_layout(updatemenus=[{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.18}])
     figure.update_xaxes(type="category", tickangle=-40, automargin=True)
     figure.update_yaxes(type="category", autorange="reversed", automargin=True)
-    return fragment(figure, "heat-map", "module", "layer")
+    return fragment(figure, name, *axes)
+
+
+def skill_by_horizon(pooled: dict[str, list[dict[str, float]]], recommended: float, lowest: float) -> str:
+    """Pooled skill of each method against the horizon, with its lower end; the recommended horizon marked."""
+    palette = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080", "#b2a000"]
+    figure = go.Figure()
+    for i, (method, found) in enumerate(pooled.items()):
+        x, y = [p["horizon"] for p in found], [p["skill"] for p in found]
+        low = [p["low"] if p["cutoffs"] >= 3 else p["skill"] for p in found]
+        colour = palette[i % len(palette)]
+        below = {"type": "data", "symmetric": False, "array": [0.0] * len(x), "thickness": 1,
+                 "arrayminus": [s - l for s, l in zip(y, low, strict=True)]}  # fmt: skip
+        figure.add_scatter(
+            x=x, y=y, name=method, mode="lines+markers", line={"color": colour}, marker={"size": 5}, error_y=below
+        )
+    figure.add_hline(y=0, line={"color": _GREY, "dash": "dot"})
+    if recommended > 0:
+        figure.add_vline(x=recommended, line={"color": _GREY, "dash": "dash"}, annotation_text="recommended")
+    figure.update_yaxes(range=[lowest, 1.05])
+    return fragment(figure, "skill", "steps ahead", "skill (1 perfect, 0 no better than holding)")
 
 
 def growth(elapsed: np.ndarray, norms: np.ndarray, exponent: float, null_exponent: float, x: str) -> str:

@@ -107,3 +107,40 @@ def accuracy(rows: list[dict[str, float]]) -> None:
         (int(r["step"]), f"{r['greedy']:.3f}", f"{r['sampled']:.3f}", "█" * round(30 * r["sampled"])) for r in rows
     ]
     _table("accuracy on held-out problems", ["step", "greedy", "sampled", ""], table)
+
+
+def backtest(r: dict[str, Any], out: Path) -> None:
+    """Skill of each method near and far, and how far ahead to trust it."""
+    say = _console().print
+    shown = {name: found for name, found in r["pooled"].items() if name != "hold" and found}
+    rows, heads = [], ["", ""]
+    for name, found in shown.items():
+        near, middle = found[0], found[(len(found) - 1) // 2]
+        heads = [f"{near['horizon']:g} steps", f"{middle['horizon']:g} steps"]
+        horizon = number(float(r["horizons"][name]), 0)
+        rows.append((name, number(near["skill"], 2), number(middle["skill"], 2), horizon))
+    _table(None, ["skill against holding", *heads, "good to"], rows)
+    life = r["persistence"]
+    if life["length"] == life["length"]:
+        more = " or more" if life["at_least"] else ""
+        low, high = (number(end, 0) for end in life["interval"])
+        say(f"\nthe run keeps its direction for {number(life['length'], 0)} steps{more} (95 %: {low} to {high})")
+    say(f"\n{r['sentence']}\n")
+    say(f"report: {out / 'report.html'}")
+
+
+def forecast(outcome: Any, out: Path) -> None:
+    """What was written, why, and what rounding lost."""
+    say = _console().print
+    if outcome.warning:
+        print(f"driftline: note: {outcome.sentence}", file=sys.stderr)
+    else:
+        say(outcome.sentence)
+    for record in outcome.records:
+        folder = out if len(outcome.records) == 1 else out / f"checkpoint-{record['target']:g}"
+        kept = f"{len(record['kept'])} tensors kept" + (f", {len(record['copied'])} copied" if record["copied"] else "")
+        what = "score" if record["method"] == "alpharl" else "step"
+        say(f"{what} {record['target']:g}: {folder}, {kept}")
+        say(
+            f"  rounding lost {record['rounding_loss']:.2%} of the update ({record['written_dtype']}, {record['rounding']})"
+        )

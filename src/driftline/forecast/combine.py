@@ -1,0 +1,92 @@
+"""The inner loops of writing a forecast: combine checkpoints, round, and measure what rounding lost.
+
+out = W_ref + sum_k c_k (W_k - W_ref), in float32, over the checkpoints whose coefficient is not zero, the
+first of them being the reference; for two points that is exactly W_0 + alpha (W_t - W_0).
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numba import njit
+
+Array = np.ndarray
+
+
+@njit(nogil=True, cache=True)  # no fast-math: products and sums are rounded one by one, as torch rounds them
+def combine(values: Array, coefficients: Array, out: Array) -> None:
+    """Forecast of a chunk.
+
+    Args:
+        values: float32 [K, n], the reference first; coefficients: float32 [K], the first unused; out: float32 [n].
+    """
+    reference = values[0]
+    for i in range(out.size):
+        out[i] = reference[i]
+    for k in range(1, values.shape[0]):
+        row = values[k]
+        c = coefficients[k]
+        for i in range(out.size):
+            out[i] += c * (row[i] - reference[i])
+
+
+@njit(nogil=True, cache=True)
+def to_bfloat16(values: Array, out: Array) -> None:
+    """Round float32 [n] to nearest-even bfloat16 bits, uint16 [n]."""
+    bits = values.view(np.uint32)
+    for i in range(out.size):
+        b = bits[i]
+        out[i] = np.uint16((b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@njit(nogil=True, cache=True)
+def to_bfloat16_stochastic(values: Array, seed: int, first: int, out: Array) -> None:
+    """Round float32 [n] up or down with probability by distance; random bits are a hash of seed and position."""
+    bits = values.view(np.uint32)
+    for i in range(out.size):
+        z = np.uint64(seed) + np.uint64(first + i) * np.uint64(0x9E3779B97F4A7C15)  # SplitMix64
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+        out[i] = np.uint16((bits[i] + np.uint32(z & np.uint64(0xFFFF))) >> np.uint32(16))
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def losses(exact: Array, rounded: Array, reference: Array) -> tuple[float, float]:
+    """Squared norms of rounding's error and of the move from the reference; not finite where a weight is not."""
+    lost = 0.0
+    moved = 0.0
+    for start in range(0, exact.size, 4096):
+        a = np.float32(0.0)
+        b = np.float32(0.0)
+        for i in range(start, min(start + 4096, exact.size)):
+            e = rounded[i] - exact[i]
+            d = exact[i] - reference[i]
+            a += e * e
+            b += d * d
+        lost += a
+        moved += b
+    return lost, moved
+
+
+def encode(values: Array, dtype: str, *, stochastic: bool, seed: int, name: str, first: int) -> Array:
+    """Float32 values [n] as the raw elements of `dtype` (F32, BF16 or F16)."""
+    if dtype == "F32":
+        return values
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16)
+    out = np.empty(values.size, np.uint16)
+    if stochastic:
+        to_bfloat16_stochastic(values, seed ^ (zlib.crc32(name.encode()) << 20), first, out)
+    else:
+        to_bfloat16(values, out)
+    return out
+
+
+def decoded(raw: Array, dtype: str) -> Array:
+    """What `encode` stored, as float32."""
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return raw.astype(np.float32, copy=False)

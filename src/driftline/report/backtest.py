@@ -1,0 +1,151 @@
+"""The page of `driftline backtest`: how far ahead this run can be forecast, and by which method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from driftline.report import charts
+from driftline.report.grid import layer_grid
+from driftline.report.page import figures, number, page, section, table, text
+
+_LOWEST = -1.0  # skill below this is drawn as this: far worse than holding is all the same
+
+
+def write(folder: Path, record: dict[str, Any], command: str) -> None:
+    """`report.html` from the record of `backtest.json` and the `groups.parquet` in `folder`."""
+    body = [
+        _verdict(record),
+        _next(record),
+        _by_horizon(record),
+        _by_cutoff(record),
+        _by_group(record, folder),
+        _calibration(record),
+        _how(record, command),
+    ]
+    title = f"driftline backtest · {record['run']}"
+    (folder / "report.html").write_text(page(title, "".join(body)), encoding="utf-8")
+
+
+def _verdict(r: dict[str, Any]) -> str:
+    best = r["best_method"]
+    nearest = r["pooled"][best][0]
+    life = r["persistence"]
+    cards = [
+        (number(float(r["recommended_horizon"]), 0), "recommended horizon, steps", f"by {best}"),
+        (number(nearest["skill"]), f"skill of {best}", f"{number(nearest['horizon'], 0)} steps ahead, all cutoffs"),
+        (
+            number(life["length"], 0) + (" or more" if life["at_least"] else ""),
+            "persistence length, steps",
+            f"95 %: {number(life['interval'][0], 0)} to {number(life['interval'][1], 0)}",
+        ),
+    ]
+    mark = "yes" if r["recommended_horizon"] > 0 else "no"
+    return f'<p class="verdict {mark}">{text(r["sentence"])}</p>' + figures(cards)
+
+
+def _next(r: dict[str, Any]) -> str:
+    if not r["recommended_horizon"] > 0:
+        return ""
+    target = r["steps"][-1] + r["recommended_horizon"]
+    command = f"driftline extrapolate {r['run']} --to {target:g} --out MODEL"
+    return section(
+        "What to do next", "Write the model that far ahead, and score it on your task.", f"<pre>{text(command)}</pre>"
+    )
+
+
+def _by_horizon(r: dict[str, Any]) -> str:
+    drawn = {name: found for name, found in r["pooled"].items() if name not in ("hold", "mean", "ema")}
+    rows = [
+        (name, p["horizon"], p["skill"], p["low"], p["cutoffs"])
+        for name, found in r["pooled"].items()
+        for p in found
+        if name != "hold"
+    ]
+    return section(
+        "How far ahead each method beats holding the last checkpoint",
+        "Skill over all cutoffs: 1 is perfect, 0 no better than the last checkpoint seen, below 0 worse. A bar reaches down to "
+        "the lower 95 % end; the recommended horizon is where the first method's lower end stays above 0. These are errors in "
+        "weights, not scores on a task.",
+        charts.skill_by_horizon(drawn, r["recommended_horizon"], _LOWEST),
+        table(["method", "steps ahead", "skill", "lower end", "cutoffs"], rows),
+    )
+
+
+def _by_cutoff(r: dict[str, Any]) -> str:
+    scores = [row for row in r["skill"] if row["method"] != "hold"]
+    cutoffs = sorted({row["cutoff"] for row in scores})
+    targets = sorted({row["cutoff"] + row["horizon"] for row in scores})
+    names = [r["best_method"], *r["pooled"]]
+    maps = {}
+    for method in dict.fromkeys(name for name in names if name != "hold"):
+        grid = np.full((len(cutoffs), len(targets)), np.nan)
+        for row in scores:
+            if row["method"] == method:
+                cell = cutoffs.index(row["cutoff"]), targets.index(row["cutoff"] + row["horizon"])
+                grid[cell] = row["skill"]
+        maps[method] = grid
+    return section(
+        "Every forecast of every later checkpoint",
+        "Skill when only the checkpoints up to the one at the left are seen (downward), forecasting the one below (across). "
+        "Choose the method in the menu.",
+        charts.heat_map(
+            [str(c) for c in cutoffs], [str(t) for t in targets], maps, "skill",
+            name="cutoffs", axes=("forecast step", "last step seen"), lowest=_LOWEST,
+        ),
+        table(
+            ["method", "cutoff", "steps ahead", "skill", "relative error", "cosine"],
+            [(s["method"], s["cutoff"], s["horizon"], s["skill"], s["relative_error"], s["cosine"]) for s in scores],
+        ) if len(scores) <= 2000 else "",
+    )  # fmt: skip
+
+
+def _by_group(r: dict[str, Any], folder: Path) -> str:
+    """Skill one interval ahead, the mean over cutoffs, of every layer and module."""
+    rows = pq.read_table(folder / "groups.parquet").to_pylist()
+    first = {
+        cutoff: min(row["horizon"] for row in rows if row["cutoff"] == cutoff) for cutoff in {x["cutoff"] for x in rows}
+    }
+    near = [row for row in rows if row["horizon"] == first[row["cutoff"]] and row["method"] != "hold"]
+    places = list(dict.fromkeys((row["layer"], row["module"]) for row in near))
+    means = {}
+    for method in dict.fromkeys([r["best_method"], *r["pooled"]]):
+        found: dict[tuple[int | None, str], list[float]] = {}
+        for row in near:
+            if row["method"] == method and row["skill"] is not None:
+                found.setdefault((row["layer"], row["module"]), []).append(row["skill"])
+        if found:
+            means[method] = [float(np.nanmean(found[place])) if found.get(place) else np.nan for place in places]
+    layers, modules, grids = layer_grid(places, list(means.values()))
+    return section(
+        "Where in the model forecasts hold",
+        "Skill at the next checkpoint, the mean over cutoffs: layers downward, modules across, the rest in the last row.",
+        charts.heat_map(layers, modules, dict(zip(means, grids, strict=True)), "skill", name="groups", lowest=_LOWEST),
+        table(["layer", "module", *means], [
+            ("–" if layer is None else str(layer), module, *figure)
+            for (layer, module), *figure in zip(places, *means.values(), strict=True)
+        ]),
+    )  # fmt: skip
+
+
+def _calibration(r: dict[str, Any]) -> str:
+    c = r["calibration"]
+    aid = (
+        f"Over {c['forecasts']} back-tests of blup the true squared error was {number(c['mean_ratio'])} times the one it expected "
+        f"(1 is honest), and {number(c['inside_95'])} of them lay inside the band that should hold 0.95."
+    )
+    return section("Are blup's error bars honest?", aid, "")
+
+
+def _how(r: dict[str, Any], command: str) -> str:
+    rows = [
+        ("driftline", r["driftline"]),
+        ("run", r["run"]),
+        ("steps", ", ".join(map(str, r["steps"]))),
+        ("clock", r["clock"]),
+        ("after the scan", f"{r['cost']['seconds_after_the_scan']:.2f} s"),
+    ]
+    return section("How this page was made", "", f"<pre>{text(command)}</pre>" + table(["", ""], rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -182,7 +183,7 @@ def demo_(
     quick: Annotated[bool, arg(help="a smoke-sized run of under 90 seconds")] = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """The main job on this machine: train, inspect, analyze, report."""
+    """The main job on this machine: train, analyze, back-test, extrapolate, score."""
     from driftline.demo import demo
 
     demo(out, quick=quick, quiet=quiet)
@@ -213,6 +214,7 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"driftline {__version__}")
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written results are removed
     try:
         app.cli(
             prog="driftline",

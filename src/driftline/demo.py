@@ -1,13 +1,14 @@
-"""`driftline demo`: the main job on this machine, from the shipped base model to the report page.
+"""`driftline demo`: the main job on this machine, from the shipped base model to a forecast model and its score.
 
-A real GRPO run is made on the spot; nothing is canned. Each stage that is complete in the demo's folder
-is kept, so a second call continues from what is there.
+A real GRPO run is made on the spot; nothing is canned. A finished run in the demo's folder is kept, so a
+second call goes on from there.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +16,106 @@ from driftline.checkpoints.inspection import inspect
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.checkpoints.writer import json_text, output_folder
 from driftline.errors import InputError
+from driftline.forecast import backtest
+from driftline.forecast.extrapolate import Request, extrapolate
+from driftline.forecast.observations import observe
 from driftline.linearity.analysis import analyze
 from driftline.progress import progress_bar
 from driftline.report import analysis, terminal
+from driftline.report import backtest as backtest_page
 from driftline.training.lab.grpo import LabRun, train
 
 FULL = LabRun()
 QUICK = LabRun(steps=16, save_every=2, completions_per_step=64, held_out_problems=64)
+_SCORED_SAMPLES = 8  # completions of each held-out problem
 
 
-def demo(out: Path, *, quick: bool = False, quiet: bool = False) -> dict[str, Any]:
-    """Train, inspect, analyze, report in `out`; returns the analysis' summary."""
+def demo(out: Path, *, quick: bool = False, quiet: bool = False) -> None:
+    """Train, inspect, analyze, back-test, extrapolate and score, each into its folder in `out`."""
     settings = QUICK if quick else FULL
-    run, result = out / "run", out / "analysis"
+    run = out / "run"
     rows = _finished_run(run, settings)
     if rows is None:
-        print(f"1/3 training: {settings.steps} steps of GRPO on a small model, in {run}", flush=True)
+        print(f"1/6 training: {settings.steps} steps of GRPO on a small model, in {run}", flush=True)
         rows = train(run, settings, overwrite=True, on_step=terminal.training_step(settings.steps, quiet=quiet))
     else:
-        print(f"1/3 training: already done, in {run}")
-    print("\n2/3 inspecting the run\n", flush=True)
+        print(f"1/6 training: already done, in {run}")
+    print("\n2/6 inspecting the run\n", flush=True)
+    terminal.inspection(inspect(open_trajectory(run)))
+    print("\n3/6 analysing every weight of every checkpoint\n", flush=True)
+    _analyze(run, out / "analysis", quiet=quiet)
+    terminal.accuracy(rows)
+    print("\n4/6 back-testing: how far ahead can this run be forecast?\n", flush=True)
+    horizon = _backtest(run, out / "analysis", out / "backtest")
+    print("\n5/6 extrapolating\n", flush=True)
+    forecasts = _extrapolate(run, out, horizon, quiet=quiet)
+    print("\n6/6 scoring the forecasts beside the checkpoints they came from\n", flush=True)
+    _score(run, out, settings, forecasts)
+
+
+def _analyze(run: Path, result: Path, *, quiet: bool) -> None:
     trajectory = open_trajectory(run)
-    terminal.inspection(inspect(trajectory))
-    print("\n3/3 analysing every weight of every checkpoint\n", flush=True)
     with output_folder(result, overwrite=True) as folder:
         with progress_bar("reading weights", trajectory.nbytes, quiet=quiet) as advance:
             summary = analyze(trajectory, folder, progress=advance)
         (folder / "summary.json").write_text(json_text(summary))
         analysis.write(folder, summary, f"driftline analyze {run} --out {result}")
-    terminal.accuracy(rows)
-    print()
     terminal.analysis(summary, result)
-    return summary
+    print()
+
+
+def _backtest(run: Path, measured: Path, result: Path) -> float:
+    """The recommended horizon, in steps."""
+    with output_folder(result, overwrite=True, mark=backtest.MARK) as folder:
+        record = backtest.write(folder, observe(open_trajectory(run), analysis=measured), run=str(run), clock="step")
+        backtest_page.write(folder, record, f"driftline backtest {run} --analysis {measured} --out {result}")
+    terminal.backtest(record, result)
+    return float(record["recommended_horizon"])
+
+
+def _extrapolate(run: Path, out: Path, horizon: float, *, quiet: bool) -> list[tuple[str, Path]]:
+    """Two forecasts: of the last checkpoint from the first two thirds, which can be checked; and beyond the end."""
+    steps = open_trajectory(run).steps
+    cut, last, interval = steps[2 * len(steps) // 3], steps[-1], steps[-1] - steps[-2]
+    beyond = last + round(max(horizon, interval))
+
+    def forecast(seen: str, target: int, folder: Path) -> tuple[str, Path]:
+        print(f"driftline extrapolate {run} --steps {seen} --to {target} --out {folder}")
+        outcome = extrapolate(
+            open_trajectory(run, steps=seen), folder, Request((target,)), overwrite=True,
+            progress=partial(progress_bar, quiet=quiet),
+        )  # fmt: skip
+        terminal.forecast(outcome, folder)
+        print()
+        record = outcome.records[0]
+        reached = record.get("reached", target) if record["method"] != "hold" else record["steps"][-1]
+        return f"step {reached:g}, forecast from steps {seen.replace(':', ' to ')}", folder
+
+    return [
+        forecast(f"0:{cut}", last, out / "hindsight"),
+        forecast(f"0:{last}", beyond, out / "forecast"),
+    ]
+
+
+def _score(run: Path, out: Path, settings: LabRun, forecasts: list[tuple[str, Path]]) -> None:
+    from driftline.training.lab.scoring import accuracy_of_folder
+
+    steps = open_trajectory(run).steps
+    cut, last = steps[2 * len(steps) // 3], steps[-1]
+    hindsight, forecast = forecasts
+    rows: list[dict[str, Any]] = []
+    for name, folder in (
+        (f"step {cut}, trained", run / f"checkpoint-{cut}"),
+        hindsight,
+        (f"step {last}, trained", run / f"checkpoint-{last}"),
+        forecast,
+    ):
+        scores = accuracy_of_folder(folder, settings.held_out_problems, settings.seed, samples=_SCORED_SAMPLES)
+        rows.append({"model": name, "folder": str(folder), **scores})
+    (out / "scores.json").write_text(
+        json_text({"problems": settings.held_out_problems, "samples": _SCORED_SAMPLES, "rows": rows})
+    )
+    terminal.scores(rows, settings.held_out_problems, _SCORED_SAMPLES)
 
 
 def _finished_run(run: Path, settings: LabRun) -> list[dict[str, float]] | None:

@@ -45,8 +45,8 @@ def test_stochastic_rounding_is_unbiased_seeded_and_never_moves_what_is_exact() 
         assert abs(found.mean(dtype=np.float64) - value) < 5 * error
     again = encode(values, "BF16", stochastic=True, seed=3, name="w", first=0)
     np.testing.assert_array_equal(decoded(again, "BF16"), found)
-    for changed in ({"seed": 4}, {"name": "v"}, {"first": 1}):
-        other = encode(values, "BF16", stochastic=True, **({"seed": 3, "name": "w", "first": 0} | changed))
+    for seed, name, first in ((4, "w", 0), (3, "v", 0), (3, "w", 1)):
+        other = encode(values, "BF16", stochastic=True, seed=seed, name=name, first=first)
         assert (decoded(other, "BF16") != found).any()
     exact = np.array([low, -high, 0.0, -0.0], np.float32)
     kept = encode(exact, "BF16", stochastic=True, seed=1, name="w", first=0)

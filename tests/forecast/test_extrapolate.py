@@ -96,7 +96,7 @@ def test_only_the_checkpoints_that_count_are_needed(run: Path, tmp_path: Path) -
     assert [source["step"] for source in after["sources"]] == [0, 90]
     for method in ("mean", "relex"):
         with pytest.raises(
-            InputError, match="'model.norm.weight' .*step 50|'model.norm.weight' is not in every checkpoint"
+            InputError, match=r"'model.norm.weight' .*step 50|'model.norm.weight' is not in every checkpoint"
         ):
             forecast(run, tmp_path / method, targets=(120,), method=method)
 
@@ -147,7 +147,7 @@ def test_shards_have_an_index_and_no_file_is_larger(run: Path, tmp_path: Path) -
     files = sorted(set(index["weight_map"].values()))
     assert len(files) > 1
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
-    together = {}
+    together: dict[str, np.ndarray] = {}
     for file in files:
         part = load_file(tmp_path / "out" / file)
         assert all(index["weight_map"][name] == file for name in part)

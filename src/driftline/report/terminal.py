@@ -144,3 +144,9 @@ def forecast(outcome: Any, out: Path) -> None:
         say(
             f"  rounding lost {record['rounding_loss']:.2%} of the update ({record['written_dtype']}, {record['rounding']})"
         )
+
+
+def scores(rows: list[dict[str, Any]], problems: int, samples: int) -> None:
+    """Accuracy of trained and forecast models side by side."""
+    table = [(r["model"], f"{r['greedy']:.3f}", f"{r['sampled']:.3f}") for r in rows]
+    _table(f"accuracy on {problems} held-out problems, {samples} samples each", ["model", "greedy", "sampled"], table)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from driftline.training.lab.sums import MAX_NEW_TOKENS, is_right
+from driftline.training.lab.model import load
+from driftline.training.lab.sums import MAX_NEW_TOKENS, is_right, problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,3 +70,9 @@ def accuracy(
         "greedy": sum(map(is_right, greedy, answers)) / len(rows),
         "sampled": sum(map(is_right, drawn, answers * samples)) / len(drawn),
     }
+
+
+def accuracy_of_folder(folder: Path, count: int, seed: int, *, samples: int) -> dict[str, float]:
+    """`accuracy` of a saved model on the `count` held-out problems that a lab run of this seed is scored on."""
+    model, tokenizer = load(folder)
+    return accuracy(model, tokenizer, problems(count, seed, held_out=True), seed=seed, samples=samples)

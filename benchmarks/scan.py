@@ -12,41 +12,16 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 from driftline import open_trajectory, scan
 from generate import generate
+from measure import DRIFTLINE, best, measure, timed
 
 HERE = Path(__file__).parent
-
-
-def measure(command: list[str]) -> tuple[float, float]:
-    """Wall clock in seconds and peak resident memory in GiB of one command."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed: {process.stderr.read().decode() if process.stderr else ''}")
-    return seconds, usage.ru_maxrss / 2**20
-
-
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def best(command: list[str], repeats: int) -> tuple[float, float]:
-    """The fastest of several calls, and the highest memory."""
-    results = [measure(command) for _ in range(repeats)]
-    return min(seconds for seconds, _ in results), max(memory for _, memory in results)
 
 
 def main() -> None:
@@ -65,17 +40,7 @@ def main() -> None:
     )
 
     with tempfile.TemporaryDirectory() as scratch:
-        analyze = [
-            sys.executable,
-            "-m",
-            "driftline",
-            "analyze",
-            str(run),
-            "--out",
-            f"{scratch}/out",
-            "--overwrite",
-            "--quiet",
-        ]
+        analyze = [*DRIFTLINE, "analyze", str(run), "--out", f"{scratch}/out", "--overwrite", "--quiet"]
         measure(analyze)  # compiles the kernels once, as after an installation
         cat = best(["sh", "-c", 'cat "$@" > /dev/null', "cat", *files], arguments.repeats)
         driftline = best(analyze, arguments.repeats)
@@ -102,9 +67,7 @@ def main() -> None:
         grown = arguments.data / f"grown-{billions}"
         count = generate(grown, billions * 1e9, 3)
         with tempfile.TemporaryDirectory() as scratch:
-            seconds, memory = measure(
-                [sys.executable, "-m", "driftline", "analyze", str(grown), "--out", f"{scratch}/o", "--quiet"]
-            )
+            seconds, memory = measure([*DRIFTLINE, "analyze", str(grown), "--out", f"{scratch}/o", "--quiet"])
         print(f"{count / 1e9:8.3f} billion parameters: {memory:.2f} GiB, {seconds:.1f} s")
         shutil.rmtree(grown)
 

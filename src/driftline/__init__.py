@@ -13,6 +13,8 @@ from driftline._version import __version__
 if TYPE_CHECKING:
     from driftline.checkpoints.trajectory import Trajectory, open_trajectory
     from driftline.errors import InputError
+    from driftline.forecast.extrapolate import Request, extrapolate
+    from driftline.forecast.write import Settings
     from driftline.linearity.analysis import analyze
     from driftline.linearity.scan import TensorScan, scan
 
@@ -23,9 +25,23 @@ _HOMES = {
     "TensorScan": "driftline.linearity.scan",
     "scan": "driftline.linearity.scan",
     "analyze": "driftline.linearity.analysis",
+    "extrapolate": "driftline.forecast.extrapolate",
+    "Request": "driftline.forecast.extrapolate",
+    "Settings": "driftline.forecast.write",
 }
 
-__all__ = ["InputError", "TensorScan", "Trajectory", "__version__", "analyze", "open_trajectory", "scan"]
+__all__ = [
+    "InputError",
+    "Request",
+    "Settings",
+    "TensorScan",
+    "Trajectory",
+    "__version__",
+    "analyze",
+    "extrapolate",
+    "open_trajectory",
+    "scan",
+]
 
 
 def __getattr__(name: str) -> Any:

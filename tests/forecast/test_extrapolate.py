@@ -1,7 +1,6 @@
 """Forecast models on disk: their values, what is kept, the recipe, and what is refused."""
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from safetensors.numpy import load_file
 
 from conftest import NUMPY, save_tensors, walk_weights
@@ -195,7 +195,7 @@ def test_the_recipe_makes_the_same_bytes_again(make_run: MakeRun, rng: np.random
     for source in recipe["sources"]:
         content = Path(source["file"]).read_bytes()
         assert source["bytes"] == len(content)
-        assert source["sha256"] == hashlib.sha256(content).hexdigest()
+        assert source["blake3"] == blake3(content).hexdigest()
     trajectory = open_trajectory([f"{step}={folder}" for step, folder in folders.items()])
     coefficients = {
         name: np.array([recipe["coefficients"][name][str(step)] for step in trajectory.steps]) for name in SHAPES

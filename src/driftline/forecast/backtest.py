@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from driftline._version import __version__
 from driftline.checkpoints.writer import json_text
@@ -213,6 +211,9 @@ def write(folder: Path, observed: Observations, *, run: str, clock: str, rank: i
     Raises:
         InputError: too few checkpoints to forecast one from three others.
     """
+    import pyarrow as pa  # slow to import, and not needed to choose a forecast
+    import pyarrow.parquet as pq
+
     steps = observed.steps
     if steps.size <= FEWEST_SEEN:
         raise InputError(

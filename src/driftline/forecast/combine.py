@@ -13,22 +13,25 @@ from numba import njit
 
 Array = np.ndarray
 
+_BLOCK = 2048  # weights: three float32 rows of it fit the first-level cache
+
 
 @njit(nogil=True, cache=True)  # no fast-math: products and sums are rounded one by one, as torch rounds them
+def _add_scaled_difference(out: Array, c: np.float32, row: Array, reference: Array) -> None:
+    for i in range(out.size):
+        out[i] += c * (row[i] - reference[i])
+
+
+@njit(nogil=True, cache=True)
 def combine(values: Array, coefficients: Array, out: Array) -> None:
     """Forecast of a chunk.
 
     Args:
         values: float32 [K, n], the reference first; coefficients: float32 [K], the first unused; out: float32 [n].
     """
-    reference = values[0]
-    for i in range(out.size):
-        out[i] = reference[i]
+    out[:] = values[0]
     for k in range(1, values.shape[0]):
-        row = values[k]
-        c = coefficients[k]
-        for i in range(out.size):
-            out[i] += c * (row[i] - reference[i])
+        _add_scaled_difference(out, coefficients[k], values[k], values[0])
 
 
 @njit(nogil=True, cache=True)
@@ -53,18 +56,58 @@ def to_bfloat16_stochastic(values: Array, seed: int, first: int, out: Array) -> 
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _block_losses(exact: Array, rounded: Array, reference: Array, n: int) -> tuple[float, float]:
+    lost = np.float32(0.0)
+    moved = np.float32(0.0)
+    for i in range(n):
+        e = rounded[i] - exact[i]
+        d = exact[i] - reference[i]
+        lost += e * e
+        moved += d * d
+    return lost, moved
+
+
+@njit(nogil=True, cache=True)
 def losses(exact: Array, rounded: Array, reference: Array) -> tuple[float, float]:
     """Squared norms of rounding's error and of the move from the reference; not finite where a weight is not."""
     lost = 0.0
     moved = 0.0
-    for start in range(0, exact.size, 4096):
-        a = np.float32(0.0)
-        b = np.float32(0.0)
-        for i in range(start, min(start + 4096, exact.size)):
-            e = rounded[i] - exact[i]
-            d = exact[i] - reference[i]
-            a += e * e
-            b += d * d
+    for start in range(0, exact.size, _BLOCK):
+        n = min(_BLOCK, exact.size - start)
+        a, b = _block_losses(exact[start:], rounded[start:], reference[start:], n)
+        lost += a
+        moved += b
+    return lost, moved
+
+
+@njit(nogil=True, cache=True)
+def _from_bfloat16(bits: Array, out: Array) -> None:
+    for i in range(out.size):
+        out[i] = np.uint32(bits[i] << np.uint32(16))
+
+
+@njit(nogil=True, cache=True)
+def combine_bfloat16(raw: Array, coefficients: Array, out: Array) -> tuple[float, float]:
+    """`combine`, `to_bfloat16` and `losses` at once, on values that never leave the first-level cache.
+
+    Args:
+        raw: bfloat16 bits, uint16 [K, n], the reference first; coefficients: float32 [K]; out: uint16 [n].
+    """
+    lost = 0.0
+    moved = 0.0
+    reference = np.empty(_BLOCK, np.float32)
+    exact = np.empty(_BLOCK, np.float32)
+    row = np.empty(_BLOCK, np.float32)
+    for start in range(0, out.size, _BLOCK):
+        n = min(_BLOCK, out.size - start)
+        _from_bfloat16(raw[0, start : start + n], reference[:n].view(np.uint32))
+        exact[:n] = reference[:n]
+        for k in range(1, raw.shape[0]):
+            _from_bfloat16(raw[k, start : start + n], row[:n].view(np.uint32))
+            _add_scaled_difference(exact[:n], coefficients[k], row[:n], reference[:n])
+        to_bfloat16(exact[:n], out[start : start + n])
+        _from_bfloat16(out[start : start + n], row[:n].view(np.uint32))
+        a, b = _block_losses(exact, row, reference, n)
         lost += a
         moved += b
     return lost, moved

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from driftline.checkpoints import configuration
 from driftline.checkpoints.trajectory import Trajectory
@@ -107,6 +106,8 @@ def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -
 
 
 def _read(analysis: Path, trajectory: Trajectory, clock: str) -> dict[str, Array]:
+    import pyarrow.parquet as pq  # slow to import, and not needed for a scan
+
     try:
         summary = json.loads((analysis / "summary.json").read_bytes())
         rows = pq.read_table(analysis / "tensors.parquet", columns=["name", "gram"]).to_pydict()

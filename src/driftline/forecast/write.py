@@ -8,7 +8,6 @@ index, the configuration, tokenizer and chat template of the last checkpoint, a 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import math
 import os
@@ -23,15 +22,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from blake3 import blake3
 
 from driftline._version import __version__
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.safetensors_file import TensorInfo, read_into
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.checkpoints.writer import json_text
-from driftline.engines import default_threads, local_map
+from driftline.engines import Buffers, default_threads, local_map
 from driftline.errors import InputError, UnreadableCheckpoint
-from driftline.forecast.combine import combine, decoded, encode, losses
+from driftline.forecast.combine import combine, combine_bfloat16, decoded, encode, losses
 
 Array = np.ndarray
 
@@ -39,9 +39,13 @@ NORM_LAYERS = ("*norm*", "*ln_*")  # the reference code's selection by substring
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _CONFIG_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _BUFFER_BYTES = 256 << 20  # of all workers together
+_HASH_BLOCK = 1 << 18
 _LONGEST_CHUNK = 1 << 18  # weights: half a megabyte of bfloat16 for each checkpoint
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", "driftline.json")
+
+
+_buffers = Buffers()
 
 
 class Rule(Protocol):
@@ -136,14 +140,17 @@ def write(
             for shard, handle in files.items():
                 _begin(handle, [place for place in layout if place.shard == shard])
         store = partial(_store, forecasts=forecasts, handles=handles, settings=settings, steps=trajectory.steps)
-        with ThreadPoolExecutor(1) as beside:  # hashes follow the pass, while the files are in the page cache
-            hashes = beside.submit(_sources, trajectory, forecasts)
+        with ThreadPoolExecutor(threads) as beside:  # hashes keep up with the pass, so that a file is fetched once
+            sources = [beside.submit(_source, step, file) for step, file in _files_read(trajectory, forecasts)]
             for chunk, sums in local_map(store, _chunks(layout, forecasts, settings, threads), threads):
                 for result, (lost, moved) in zip(results, sums, strict=True):
                     result.lost += lost
                     result.moved += moved
                 progress((chunk.stop - chunk.start) * dtypes.ITEM_BYTES[chunk.place.info.dtype])
-            sources = hashes.result()
+            for files in handles:
+                for handle in files.values():
+                    os.fsync(handle)  # while the last hashes are taken
+            hashed = [source.result() for source in sources]
     finally:
         for files in handles:
             for handle in files.values():
@@ -154,7 +161,7 @@ def write(
         result.copied = [p.info.name for p in layout if p.series is None]
         _write_index(forecast.folder, layout, shards)
         _copy_rest(trajectory.checkpoints[-1].path, forecast.folder, settings)
-        record = _recipe(trajectory, layout, forecast, result, settings, sources)
+        record = _recipe(trajectory, layout, forecast, result, settings, hashed)
         (forecast.folder / "driftline.json").write_text(json_text(record))
         (forecast.folder / "README.md").write_text(_card(record, trajectory), encoding="utf-8")
         records.append(record)
@@ -336,10 +343,13 @@ def _store(
     last = np.eye(len(place.series.stored))[-1]
     vectors = [last if kept else f.coefficients[name] for f in forecasts]
     rows = sorted(set().union(*(_used(vector).tolist() for vector in vectors)))
-    values = np.empty((len(rows), n), np.float32)
-    TensorSeries(name, place.series.shape, tuple(place.series.stored[row] for row in rows)).read(
-        chunk.start, chunk.stop, values, np.empty(8 * n, np.uint8)
-    )
+    stored = tuple(place.series.stored[row] for row in rows)
+    whole = not kept and any(f.rule is not None and f.rule.applies(place.series) for f in forecasts)
+    fused = place.dtype == "BF16" and settings.rounding == "nearest" and not whole
+    if fused and all(info.dtype == "BF16" for info in stored):
+        return chunk, _store_bfloat16(chunk, stored, rows, vectors, handles, steps)
+    values = _buffers.get("values", 4 * len(rows) * n).view(np.float32).reshape(len(rows), n)
+    TensorSeries(name, place.series.shape, stored).read(chunk.start, chunk.stop, values, _buffers.get("scratch", 8 * n))
     sums = []
     for forecast, vector, files in zip(forecasts, vectors, handles, strict=True):
         mine = [rows.index(row) for row in _used(vector)]
@@ -347,7 +357,7 @@ def _store(
         if forecast.rule is not None and not kept and forecast.rule.applies(place.series):
             out = forecast.rule.forecast(place.series)
         else:
-            out = np.empty(n, np.float32)
+            out = _buffers.get("out", 4 * n).view(np.float32)
             combine(used, vector[[rows[m] for m in mine]].astype(np.float32), out)
         raw = encode(
             out,
@@ -363,6 +373,33 @@ def _store(
         _put(files[place.shard], raw.view(np.uint8), place.offset + chunk.start * item)
         sums.append((lost, moved))
     return chunk, sums
+
+
+def _store_bfloat16(
+    chunk: _Chunk,
+    stored: tuple[TensorInfo, ...],
+    rows: list[int],
+    vectors: list[Array],
+    handles: list[dict[str, int]],
+    steps: tuple[int, ...],
+) -> list[tuple[float, float]]:
+    """The usual case, bfloat16 in and out, in one fused kernel: no float32 copy of anything is made."""
+    place, n = chunk.place, chunk.stop - chunk.start
+    raw = _buffers.get("raw", 2 * len(rows) * n).view(np.uint16).reshape(len(rows), n)
+    for bits, info in zip(raw, stored, strict=True):
+        read_into(info, chunk.start, bits.view(np.uint8))
+    sums = []
+    for vector, files in zip(vectors, handles, strict=True):
+        mine = [rows.index(row) for row in _used(vector)]
+        used = raw if len(mine) == len(rows) else raw[mine]
+        out = _buffers.get("out", 2 * n).view(np.uint16)
+        lost, moved = combine_bfloat16(used, vector[[rows[m] for m in mine]].astype(np.float32), out)
+        if not math.isfinite(lost + moved):
+            values = np.stack([decoded(bits, "BF16") for bits in used])
+            _refuse_not_finite(chunk, values, [rows[m] for m in mine], steps, place.dtype)
+        _put(files[place.shard], out.view(np.uint8), place.offset + chunk.start * 2)
+        sums.append((lost, moved))
+    return sums
 
 
 def _refuse_not_finite(chunk: _Chunk, values: Array, rows: list[int], steps: tuple[int, ...], dtype: str) -> None:
@@ -410,31 +447,27 @@ def _copy_rest(source: Path, folder: Path, settings: Settings) -> None:
         config.write_text(json_text(values))
 
 
-def _sources(trajectory: Trajectory, forecasts: Sequence[Forecast]) -> list[dict[str, Any]]:
-    """Every file that is read, with its size and SHA-256."""
+def _files_read(trajectory: Trajectory, forecasts: Sequence[Forecast]) -> list[tuple[int, Path]]:
+    """(step, file) of every file that the pass reads."""
     rows = {len(trajectory.steps) - 1}.union(*(_used(a).tolist() for f in forecasts for a in f.coefficients.values()))
-    files = [
+    return [
         (trajectory.steps[row], file)
         for row in sorted(rows)
         for file in sorted({info.file for info in trajectory.checkpoints[row].tensors.values()})
     ]
-    sources = []
-    for step, file in files:
-        try:
-            with open(file, "rb") as handle:
-                digest = hashlib.file_digest(handle, "sha256") if hasattr(hashlib, "file_digest") else _digest(handle)
-        except OSError as error:
-            raise UnreadableCheckpoint(f"{file} cannot be read ({error.strerror})") from error
-        sources.append({"step": step, "file": str(file), "bytes": file.stat().st_size, "sha256": digest.hexdigest()})
-    return sources
 
 
-def _digest(handle: Any) -> Any:
-    """`hashlib.file_digest`, which Python 3.10 lacks."""
-    digest = hashlib.sha256()
-    while block := handle.read(1 << 20):
-        digest.update(block)
-    return digest
+def _source(step: int, file: Path) -> dict[str, Any]:
+    """One file, with its size and BLAKE3 hash (what `b3sum` prints)."""
+    digest, block = blake3(), memoryview(bytearray(_HASH_BLOCK))
+    try:
+        with open(file, "rb", buffering=0) as handle:
+            while count := handle.readinto(block):
+                digest.update(block[:count])
+            size = os.fstat(handle.fileno()).st_size
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{file} cannot be read ({error.strerror})") from error
+    return {"step": step, "file": str(file), "bytes": size, "blake3": digest.hexdigest()}
 
 
 def _recipe(

@@ -10,7 +10,6 @@ on the number of threads.
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.safetensors_file import read_into
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
-from driftline.engines import default_threads, local_map
+from driftline.engines import Buffers, default_threads, local_map
 from driftline.errors import InputError
 from driftline.linearity import kernels
 from driftline.linearity.step_sizes import Moves, moves_of
@@ -119,19 +118,7 @@ class _Chunk:
     candidates: np.ndarray  # flat positions within [start, stop)
 
 
-class _Buffers(threading.local):
-    """A worker's read buffers, kept from chunk to chunk."""
-
-    raw = np.empty(0, np.uint8)
-    scratch = np.empty(0, np.uint8)
-
-    def get(self, name: str, nbytes: int) -> np.ndarray:
-        if getattr(self, name).size < nbytes:
-            setattr(self, name, np.empty(nbytes, np.uint8))
-        return getattr(self, name)[:nbytes]
-
-
-_buffers = _Buffers()
+_buffers = Buffers()
 
 
 def _read(chunk: _Chunk) -> np.ndarray:

@@ -1,0 +1,151 @@
+"""Writing forecasts against mergekit, cp and the disk's own floor; RELEX against stored deltas; back-tests.
+
+    python benchmarks/extrapolate.py              0.4 billion parameters x 8, and 1.5 billion x 2 (12 GB in all)
+    python benchmarks/extrapolate.py --small      40 million, to see that it works
+
+Ratios between things measured in one run; wall clock includes start-up. mergekit (its release 0.1.5, with
+this project's PyTorch) is installed into an environment of its own, for this benchmark only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from generate import generate
+from measure import DRIFTLINE, best, forget, measure
+
+HERE = Path(__file__).parent
+ALPHA = 1.5
+
+
+def mergekit(data: Path) -> str:
+    """The path of mergekit's program, installed on first use."""
+    environment = (data / "mergekit").absolute()
+    program = environment / "bin" / "mergekit-yaml"
+    if not program.exists():
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        for package in ("torch==2.13.0", "mergekit==0.1.5"):
+            subprocess.run([environment / "bin" / "pip", "install", "--quiet", package], check=True)
+    return str(program)
+
+
+def two_point(run: Path, program: str, scratch: Path, repeats: int) -> None:
+    """Two checkpoints into one model: driftline, mergekit, cp, and reading two files and writing one."""
+    folders = sorted(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    early, late = folders[0], folders[-1]
+    out = scratch / "out"
+    files = [str(folder / "model.safetensors") for folder in (early, late)]
+    clean = partial(shutil.rmtree, out, ignore_errors=True)
+
+    def cold() -> None:
+        clean()
+        forget(files)
+
+    # mergekit takes a plus sign in a path for a LoRA, so it sees the run through a link
+    link = scratch / "run"
+    link.unlink(missing_ok=True)
+    link.symlink_to(run.absolute())
+    recipe = scratch / "merge.yml"
+    settings = {
+        "merge_method": "task_arithmetic", "dtype": "bfloat16", "base_model": str(link / early.name),
+        "models": [{"model": str(link / late.name), "parameters": {"weight": ALPHA}}],
+    }  # fmt: skip
+    recipe.write_text(json.dumps(settings))  # JSON is YAML
+    ours = [*DRIFTLINE, "extrapolate", str(run), "--method", "two-point", "--alpha", str(ALPHA), "--keep", "none",
+            "--quiet", "--out", str(out)]  # fmt: skip
+    theirs = [program, str(recipe), str(out), "--no-copy-tokenizer"]
+    copy = ["cp", files[0], str(out)]
+    floor = ["sh", "-c", f"cat {files[1]} > /dev/null; cp {files[0]} {out}; sync {out}"]
+
+    def clean_file() -> None:
+        out.unlink(missing_ok=True)
+
+    def cold_file() -> None:
+        clean_file()
+        forget(files)
+
+    clean()
+    measure(ours)  # compiles the kernels once, as after an installation
+    rows = {
+        "driftline extrapolate": best(ours, repeats, before=clean),
+        "mergekit task_arithmetic": best(theirs, repeats, before=clean, HF_HUB_OFFLINE="1"),
+    }
+    cold_rows = {
+        "driftline extrapolate": best(ours, repeats, before=cold),
+        "mergekit task_arithmetic": best(theirs, 1, before=cold, HF_HUB_OFFLINE="1"),
+    }
+    programs = tuple(rows)
+    clean()
+    rows |= {
+        "cp of one checkpoint": best(copy, repeats, before=clean_file),
+        "read two, write one, sync": best(floor, repeats, before=clean_file),
+    }
+    cold_rows |= {"read two, write one, sync": best(floor, repeats, before=cold_file)}
+    clean_file()
+    reference = rows["driftline extrapolate"]
+    print(f"{'':28}{'seconds':>9}{'cold':>8}{'time / driftline':>18}{'peak GiB':>10}{'memory / driftline':>20}")
+    for name, (seconds, memory) in rows.items():
+        cold_seconds = f"{cold_rows[name][0]:8.2f}" if name in cold_rows else " " * 8
+        peak = f"{memory:10.2f}{memory / reference[1]:20.2f}" if name in programs else ""
+        print(f"{name:28}{seconds:9.2f}{cold_seconds}{seconds / reference[0]:18.2f}{peak}")
+
+
+def relex(run: Path, scratch: Path, repeats: int) -> None:
+    """Rank-1 RELEX of all checkpoints, one interval ahead."""
+    target = str(int(max(run.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1])).name.split("-")[1]) + 100)
+    out = scratch / "out"
+    clean = partial(shutil.rmtree, out, ignore_errors=True)
+    ours = [*DRIFTLINE, "extrapolate", str(run), "--method", "relex", "--to", target, "--keep", "none", "--quiet",
+            "--out", str(out)]  # fmt: skip
+    plain = [sys.executable, str(HERE / "plain_relex.py"), str(run), target, str(out)]
+    rows = {
+        "driftline, nothing stored": best(ours, repeats, before=clean),
+        "deltas stored in float16": best(plain, 1, before=clean),
+    }
+    clean()
+    print(f"\n{'relex, 8 checkpoints':28}{'seconds':>9}{'peak GiB':>10}{'time / driftline':>18}")
+    for name, (seconds, memory) in rows.items():
+        print(f"{name:28}{seconds:9.2f}{memory:10.2f}{seconds / rows['driftline, nothing stored'][0]:18.2f}")
+
+
+def backtests(run: Path, scratch: Path) -> None:
+    """Seconds that back-tests take once the scan is done."""
+    measure([*DRIFTLINE, "backtest", str(run), "--quiet", "--out", str(scratch / "backtest")])
+    record = json.loads((scratch / "backtest" / "backtest.json").read_text())
+    print(
+        f"\nback-tests of {len(record['pooled'])} methods: {record['cost']['seconds_after_the_scan']:.2f} s after the scan"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--data", type=Path, default=Path("bench-data"))
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    arguments.data.mkdir(exist_ok=True)
+    program = mergekit(arguments.data)
+    sizes = [(0.04e9, 8)] if arguments.small else [(0.4e9, 8), (1.5e9, 2)]
+    with tempfile.TemporaryDirectory(dir=arguments.data) as scratch:
+        for size, checkpoints in sizes:
+            run = arguments.data / f"run-{size:.0e}"
+            parameters = generate(run, size, checkpoints)
+            print(
+                f"\n{parameters / 1e9:.3f} billion parameters x {checkpoints} bf16 checkpoints, {os.cpu_count()} cores\n"
+            )
+            two_point(run, program, Path(scratch).absolute(), arguments.repeats)
+            if checkpoints > 2:
+                relex(run, Path(scratch).absolute(), arguments.repeats)
+                backtests(run, Path(scratch).absolute())
+
+
+if __name__ == "__main__":
+    main()

@@ -24,6 +24,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/extrapolate.py
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --group docs

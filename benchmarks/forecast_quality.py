@@ -3,7 +3,7 @@
     python benchmarks/forecast_quality.py RUN [RUN...]      runs made by `driftline train`
 
 For four cutoffs of each run every method forecasts a checkpoint that the run saved later; forecast, held
-and real models are scored on the same held-out problems, 4 samples each. A percent is two standard errors or so.
+and real models are scored on the same held-out problems, 4 samples each: a standard error is about .006. Skill in weights in brackets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def sampled(folder: Path) -> float:
 
 
 def main(runs: list[Path]) -> None:
-    print(f"{'':24}{'hold':>8}{'real':>8}" + "".join(f"{name:>22}" for name in METHODS))
+    print(f"{'':24}{'hold':>8}{'real':>8}" + "".join(f"{name:>16}" for name in METHODS))
     table = []
     for run in runs:
         trajectory = open_trajectory(run)
@@ -54,10 +54,10 @@ def main(runs: list[Path]) -> None:
                 skills.append(float(scores[name].skill[here][0]))
             table.append(row)
             label = f"{run.name} {steps[cutoff]} to {steps[target]}"
-            cells = "".join(f"{a:10.3f} (skill {s:5.2f})"[:22].rjust(22) for a, s in zip(row[2:], skills, strict=True))
+            cells = "".join(f"{a:.3f} ({s:+.2f})".rjust(16) for a, s in zip(row[2:], skills, strict=True))
             print(f"{label:24}{row[0]:8.3f}{row[1]:8.3f}{cells}", flush=True)
     print(f"{'mean':24}" + "".join(f"{mean:8.3f}" for mean in np.mean(table, 0)[:2])
-          + "".join(f"{mean:22.3f}" for mean in np.mean(table, 0)[2:]))  # fmt: skip
+          + "".join(f"{mean:16.3f}" for mean in np.mean(table, 0)[2:]))  # fmt: skip
 
 
 if __name__ == "__main__":

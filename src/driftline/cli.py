@@ -28,6 +28,10 @@ Filter = Annotated[
     Literal["none", "paper"], arg(help="paper: only weights whose range exceeds 1e-4, with 4 or more values")
 ]
 Clock = Annotated[Literal["step", "lr"], arg(help="what lines are drawn against: step, or summed learning rate")]
+Rollouts = Annotated[
+    Path, arg(metavar="FILE", help="JSON lines: prompt or messages with response, or prompt_ids and response_ids")
+]
+ModelDtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], arg(help="to run models in; auto: as saved")]
 Rank = Annotated[int, arg(help="directions of relex")]
 Analysis = Annotated[
     Path | None, arg(metavar="DIR", help="a result of driftline analyze of these steps: nothing is read twice")
@@ -150,6 +154,67 @@ def extrapolate(
         overwrite=overwrite, progress=partial(progress_bar, quiet=quiet),
     )  # fmt: skip
     terminal.forecast(written, out)
+
+
+@app.command
+def logprobs(
+    run: Run, rollouts: Rollouts, out: Out, steps: Steps = None, base: Base = None,
+    clock: Clock = "step",
+    dtype: ModelDtype = "auto",
+    strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Teacher-forced log-probs of fixed responses at every checkpoint, and how straight they run."""
+    import time
+
+    from driftline.checkpoints.trajectory import open_trajectory
+    from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
+    from driftline.linearity.outputs import logprobs as measure
+    from driftline.progress import counter
+    from driftline.report import outputs, terminal
+
+    refuse_occupied(out, overwrite=overwrite, mark="summary.json")
+    trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
+    started = time.monotonic()
+    with output_folder(out, overwrite=overwrite) as folder, counter(quiet=quiet) as progress:
+        summary = measure.logprobs(trajectory, rollouts, folder, out, clock=clock, dtype=dtype, progress=progress)
+        summary["cost"] = {"seconds": time.monotonic() - started}
+        (folder / "summary.json").write_text(json_text(summary))
+        outputs.write_logprobs(folder, summary, _command())
+    terminal.analysis(summary, out)
+
+
+@app.command
+def activations(
+    run: Run, rollouts: Rollouts, out: Out, steps: Steps = None, base: Base = None,
+    layers: Annotated[tuple[int, ...], arg(metavar="LAYER...", help="layers to look into; default four, spread evenly")] = (),
+    positions: Annotated[int, arg(help="response positions to sample")] = 256,
+    units: Annotated[int, arg(help="units of each block to sample")] = 64,
+    seed: Annotated[int, arg(help="of both samples")] = 0,
+    clock: Clock = "step",
+    dtype: ModelDtype = "auto",
+    strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """The same for hidden states, attention and MLP outputs; and where a layer's change comes from."""
+    import time
+
+    from driftline.checkpoints.trajectory import open_trajectory
+    from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
+    from driftline.linearity.outputs import activations as measure
+    from driftline.progress import counter
+    from driftline.report import outputs, terminal
+
+    refuse_occupied(out, overwrite=overwrite, mark="summary.json")
+    trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
+    sampling = measure.Sampling(layers=layers, positions=positions, units=units, seed=seed)
+    started = time.monotonic()
+    with output_folder(out, overwrite=overwrite) as folder, counter(quiet=quiet) as progress:
+        summary = measure.activations(
+            trajectory, rollouts, folder, out, sampling=sampling, clock=clock, dtype=dtype, progress=progress
+        )
+        summary["cost"] = {"seconds": time.monotonic() - started}
+        (folder / "summary.json").write_text(json_text(summary))
+        outputs.write_activations(folder, summary, _command())
+    terminal.analysis(summary, out)
 
 
 @app.command

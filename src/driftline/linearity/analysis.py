@@ -20,13 +20,12 @@ from driftline._version import __version__
 from driftline.checkpoints import configuration
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
-from driftline.linearity import drift, null, persistence, regime, skill, statistics
+from driftline.linearity import figures, null
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import FILTERS, Population, TensorScan, scan
 from driftline.linearity.step_sizes import Moves
 from driftline.linearity.verdict import verdict
 
-_HISTOGRAM_BINS = 100  # of histograms in the results; the scan's own are finer
 _ROW_GROUP_BYTES = 16 << 20
 
 
@@ -96,28 +95,12 @@ def summarize(
     totals: RunTotals, trajectory: Trajectory, clock_values: np.ndarray, *, filter: str, clock: str
 ) -> dict[str, Any]:
     """All statistics of a run from what its tensors add up to; no weight is read."""
-    steps = np.asarray(trajectory.steps)
     gram, population = np.asarray(totals.gram), totals.populations[FILTERS[filter]]
     beta1, beta1_from = configuration.adam_beta1(trajectory)
     dtypes = sorted({info.dtype for tensor in trajectory for info in tensor.stored})
-    memory = statistics.optimizer_memory(beta1)
-    pairs = statistics.separated_pairs(steps, memory)
-    increments = statistics.increments_gram(gram)
-    lengths = np.sqrt(np.clip(np.diag(increments), 0, None))
-    null_gram = null.matched_gram(steps, beta1, lengths)
     null_population, null_shares = _null_population(totals, trajectory, clock_values, beta1, filter)
-
-    cosine, cosine_sd = statistics.mean_cosine(increments, pairs)
-    exponent, exponent_error = statistics.growth_exponent(gram, clock_values)
-    drift_per_clock, noise_to_drift = statistics.drift_and_noise(gram, clock_values, pairs)
-    energy, coefficient_r2 = statistics.rank_one(gram, clock_values)
-    null_energy, null_coefficient_r2 = statistics.rank_one(null_gram, clock_values)
-    test = drift.drift_test(gram, steps, clock_values, beta1)
-    kept_length = persistence.persistence(gram, steps, beta1, test.least_dimension) if test else None
-    skills = skill.held_out_skill(gram, clock_values)
-    held_out = max(len(steps) // 4, 1)
     measured, unfiltered = population.count, totals.populations[0].count
-
+    statistics, test = figures.of_run(gram, np.asarray(trajectory.steps), clock_values, beta1)
     summary: dict[str, Any] = {
         "driftline": __version__,
         "kind": "weights",
@@ -134,74 +117,19 @@ def summarize(
             "changed_share": unfiltered / totals.parameters,
             "kept_share": measured / totals.parameters,
         },
-        "r2": r2_figures(population),
-        "null_r2": r2_figures(null_population) | null_shares,
-        "r2_histogram": {"run": _coarse(population), "null": _coarse(null_population)},
-        "drift": {
-            "increment_cosine": cosine,
-            "increment_cosine_sd": cosine_sd,
-            "increment_pairs": int(pairs[0].size),
-            "adjacent_cosine": float(np.diag(statistics.cosines(increments), 1).mean()),
-            "growth_exponent": exponent,
-            "growth_exponent_se": exponent_error,
-            "noise_to_drift": noise_to_drift,
-            "drift_per_clock": drift_per_clock,
-            "effective_dimension": test.effective_dimension if test else math.nan,
-            "null": {
-                "increment_cosine": statistics.mean_cosine(null.increment_correlation(steps, beta1), pairs)[0],
-                "adjacent_cosine": float(np.diag(null.increment_correlation(steps, beta1), 1).mean()),
-                "growth_exponent": statistics.growth_exponent(null_gram, clock_values)[0],
-            },
-        },
-        "optimizer": {"adam_beta1": beta1, "adam_beta1_from": beta1_from, "memory_steps": memory},
-        "persistence": {
-            "length": kept_length.length if kept_length else math.nan,
-            "interval": [kept_length.low, kept_length.high] if kept_length else [math.nan, math.nan],
-            "at_least": kept_length.at_least if kept_length else False,
-        },
-        "rank1": {
-            "energy": energy,
-            "null_energy": null_energy,
-            "coefficient_r2": coefficient_r2,
-            "null_coefficient_r2": null_coefficient_r2,
-        },
-        "skill": {
-            "cutoff": int(steps[-1 - held_out]),
-            "targets": steps[-held_out:].tolist(),
-            "methods": {name: float(value) for name, value in skills.items()},
-            "null": {name: float(value) for name, value in skill.held_out_skill(null_gram, clock_values).items()},
-        },
-        "regime": {
-            "segments": [
-                {"from": int(steps[piece.first]), "to": int(steps[piece.last]), "r2": piece.r2}
-                for piece in regime.segments(gram, clock_values, null_gram)
-            ]
-        },
+        **figures.of_r2(population, null_population, null_shares),
+        **statistics,
+        "optimizer": statistics["optimizer"] | {"adam_beta1_from": beta1_from},
         "rounding": {
             "dtypes": dtypes,
-            "unchanged_share": float(np.sum(totals.kept) / (totals.parameters * (len(steps) - 1))),
+            "unchanged_share": float(np.sum(totals.kept) / (totals.parameters * (len(trajectory.steps) - 1))),
             "unchanged_share_per_interval": (np.asarray(totals.kept) / totals.parameters).tolist(),
             "distinct_values": dict(zip(("1", "2", "3", "4+"), np.asarray(totals.distinct).tolist(), strict=True)),
         },
-        "gram": gram.tolist(),
         "left_out": trajectory.left_out,
         "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
     }
     return summary | {"verdict": verdict(test, summary)}
-
-
-def r2_figures(population: Population) -> dict[str, float]:
-    return {
-        "mean": population.mean_r2,
-        "median": population.quantile(0.5),
-        "q25": population.quantile(0.25),
-        "q75": population.quantile(0.75),
-        "share_above_0.7": population.share_strong,
-    }
-
-
-def _coarse(population: Population) -> list[int]:
-    return population.histogram.reshape(_HISTOGRAM_BINS, -1).sum(1).tolist()
 
 
 def _null_population(
@@ -240,14 +168,14 @@ class _TensorTable:
     def add(self, tensor: TensorScan) -> None:
         population = tensor.population(self._filter)
         layer, module = layer_and_module(tensor.name)
-        figures = r2_figures(population)
+        r2 = figures.shares_of(population)
         self._rows.append(
             {
                 "name": tensor.name, "layer": layer, "module": module, "shape": list(tensor.shape), "dtype": tensor.dtype,
                 "parameters": tensor.size, "measured": population.count, "unchanged": tensor.unchanged,
                 "filtered": tensor.populations[0].count - population.count,
-                **{f"r2_{key}": None if math.isnan(value) else value for key, value in figures.items()},
-                "r2_histogram": _coarse(population),
+                **{f"r2_{key}": None if math.isnan(value) else value for key, value in r2.items()},
+                "r2_histogram": figures.coarse(population),
                 "distinct_values": tensor.distinct, "mean_abs_slope": tensor.mean_abs_slope, "rms_slope": tensor.rms_slope,
                 "largest_range": tensor.largest_range,
                 "update_norm": np.sqrt(np.clip(np.diag(tensor.gram), 0, None)),

@@ -78,7 +78,7 @@ def population_of(r2: Array) -> Population:
 
 def null_r2(steps: Array, clock: Array, beta1: float, *, draws: int = 200_000, seed: int = 0) -> Population:
     """R² on the clock of driftless walks with momentum, unrounded and unfiltered."""
-    root = _root(steps, beta1)
+    root = walk_root(steps, beta1)
     rng = np.random.default_rng(seed)
     parts = batches(draws, max((1 << 21) // len(steps), 1))
     return sum_populations(
@@ -99,7 +99,7 @@ def matched_null_r2(
         The population, and the shares of walks that change at all and that are kept.
     """
     rng = np.random.default_rng(seed)
-    root = _root(steps, beta1)
+    root = walk_root(steps, beta1)
     root = root / np.sqrt(np.mean(np.sum(np.diff(root, axis=0) ** 2, axis=1)))
     from_rounded = steps[0] == 0
     rounded = step_sizes.rounded_moments(root, from_rounded, rng)
@@ -133,7 +133,7 @@ def sum_populations(populations: Iterable[Population]) -> Population:
     return first
 
 
-def _root(steps: Array, beta1: float) -> Array:
+def walk_root(steps: Array, beta1: float) -> Array:
     """R [T, T-1] with R Rᵀ the walk's covariance."""
     covariance = walk_covariance(np.asarray(steps), beta1)[1:, 1:]
     return np.vstack([np.zeros(covariance.shape[0]), np.linalg.cholesky(covariance)])

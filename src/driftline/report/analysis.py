@@ -22,15 +22,15 @@ def write(folder: Path, summary: dict[str, Any], command: str) -> None:
     """`report.html` from `summary` and the `tensors.parquet` in `folder`."""
     rows = pq.read_table(folder / "tensors.parquet", columns=_COLUMNS).to_pylist()
     body = [
-        _verdict(summary),
-        _histogram(summary),
+        verdict(summary),
+        histogram(summary),
         _heat_map(rows),
-        _growth(summary),
-        _cosines(summary),
+        growth(summary),
+        cosines(summary),
         _samples(summary, rows),
-        _skill(summary),
+        skill(summary),
         _left_out(summary),
-        _how(summary, command),
+        how(summary, command),
     ]
     (folder / "report.html").write_text(page(f"driftline · {summary['run']}", "".join(body)), encoding="utf-8")
 
@@ -48,7 +48,7 @@ _COLUMNS = [
 ]
 
 
-def _verdict(s: dict[str, Any]) -> str:
+def verdict(s: dict[str, Any]) -> str:
     r2, null, d = s["r2"], s["null_r2"], s["drift"]
     life = s["persistence"]
     length = (
@@ -70,17 +70,21 @@ def _verdict(s: dict[str, Any]) -> str:
             "persistence length, steps",
             f"95 %: {number(float(life['interval'][0]), 0)} to {number(float(life['interval'][1]), 0)}",
         ),
-        (f"{s['parameters']['measured']:,}", "parameters measured", f"of {s['parameters']['total']:,}"),
+        (
+            f"{s['parameters']['measured']:,}",
+            f"{s.get('counted', 'parameters')} measured",
+            f"of {s['parameters']['total']:,}",
+        ),
     ]
     mark = "yes" if s["verdict"]["linear"] else "no"
     return f'<p class="verdict {mark}">{text(s["verdict"]["sentence"])}</p>' + figures(cards)
 
 
-def _histogram(s: dict[str, Any]) -> str:
+def histogram(s: dict[str, Any]) -> str:
     shares, chance = (np.array(s["r2_histogram"][whose]) / sum(s["r2_histogram"][whose]) for whose in ("run", "null"))
     names = list(s["r2"])
     return section(
-        "R² of every parameter, and what chance gives",
+        f"R² of {s.get('counted', 'parameters')}, one by one, and what chance gives",
         "Bars: this run. Line: a driftless random walk with the same checkpoints and optimizer momentum. Bars above the line "
         "on the right are straightness beyond chance; the dotted line is the paper's threshold of 0.7.",
         charts.r2_histogram(shares, chance),
@@ -104,7 +108,7 @@ def _heat_map(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _growth(s: dict[str, Any]) -> str:
+def growth(s: dict[str, Any]) -> str:
     gram, clock, d = np.array(s["gram"]), np.array(s["clock_values"]), s["drift"]
     elapsed, norms = clock[1:] - clock[0], np.sqrt(np.clip(np.diag(gram)[1:], 0, None))
     moved = norms > 0
@@ -120,17 +124,17 @@ def _growth(s: dict[str, Any]) -> str:
     )
 
 
-def _cosines(s: dict[str, Any]) -> str:
-    cosines = statistics.cosines(statistics.increments_gram(np.array(s["gram"])))
+def cosines(s: dict[str, Any]) -> str:
+    matrix = statistics.cosines(statistics.increments_gram(np.array(s["gram"])))
     steps, d = s["steps"], s["drift"]
     intervals = [f"{a}–{b}" for a, b in itertools.pairwise(steps)]
-    rows = [(interval, *map(float, row)) for interval, row in zip(intervals, cosines, strict=True)]
+    rows = [(interval, *map(float, row)) for interval, row in zip(intervals, matrix, strict=True)]
     return section(
         "Does the run keep its direction?",
         f"Cosine between the changes over any two intervals. Next to the diagonal the optimizer's momentum alone gives "
         f"{number(d['null']['adjacent_cosine'])}; further than {number(s['optimizer']['memory_steps'], 0)} steps apart only drift remains: "
         f"mean {number(d['increment_cosine'])} over {d['increment_pairs']} pairs.",
-        charts.cosine_matrix(cosines, intervals),
+        charts.cosine_matrix(matrix, intervals),
         table(["interval", *intervals], rows) if len(rows) <= 40 else "",
     )
 
@@ -150,10 +154,10 @@ def _samples(s: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _skill(s: dict[str, Any]) -> str:
-    skill, rank = s["skill"], s["rank1"]
+def skill(s: dict[str, Any]) -> str:
+    held, rank = s["skill"], s["rank1"]
     rows: list[tuple[Any, ...]] = [
-        (f"skill of {name}", value, skill["null"][name]) for name, value in skill["methods"].items()
+        (f"skill of {name}", value, held["null"][name]) for name, value in held["methods"].items()
     ]
     rows.append(("energy in the first direction", rank["energy"], rank["null_energy"]))
     rows.append(("R² of its coefficient", rank["coefficient_r2"], rank["null_coefficient_r2"]))
@@ -163,7 +167,7 @@ def _skill(s: dict[str, Any]) -> str:
     )
     return section(
         "Would a straight line have forecast the end of the run?",
-        f"Skill against holding the checkpoint of step {skill['cutoff']}, over the later ones: 1 is perfect, 0 no better than holding, "
+        f"Skill against holding the checkpoint of step {held['cutoff']}, over the later ones: 1 is perfect, 0 no better than holding, "
         "below 0 worse. Rank-1 figures look high by chance too, as the last column shows.",
         table(["", "this run", "driftless walk"], rows) + "<h2>Straight pieces</h2>" + pieces,
     )
@@ -185,16 +189,13 @@ def _left_out(s: dict[str, Any]) -> str:
     return section("What was left out, and what rounding hides", hidden, counts + reasons)
 
 
-def _how(s: dict[str, Any], command: str) -> str:
+def how(s: dict[str, Any], command: str) -> str:
     rows = [
         ("driftline", s["driftline"]),
         ("run", s["run"]),
         ("steps", ", ".join(map(str, s["steps"]))),
         ("clock", _CLOCKS[s["clock"]]),
         ("optimizer momentum", f"beta1 {s['optimizer']['adam_beta1']} ({s['optimizer']['adam_beta1_from']})"),
-        (
-            "read",
-            f"{s['cost']['bytes_read'] / 1e9:.3f} GB in {s['cost']['scan_seconds']:.2f} s; statistics {s['cost']['statistics_seconds']:.2f} s",
-        ),
+        ("cost", ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in s["cost"].items())),
     ]
     return section("How this page was made", "", f"<pre>{text(command)}</pre>" + table(["", ""], rows))

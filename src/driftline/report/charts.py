@@ -37,8 +37,8 @@ def fragment(figure: go.Figure, name: str, x: str, y: str, **layout: Any) -> str
     )
 
 
-def r2_histogram(shares: np.ndarray, null_shares: np.ndarray) -> str:
-    """Share of parameters per bin of R², the matched driftless walk drawn over it."""
+def r2_histogram(shares: np.ndarray, null_shares: np.ndarray, *, name: str = "r2-histogram") -> str:
+    """Share of what was measured per bin of R², the matched driftless walk drawn over it."""
     edges = np.linspace(0, 1, len(shares) + 1)
     centres = (edges[:-1] + edges[1:]) / 2
     figure = go.Figure(
@@ -54,7 +54,7 @@ def r2_histogram(shares: np.ndarray, null_shares: np.ndarray) -> str:
         ]
     )
     figure.add_vline(x=0.7, line={"color": _GREY, "dash": "dot"})
-    return fragment(figure, "r2-histogram", "R² of a parameter's straight line", "share of parameters", bargap=0)
+    return fragment(figure, name, "R² of its straight line", "share", bargap=0)
 
 
 def heat_map(

@@ -27,6 +27,8 @@ h2 { font-size: 1.15rem; margin: 2.5rem 0 .25rem; }
 table { border-collapse: collapse; font-size: .9rem; } th, td { text-align: left; padding: .25rem .8rem .25rem 0;
   border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
+mark { color: inherit; border-radius: .2rem; } mark.up { background: #0072b255; } mark.down { background: #d55e0055; }
+code { white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin: .25rem 0 0; } summary { color: var(--dim); cursor: pointer; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem; overflow-x: auto; }
 @media print { body { max-width: none; } details { display: none; } .chart { break-inside: avoid; } }

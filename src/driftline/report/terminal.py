@@ -79,7 +79,8 @@ def analysis(s: dict[str, Any], out: Path) -> None:
         say(
             f"R² is of the weights that pass the filter ({s['filter']}), beside walks that pass it; the rest is of all weights."
         )
-    say(f"{p['measured']:,} of {p['total']:,} parameters measured over {len(s['steps'])} checkpoints\n")
+    counted = s.get("counted", "parameters")
+    say(f"{p['measured']:,} of {p['total']:,} {counted} measured over {len(s['steps'])} checkpoints\n")
     _table(None, ["", "this run", "chance"], rows)
     say(f"\n{s['verdict']['sentence']}\n")
     say(f"report: {out / 'report.html'}")

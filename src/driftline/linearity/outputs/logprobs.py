@@ -1,0 +1,173 @@
+"""`driftline logprobs`: teacher-forced log-probs of fixed responses at every checkpoint, and how straight they run.
+
+One model in memory at a time; each checkpoint's result is kept as it finishes, so that a second call goes
+on. Writes `tokens.parquet` (a row for each token) and `sequences.parquet` (a row for each rollout).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from driftline import models
+from driftline._version import __version__
+from driftline.checkpoints import configuration
+from driftline.checkpoints.trajectory import Trajectory
+from driftline.errors import InputError
+from driftline.linearity.outputs import series
+from driftline.linearity.outputs.rollouts import Rollout, read_rollouts
+from driftline.linearity.outputs.work import Work, identity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ROWS = 200_000  # of a row group
+
+
+def logprobs(
+    trajectory: Trajectory,
+    rollouts_file: Path,
+    folder: Path,
+    out: Path,
+    *,
+    clock: str = "step",
+    dtype: str = "auto",
+    progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda tokens: None,
+) -> dict[str, Any]:
+    """Score the rollouts under every checkpoint and measure the result.
+
+    Args:
+        folder: where the tables go; out: beside what unfinished work is kept.
+        progress: called for each checkpoint with what it is and its tokens; returns what counts them.
+
+    Returns:
+        The contents of `summary.json`.
+
+    Raises:
+        InputError: the rollouts or a model cannot be used, or fewer than 3 checkpoints.
+    """
+    if len(trajectory.steps) < 3:
+        raise InputError(f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3")
+    clock_values = configuration.clock_values(trajectory, clock)
+    tokenizer = tokenizer_of(trajectory)
+    rollouts = read_rollouts(rollouts_file, tokenizer, longest=context_of(trajectory))
+    request = identity(trajectory, [r.prompt_ids + r.response_ids for r in rollouts], kind="logprobs", dtype=dtype)
+    work = Work(out, request)
+    values = np.stack(
+        [_of_checkpoint(trajectory, index, rollouts, work, dtype, progress) for index in range(len(trajectory.steps))]
+    )
+    summary = summarize(values, rollouts, trajectory, clock_values, clock)
+    _write_tokens(folder / "tokens.parquet", values, rollouts, tokenizer, clock_values, trajectory.steps)
+    _write_sequences(folder / "sequences.parquet", values, rollouts, trajectory.steps)
+    work.remove()
+    return summary
+
+
+def tokenizer_of(trajectory: Trajectory) -> PreTrainedTokenizerBase:
+    """The tokenizer of the last checkpoint that has one."""
+    for checkpoint in reversed(trajectory.checkpoints):
+        if any(
+            (checkpoint.path / name).is_file()
+            for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+        ):
+            return models.load_tokenizer(checkpoint.path)
+    raise InputError(f"{trajectory.name}: no checkpoint has a tokenizer: save it beside the weights of the last one")
+
+
+def context_of(trajectory: Trajectory) -> int | None:
+    """Positions that the last checkpoint's model takes, where its configuration says so."""
+    return models.context_of(trajectory.checkpoints[-1].path)
+
+
+def _of_checkpoint(
+    trajectory: Trajectory,
+    index: int,
+    rollouts: Sequence[Rollout],
+    work: Work,
+    dtype: str,
+    progress: Callable[[str, int], Callable[[int], None]],
+) -> np.ndarray:
+    from driftline.linearity.outputs.teacher_forcing import token_logprobs
+
+    step = trajectory.steps[index]
+    found = work.load(step)
+    if found is None:
+        model = models.load_model(trajectory.checkpoints[index].path, dtype=dtype)
+        advance = progress(f"step {step}", sum(rollout.length for rollout in rollouts))
+        found = token_logprobs(model, rollouts, progress=advance)
+        if not np.isfinite(found).all():
+            raise InputError(
+                f"{trajectory.checkpoints[index].path}: log-probs are not finite: leave step {step} out with --steps"
+            )
+        work.save(step, found)
+    return found
+
+
+def summarize(
+    values: np.ndarray, rollouts: Sequence[Rollout], trajectory: Trajectory, clock_values: np.ndarray, clock: str
+) -> dict[str, Any]:
+    """The contents of `summary.json`; `values` are log-probs [T, tokens]."""
+    beta1, beta1_from = configuration.adam_beta1(trajectory)
+    measured = series.summarize(values, trajectory.steps, clock_values, beta1, what="tokens")
+    measured["optimizer"]["adam_beta1_from"] = beta1_from
+    return {
+        "driftline": __version__,
+        "kind": "logprobs",
+        "run": trajectory.name,
+        "clock": clock,
+        "clock_values": clock_values.tolist(),
+        "filter": "none",
+        "rollouts": len(rollouts),
+        **measured,
+        "paper_filter": series.paper_filter(values, trajectory.steps, clock_values, beta1),
+        "mean_logprob": values.mean(1).tolist(),
+        "left_out": {},
+        "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
+    }
+
+
+def _write_tokens(
+    path: Path,
+    values: np.ndarray,
+    rollouts: Sequence[Rollout],
+    tokenizer: PreTrainedTokenizerBase,
+    clock: np.ndarray,
+    steps: Sequence[int],
+) -> None:
+    found = series.lines(values, clock)
+    ids = np.concatenate([rollout.response_ids for rollout in rollouts])
+    texts = {int(token): tokenizer.decode([int(token)]) for token in np.unique(ids)}
+    lengths = [len(rollout.response_ids) for rollout in rollouts]
+    columns = {
+        "sequence": pa.array(np.repeat(np.arange(len(rollouts)), lengths)),
+        "position": pa.array(np.concatenate([np.arange(n) for n in lengths])),
+        "token_id": pa.array(ids),
+        "token": pa.array([texts[int(token)] for token in ids]),
+        "slope": pa.array(found.slope),
+        "r2": pa.array(found.r2, mask=np.isnan(found.r2)),
+        "change": pa.array(values[-1] - values[0]),
+        "logprob": pa.FixedSizeListArray.from_arrays(pa.array(values.T.ravel()), len(steps)),
+    }
+    metadata = {"driftline": __version__, "steps": ",".join(map(str, steps))}
+    pq.write_table(pa.table(columns, metadata=metadata), path, compression="zstd", row_group_size=_ROWS)
+
+
+def _write_sequences(path: Path, values: np.ndarray, rollouts: Sequence[Rollout], steps: Sequence[int]) -> None:
+    """Log-prob of each response, and two estimates of the divergence from the first checkpoint."""
+    lengths = np.array([len(rollout.response_ids) for rollout in rollouts])
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    moved = (values - values[0]).astype(np.float64)
+    sums = np.add.reduceat(values, starts, axis=1, dtype=np.float64)
+    k3 = np.add.reduceat(np.expm1(moved) - moved, starts, axis=1)
+    columns = {
+        "sequence": pa.array(np.arange(len(rollouts))),
+        "tokens": pa.array(lengths),
+        "logprob": pa.FixedSizeListArray.from_arrays(pa.array(sums.T.ravel()), len(steps)),
+        "kl_from_first": pa.FixedSizeListArray.from_arrays(pa.array(k3.T.ravel()), len(steps)),
+    }
+    pq.write_table(pa.table(columns, metadata={"steps": ",".join(map(str, steps))}), path, compression="zstd")

@@ -1,0 +1,129 @@
+"""A checkpoint as a model that runs: loaded by transformers, with its tokenizer, checked once.
+
+Nothing here is imported by the weight path. Code that comes with a checkpoint is never executed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from driftline.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def quiet_libraries() -> None:
+    """No progress bars and no advice on standard error from transformers."""
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+
+
+def default_device() -> torch.device:
+    """The first accelerator, or the CPU with as many threads as the process may use."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return torch.device("cpu")
+
+
+def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device | str | None = None) -> PreTrainedModel:
+    """A causal language model in evaluation mode, from a local folder or a Hub name.
+
+    Args:
+        dtype: `auto` (as saved), `float32`, `bfloat16` or `float16`.
+
+    Raises:
+        InputError: transformers is not installed, or cannot load it.
+    """
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        raise InputError(f"running a model needs {error.name}: pip install 'driftline[models]'") from error
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
+    quiet_libraries()
+    _must_look_like_a_model(source)
+    wanted = dtype if dtype == "auto" else getattr(torch, dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"{source} cannot be loaded as a causal language model ({_first_line(error)})") from error
+    return model.to(device or default_device()).eval()
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """Its tokenizer, padding on the left.
+
+    Raises:
+        InputError: there is none, or it cannot be loaded.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise InputError(f"running a model needs {error.name}: pip install 'driftline[models]'") from error
+    quiet_libraries()
+    _must_look_like_a_model(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"{source} has no tokenizer that loads ({_first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def refuse_different_vocabularies(early: str | Path, late: str | Path) -> None:
+    """Two models whose logits are combined must mean the same by every token.
+
+    Raises:
+        InputError: their tokenizers differ; names a token.
+    """
+    first, second = load_tokenizer(early).get_vocab(), load_tokenizer(late).get_vocab()
+    if first != second:
+        token = sorted(set(first.items()) ^ set(second.items()))[0][0]
+        raise InputError(
+            f"{early} and {late} have different vocabularies ({token!r} is {first.get(token)} in one and "
+            f"{second.get(token)} in the other): both must come from one run"
+        )
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Positions that a loaded model was made for, where its configuration says so."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def context_of(source: str | Path) -> int | None:
+    """The same of a saved model, from its configuration alone."""
+    from transformers import AutoConfig
+
+    _must_look_like_a_model(source)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{source} has no configuration that loads ({_first_line(error)})") from error
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _must_look_like_a_model(source: str | Path) -> None:
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(f"{source} has no config.json: give the folder of a model")
+    if not path.exists() and (str(source).startswith((".", "/", "~")) or str(source).count("/") != 1):
+        raise InputError(f"{source} does not exist: give a model's folder, or a Hub name such as owner/model")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

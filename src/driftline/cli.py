@@ -125,6 +125,7 @@ def extrapolate(
     rank: Rank = 1,
     clock: Clock = "step",
     analysis: Analysis = None,
+    rollouts: Annotated[Path | None, arg(metavar="FILE", help="auto: score forecasts by their log-probs of these responses")] = None,
     interpolate: Annotated[bool, arg(help="allow targets among the observed steps")] = False,
     reconstruct: Annotated[bool, arg(help="relex: the rank-r part of an observed step")] = False,
     scores: Annotated[Path | None, arg(metavar="FILE", help="alpharl: JSON object of step to score")] = None,
@@ -144,6 +145,7 @@ def extrapolate(
         targets=forecasts.parse_targets(to) if to is not None else (),
         method=method, seen=from_, alpha=alpha, per=per, rank=rank, clock=clock, analysis=analysis,
         reconstruct=reconstruct, interpolate=interpolate, scores=scores, target_score=target_score,
+        rollouts=rollouts,
     )  # fmt: skip
     settings = Settings(
         keep=() if keep == ("none",) else keep, dtype=dtype, rounding=rounding, seed=seed,

@@ -129,12 +129,18 @@ def pool(scores: Scores, clock: Array) -> list[Pooled]:
         error, hold = scores.error[horizons == horizon], scores.hold_error[horizons == horizon]
         if not hold.sum() > 0:
             continue
-        n, skill, low = error.size, 1 - error.sum() / hold.sum(), -math.inf
-        if n >= 3:
-            without = 1 - (error.sum() - error) / (hold.sum() - hold)
-            low = skill - _ONE_SIDED * math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
-        pooled.append(Pooled(float(horizon) * unit, float(skill), float(low), n))
+        pooled.append(Pooled(float(horizon) * unit, *skill_with_low(error, hold), error.size))
     return pooled
+
+
+def skill_with_low(error: Array, hold: Array) -> tuple[float, float]:
+    """Skill of summed squared errors [n], and its lower 95 % end by jackknife; below three, minus infinity."""
+    n, skill = error.size, 1 - error.sum() / hold.sum()
+    if n < 3:
+        return float(skill), -math.inf
+    without = 1 - (error.sum() - error) / (hold.sum() - hold)
+    spread = math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
+    return float(skill), float(skill - _ONE_SIDED * spread)
 
 
 def recommended_horizon(pooled: Sequence[Pooled], test: DriftTest | None) -> float:

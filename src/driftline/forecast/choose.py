@@ -1,6 +1,6 @@
 """`auto`: which forecast to write, how far it may reach, and a sentence that says why.
 
-Without rollouts a forecast can only be scored in weights, and the method with the least weight error leans
+With rollouts, `function_space` chooses. Without, a forecast can only be scored in weights, and the method with the least weight error leans
 on the last increments, whose noise the written model then carries: it does worse on the task than the plain
 two-point line. So `auto` takes two-point through the widest window, and uses the back-tests only to say how
 far it may go.
@@ -8,7 +8,7 @@ far it may go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from driftline.forecast.backtest import backtest
 from driftline.forecast.observations import Observations
@@ -18,12 +18,17 @@ FEWEST = 6  # checkpoints: three cutoffs, each with three or more seen, and a ta
 
 @dataclass(frozen=True)
 class Choice:
-    """A method, how many steps beyond the last checkpoint it may reach, and why."""
+    """A method, how many steps beyond the last checkpoint it may reach, and why.
+
+    `first` is the first step of the window, where that is not the whole run; `scores` what the choice rests on.
+    """
 
     method: str
     horizon: float
     sentence: str
     warning: bool
+    first: int | None = None
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 def untested(first: int, last: int, checkpoints: int) -> Choice:

@@ -48,6 +48,7 @@ class Request:
         reconstruct: rebuild observed steps from their rank-r part (`relex`).
         interpolate: allow targets among the observed steps.
         scores, target_score: of `alpharl`: score of each step, and the score to reach.
+        rollouts: of `auto`: fixed responses by whose log-probs forecasts are scored.
     """
 
     targets: tuple[int, ...] = ()
@@ -62,6 +63,7 @@ class Request:
     interpolate: bool = False
     scores: Path | None = None
     target_score: float | None = None
+    rollouts: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def extrapolate(
     """
     out, settings, progress = Path(out), settings or Settings(), progress or _silent
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
-    plan = make_plan(trajectory, request, progress)
+    plan = make_plan(trajectory, request, settings, out.absolute().parent, progress)
     with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         forecasts = [replace(f, folder=folder) for f in plan.forecasts]
         if len(forecasts) > 1:
@@ -140,8 +142,10 @@ def _silent(what: str, total: int) -> AbstractContextManager[Callable[[int], Non
     return nullcontext(lambda amount: None)
 
 
-def make_plan(trajectory: Trajectory, request: Request, progress: Progress = _silent) -> Plan:
-    """Everything that can be decided, and refused, before a model is written."""
+def make_plan(
+    trajectory: Trajectory, request: Request, settings: Settings, scratch: Path, progress: Progress = _silent
+) -> Plan:
+    """Everything that can be decided, and refused, before a model is written; `scratch` is used for scoring only."""
     if request.method not in ("auto", "alpharl"):
         method_named(request.method)
     _refuse_contradictions(request)
@@ -163,6 +167,19 @@ def make_plan(trajectory: Trajectory, request: Request, progress: Progress = _si
     if request.interpolate and all(seen[0] <= target <= seen[-1] for target in targets):
         return _plan(trajectory, seen, targets, request, "between", None)
     within = [step for step in trajectory.steps if seen[0] <= step <= seen[-1]]
+    if request.rollouts is not None:
+        from driftline.forecast import function_space
+
+        observed = scan(within)
+        goals = clock_in_steps(trajectory, request.clock, targets)
+        ahead = float(np.max(goals) - observed.clock[-1])
+        choice = function_space.choose(trajectory, observed, request.rollouts, ahead, settings, scratch)
+        if choice.method not in ("two-point", "hold"):
+            seen = within
+            return _plan(trajectory, seen, targets, request, choice.method, observed, choice)
+        if choice.first is not None:
+            seen = [choice.first, seen[-1]]
+        return _plan(trajectory, seen, targets, request, choice.method, None, choice)
     choice = choose(scan(within)) if len(within) >= FEWEST else untested(seen[0], seen[-1], len(within))
     return _plan(trajectory, seen, targets, request, choice.method, None, choice)
 
@@ -191,6 +208,8 @@ def _plan(
         recipe: dict[str, Any] = {"target": target, "method": name if name != "between" else "two-point"}
         if choice:
             recipe |= {"chosen": choice.sentence, "reached": float(reached[k])}
+            if choice.scores:
+                recipe["skill_in_logprobs"] = choice.scores
         recipe |= {"clock": request.clock, "observed": seen, "fitted_per": per}
         if name == "relex":
             recipe |= {"rank": request.rank, "reconstruct": request.reconstruct}
@@ -213,7 +232,7 @@ def _plan(
         far = max(targets)
         sentence += (
             f"; step {far:g} lies further, so the forecast stops {choice.horizon:g} steps ahead "
-            f"(--method two-point goes all the way, untested)"
+            f"(--method {choice.method} goes all the way, untested)"
         )
         warning = True
     return Plan(taking_part, tuple(forecasts), sentence, warning)
@@ -299,6 +318,8 @@ def _refuse_contradictions(request: Request) -> None:
             raise InputError(
                 f"--alpha {request.alpha:g} does not go beyond the late checkpoint (alpha 1): add --interpolate if that is meant"
             )
+    if request.rollouts is not None and (request.method != "auto" or request.alpha is not None):
+        raise InputError("--rollouts is what --method auto scores forecasts by: leave one of them out")
     if request.reconstruct and request.method != "relex":
         raise InputError("--reconstruct rebuilds observed steps from RELEX's subspace: add --method relex")
     if request.method == "alpharl":

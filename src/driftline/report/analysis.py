@@ -84,7 +84,7 @@ def histogram(s: dict[str, Any]) -> str:
     shares, chance = (np.array(s["r2_histogram"][whose]) / sum(s["r2_histogram"][whose]) for whose in ("run", "null"))
     names = list(s["r2"])
     return section(
-        f"R² of {s.get('counted', 'parameters')}, one by one, and what chance gives",
+        f"R² of every {s.get('counted', 'parameters').removesuffix('s')}, and what chance gives",
         "Bars: this run. Line: a driftless random walk with the same checkpoints and optimizer momentum. Bars above the line "
         "on the right are straightness beyond chance; the dotted line is the paper's threshold of 0.7.",
         charts.r2_histogram(shares, chance),

@@ -142,9 +142,9 @@ def forecast(outcome: Any, out: Path) -> None:
         kept = f"{len(record['kept'])} tensors kept" + (f", {len(record['copied'])} copied" if record["copied"] else "")
         what = "score" if record["method"] == "alpharl" else "step"
         say(f"{what} {record['target']:g}: {folder}, {kept}")
-        say(
-            f"  rounding lost {record['rounding_loss']:.2%} of the update ({record['written_dtype']}, {record['rounding']})"
-        )
+        loss = record["rounding_loss"]
+        lost = f"rounding lost {loss:.2%} of the update" if loss else "nothing was lost to rounding"
+        say(f"  {lost} ({record['written_dtype']}, {record['rounding']})")
 
 
 def scores(rows: list[dict[str, Any]], problems: int, samples: int) -> None:

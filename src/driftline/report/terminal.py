@@ -82,8 +82,19 @@ def analysis(s: dict[str, Any], out: Path) -> None:
     counted = s.get("counted", "parameters")
     say(f"{p['measured']:,} of {p['total']:,} {counted} measured over {len(s['steps'])} checkpoints\n")
     _table(None, ["", "this run", "chance"], rows)
+    _persistence(s["persistence"])
     say(f"\n{s['verdict']['sentence']}\n")
     say(f"report: {out / 'report.html'}")
+
+
+def _persistence(life: dict[str, Any]) -> None:
+    """How long the run keeps its direction, where that is known."""
+    if life["length"] == life["length"]:
+        more = " or more" if life["at_least"] else ""
+        low, high = (number(float(end), 0) for end in life["interval"])
+        _console().print(
+            f"\nthe run keeps its direction for {number(float(life['length']), 0)} steps{more} (95 %: {low} to {high})"
+        )
 
 
 def training_step(steps: int, *, quiet: bool) -> Callable[[int, dict[str, float]], None]:
@@ -121,11 +132,7 @@ def backtest(r: dict[str, Any], out: Path) -> None:
         horizon = number(float(r["horizons"][name]), 0)
         rows.append((name, number(near["skill"], 2), number(middle["skill"], 2), horizon))
     _table(None, ["skill against holding", *heads, "good to"], rows)
-    life = r["persistence"]
-    if life["length"] == life["length"]:
-        more = " or more" if life["at_least"] else ""
-        low, high = (number(end, 0) for end in life["interval"])
-        say(f"\nthe run keeps its direction for {number(life['length'], 0)} steps{more} (95 %: {low} to {high})")
+    _persistence(r["persistence"])
     say(f"\n{r['sentence']}\n")
     say(f"report: {out / 'report.html'}")
 

@@ -1,0 +1,54 @@
+"""The page of a back-test: complete, self-contained, and nothing in it is markup that came from a run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from driftline.forecast.backtest import write
+from driftline.forecast.observations import Observations
+from driftline.report import backtest
+from driftline.report.grid import layer_grid
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(params=[0.0, 1.0], ids=["driftless", "drifting"])
+def page(request: pytest.FixtureRequest, rng: np.random.Generator, tmp_path: Path) -> str:
+    T, grams = 12, {}
+    for name, n in (
+        (f"model.layers.0.{EVIL}.weight", 300),
+        ("model.layers.1.up.weight", 200),
+        ("model.norm.weight", 20),
+    ):
+        walk = np.cumsum(rng.standard_normal((T, n)) + request.param * rng.standard_normal(n), 0)
+        grams[name] = (walk - walk[0]) @ (walk - walk[0]).T
+    observed = Observations(np.arange(T) * 10, np.arange(T) * 10.0, 0.0, grams)
+    record = write(tmp_path, observed, run=EVIL, clock="step")
+    backtest.write(tmp_path, record, f"driftline backtest {EVIL}")
+    return (tmp_path / "report.html").read_text()
+
+
+def test_it_is_complete_and_escaped(page: str) -> None:
+    for chart in ("skill", "cutoffs", "groups"):
+        assert f'id="{chart}"' in page
+    body = page.split("</style>", 1)[1].split("</script>", 1)[1]  # after plotly's own code
+    assert EVIL not in body
+    assert "&lt;script&gt;alert(1)" in body
+    for reference in ("src=", "href=", "@import"):
+        assert reference not in body
+    assert len(page) < 8_000_000
+
+
+def test_the_next_command_is_shown_only_where_there_is_a_horizon(page: str, request: pytest.FixtureRequest) -> None:
+    drifting = "drifting" in request.node.callspec.id
+    assert ("driftline extrapolate" in page) == drifting
+    assert ("Forecasts are worth making" in page) == drifting
+
+
+def test_a_grid_has_layers_down_modules_across_and_the_rest_below() -> None:
+    places = [(1, "up"), (0, "up"), (0, "norm"), (None, "norm"), (1, "up")]
+    rows, columns, (grid,) = layer_grid(places, [[1.0, 2.0, 3.0, 4.0, 5.0]])
+    assert rows == ["0", "1", "outside"]
+    assert columns == ["up", "norm"]
+    np.testing.assert_array_equal(grid, [[2.0, 3.0], [3.0, np.nan], [np.nan, 4.0]])

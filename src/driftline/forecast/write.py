@@ -40,7 +40,7 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _CONFIG_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _BUFFER_BYTES = 256 << 20  # of all workers together
 _HASH_BLOCK = 1 << 18
-_LONGEST_CHUNK = 1 << 18  # weights: half a megabyte of bfloat16 for each checkpoint
+_LONGEST_CHUNK = 1 << 19  # weights: a megabyte of bfloat16 for each checkpoint
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", "driftline.json")
 

@@ -20,15 +20,15 @@ import numpy as np
 
 from generate import VOCABULARY, generate
 
+GROUP = 8  # responses to a prompt, as GRPO samples them
+
 
 def rollouts(count: int) -> list[tuple[list[int], list[int]]]:
-    """Prompts of 30 to 120 tokens, responses of log-normal length around 150, as short reasoning has."""
+    """Eight responses to a prompt: prompts of 60 to 240 tokens, responses of log-normal length around 150."""
     rng = np.random.default_rng(0)
     lengths = np.clip(np.exp(rng.normal(5, 0.6, count)), 16, 600).astype(int)
-    return [
-        (rng.integers(0, VOCABULARY, rng.integers(30, 120)).tolist(), rng.integers(0, VOCABULARY, n).tolist())
-        for n in lengths
-    ]
+    prompts = [rng.integers(0, VOCABULARY, rng.integers(60, 240)).tolist() for _ in range(count // GROUP)]
+    return [(prompts[i // GROUP], rng.integers(0, VOCABULARY, n).tolist()) for i, n in enumerate(lengths)]
 
 
 def child(way: str, model_folder: str, count: int) -> None:

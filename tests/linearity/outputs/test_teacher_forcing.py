@@ -59,6 +59,26 @@ def test_batched_blocks_are_the_plain_way(
     assert sum(counted) == sum(rollout.length for rollout in rollouts)
 
 
+@pytest.mark.parametrize("name", ["Qwen2", "Gemma2", "Llama"])
+def test_shared_prompts_are_run_once_and_change_nothing(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Groups of responses to one prompt, single tokens among them, mixed with others."""
+    monkeypatch.setattr(teacher_forcing, "_TOKENS", 120)
+    settings = {"head_dim": 8, "final_logit_softcapping": 3.0, "sliding_window": 16} if name == "Gemma2" else {}
+    model, singles = model_of(name, **settings), rollouts_of(rng, 6)
+    first, second = singles[0].prompt_ids, singles[1].prompt_ids
+    shared = [Rollout(first, rollout.response_ids) for rollout in rollouts_of(rng, 12)]
+    short = [Rollout(second, (token,)) for token in (5, 6, 7)]
+    rollouts = [row for rows in zip(shared[:6], singles, strict=True) for row in rows] + shared[6:] + short
+    fed: list[int] = []
+    model.model.register_forward_hook(lambda m, a, kwargs, o: fed.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    found = token_logprobs(model, rollouts)
+    assert sum(fed) < 0.9 * sum(rollout.length for rollout in rollouts)
+    expected = np.concatenate([plain(model, rollout) for rollout in rollouts])
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
 def test_never_more_logits_than_a_block(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     model, rollouts = model_of("Qwen2"), rollouts_of(rng, 20)
     monkeypatch.setattr(teacher_forcing, "_LOGITS", 97 * 5)

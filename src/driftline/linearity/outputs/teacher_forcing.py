@@ -7,7 +7,8 @@ than one block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,29 +29,76 @@ def token_logprobs(
     *,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> np.ndarray:
-    """Log-prob, in nats, of every response token given all before it: float32 [tokens], rollout after rollout."""
+    """Log-prob, in nats, of every response token given all before it: float32 [tokens], rollout after rollout.
+
+    A prompt that several rollouts share is run once.
+    """
     import torch
 
     offsets = np.concatenate([[0], np.cumsum([len(rollout.response_ids) for rollout in rollouts])])
     out = np.empty(offsets[-1], np.float32)
     head = _head(model)
+
+    def keep(rows: Sequence[int], hidden: torch.Tensor) -> None:
+        """Score the responses of `rows`, from the hidden states [tokens, width] that predict their tokens."""
+        targets = torch.tensor([token for row in rows for token in rollouts[row].response_ids], device=hidden.device)
+        scores, done = _scores(head, hidden, targets).cpu().numpy(), 0
+        for row in rows:
+            n = len(rollouts[row].response_ids)
+            out[offsets[row] : offsets[row + 1]] = scores[done : done + n]
+            done += n
+        progress(sum(rollouts[row].length for row in rows))
+
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for row, rollout in enumerate(rollouts):
+        by_prompt.setdefault(rollout.prompt_ids, []).append(row)
+    alone = [rows[0] for rows in by_prompt.values() if len(rows) == 1]
     with torch.inference_mode():
-        for rows in batches([rollout.length for rollout in rollouts], _TOKENS):
-            batch = [rollouts[row] for row in rows]
-            ids, mask = padded([rollout.prompt_ids + rollout.response_ids for rollout in batch], model.device)
-            hidden = _body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            wanted = torch.zeros_like(mask, dtype=torch.bool)  # positions whose next token is scored
-            for i, rollout in enumerate(batch):
-                wanted[i, len(rollout.prompt_ids) - 1 : rollout.length - 1] = True
-            targets = torch.roll(ids, -1, dims=1)[wanted]
-            scores = _scores(head, hidden[wanted], targets).cpu().numpy()
-            done = 0
-            for row, rollout in zip(rows, batch, strict=True):
-                n = len(rollout.response_ids)
-                out[offsets[row] : offsets[row + 1]] = scores[done : done + n]
-                done += n
-            progress(int(mask.sum()))
+        for group in batches([rollouts[row].length for row in alone], _TOKENS):
+            rows = [alone[i] for i in group]
+            keep(rows, _whole(model, [rollouts[row] for row in rows]))
+        for prompt, rows in by_prompt.items():
+            if len(rows) > 1:
+                lengths = [len(rollouts[row].response_ids) for row in rows]
+                groups = [[rows[i] for i in group] for group in batches(lengths, max(_TOKENS - len(prompt), 1))]
+                for part, hidden in zip(groups, _after(model, prompt, groups, rollouts), strict=True):
+                    keep(part, hidden)
     return out
+
+
+def _whole(model: PreTrainedModel, rollouts: Sequence[Rollout]) -> torch.Tensor:
+    """Hidden states [tokens, width] that predict the responses, from prompts and responses run together."""
+    ids, mask = padded([rollout.prompt_ids + rollout.response_ids for rollout in rollouts], model.device)
+    hidden = _body(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    wanted = mask.new_zeros(mask.shape).bool()  # positions whose next token is scored
+    for i, rollout in enumerate(rollouts):
+        wanted[i, len(rollout.prompt_ids) - 1 : rollout.length - 1] = True
+    return hidden[wanted]
+
+
+def _after(
+    model: PreTrainedModel, prompt: Sequence[int], groups: Sequence[Sequence[int]], rollouts: Sequence[Rollout]
+) -> Iterator[torch.Tensor]:
+    """The same for groups of rollouts that share a prompt: it is run once, and its keys and values kept."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    ids, mask = padded([prompt], model.device)
+    last = _body(model)(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True).last_hidden_state[
+        :, -1:
+    ]
+    for rows in groups:
+        fed, mask = padded([rollouts[row].response_ids[:-1] for row in rows], model.device)
+        hidden = last.expand(len(rows), -1, -1)
+        if fed.shape[1]:
+            seen = copy.deepcopy(cache)
+            seen.batch_repeat_interleave(len(rows))
+            everything = torch.cat([mask.new_ones(len(rows), len(prompt)), mask], 1)
+            more = _body(model)(input_ids=fed, attention_mask=everything, past_key_values=seen, use_cache=True)
+            hidden = torch.cat([hidden, more.last_hidden_state], 1)
+        wanted = torch.cat([mask.new_ones(len(rows), 1), mask], 1).bool()
+        yield hidden[wanted]
 
 
 def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -38,5 +38,5 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[train]" --group test --group check
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all]" --group test --group check
 	touch $(STAMP)

@@ -12,6 +12,7 @@ from driftline._version import __version__
 
 if TYPE_CHECKING:
     from driftline.checkpoints.trajectory import Trajectory, open_trajectory
+    from driftline.decoding.processor import ExtrapolatedLogits
     from driftline.errors import InputError
     from driftline.forecast.extrapolate import Request, extrapolate
     from driftline.forecast.write import Settings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from driftline.linearity.scan import TensorScan, scan
 
 _HOMES = {
+    "ExtrapolatedLogits": "driftline.decoding.processor",
     "InputError": "driftline.errors",
     "Trajectory": "driftline.checkpoints.trajectory",
     "open_trajectory": "driftline.checkpoints.trajectory",
@@ -31,6 +33,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ExtrapolatedLogits",
     "InputError",
     "Request",
     "Settings",

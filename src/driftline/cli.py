@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -28,6 +28,10 @@ Filter = Annotated[
     Literal["none", "paper"], arg(help="paper: only weights whose range exceeds 1e-4, with 4 or more values")
 ]
 Clock = Annotated[Literal["step", "lr"], arg(help="what lines are drawn against: step, or summed learning rate")]
+Early = Annotated[str | None, arg(metavar="MODEL", help="the early model; of a LoRA adapter the base, if left out")]
+Prompts = Annotated[Path, arg(metavar="FILE", help="JSON lines with prompt (used as it is) or messages")]
+SamplesOut = Annotated[Path, arg(metavar="FILE", help="JSON lines to write")]
+BatchSize = Annotated[int, arg(help="completions decoded at once; changes the speed only")]
 Rollouts = Annotated[
     Path, arg(metavar="FILE", help="JSON lines: prompt or messages with response, or prompt_ids and response_ids")
 ]
@@ -217,6 +221,91 @@ def activations(
         (folder / "summary.json").write_text(json_text(summary))
         outputs.write_activations(folder, summary, _command())
     terminal.analysis(summary, out)
+
+
+@app.command
+def generate(
+    late: Annotated[str, arg(metavar="MODEL", help="folder or Hub name of the late model, or its LoRA adapter")],
+    prompts: Prompts, out: SamplesOut,
+    early: Early = None,
+    alpha: Annotated[float | None, arg(help="early + alpha (late - early), in logits; left out: the late model alone")] = None,
+    temperature: Annotated[float, arg(help="0 is greedy")] = 0.6,
+    top_p: Annotated[float, arg(help="1 keeps all")] = 0.95,
+    top_k: Annotated[int, arg(help="0 keeps all")] = 0,
+    samples: Annotated[int, arg(help="completions of each prompt")] = 1,
+    max_new_tokens: Annotated[int, arg(help="longest completion")] = 512,
+    seed: Annotated[int, arg(help="of the sampling; each sample of each prompt has its own")] = 0,
+    batch_size: BatchSize = 16,
+    dtype: ModelDtype = "auto",
+    overwrite: Annotated[bool, arg(help="begin the file again")] = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Samples from two checkpoints' extrapolated logits, or from one model; a second call continues the file."""
+    from driftline.decoding.generate import Settings
+
+    settings = Settings(
+        late=late, early=early, alpha=alpha, temperature=temperature, top_p=top_p, top_k=top_k, samples=samples,
+        max_new_tokens=max_new_tokens, seed=seed, dtype=dtype,
+    )  # fmt: skip
+    _sample(prompts, out, settings, batch_size=batch_size, overwrite=overwrite, quiet=quiet)
+
+
+@app.command
+def rollouts(
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="folder or Hub name of the model to sample, as a rule the base")],
+    prompts: Prompts, out: SamplesOut,
+    samples: Annotated[int, arg(help="responses to each prompt")] = 64,
+    temperature: Annotated[float, arg(help="1 samples the model as it is")] = 1.0,
+    max_new_tokens: Annotated[int, arg(help="longest response")] = 512,
+    seed: Annotated[int, arg(help="of the sampling")] = 0,
+    batch_size: BatchSize = 64,
+    dtype: ModelDtype = "auto",
+    overwrite: Annotated[bool, arg(help="begin the file again")] = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Fixed responses for logprobs and activations, with the token ids they were sampled as."""
+    from driftline.decoding.generate import Settings
+
+    settings = Settings(
+        late=model, temperature=temperature, top_p=1.0, samples=samples, max_new_tokens=max_new_tokens, seed=seed,
+        dtype=dtype, keep_prompt_ids=True,
+    )  # fmt: skip
+    _sample(prompts, out, settings, batch_size=batch_size, overwrite=overwrite, quiet=quiet)
+
+
+def _sample(prompts: Path, out: Path, settings: Any, *, batch_size: int, overwrite: bool, quiet: bool) -> None:
+    from driftline.decoding.generate import generate as generate_file
+    from driftline.progress import progress_bar
+    from driftline.prompts import read_rows
+    from driftline.report import terminal
+
+    total = len(read_rows(prompts)) * settings.samples
+    with progress_bar("sampling", total, quiet=quiet, unit="rows") as advance:
+        outcome = generate_file(prompts, out, settings, batch_size=batch_size, overwrite=overwrite, advance=advance)
+    terminal.samples(outcome, out)
+
+
+@app.command
+def serve(
+    late: Annotated[str, arg(metavar="MODEL", help="folder or Hub name of the late model, or its LoRA adapter")],
+    early: Early = None,
+    alpha: Annotated[
+        float | None, arg(help="early + alpha (late - early), in logits; left out: the late model alone")
+    ] = None,
+    host: Annotated[str, arg(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, arg(help="0 takes a free one")] = 8000,
+    name: Annotated[str, arg(help="what clients call the model")] = "driftline",
+    key: Annotated[str | None, arg(help="what clients must send as their API key")] = None,
+    dtype: ModelDtype = "auto",
+) -> None:
+    """An OpenAI-compatible endpoint that answers from extrapolated logits."""
+    from driftline.decoding.serve import listen
+    from driftline.decoding.serve import serve as serve_forever
+    from driftline.decoding.sources import load_sampler
+
+    listener = listen(host, port)
+    sampler = load_sampler(late, early=early, alpha=alpha, dtype=dtype)
+    address, taken = listener.getsockname()[:2]
+    print(f"listening on http://{address}:{taken}/v1 as {name!r}; Ctrl-C stops", flush=True)
+    serve_forever(sampler, listener, name, key=key)
 
 
 @app.command

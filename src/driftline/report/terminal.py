@@ -158,3 +158,17 @@ def scores(rows: list[dict[str, Any]], problems: int, samples: int) -> None:
     """Accuracy of trained and forecast models side by side."""
     table = [(r["model"], f"{r['greedy']:.3f}", f"{r['sampled']:.3f}") for r in rows]
     _table(f"accuracy on {problems} held-out problems, {samples} samples each", ["model", "greedy", "sampled"], table)
+
+
+def samples(outcome: Any, out: Path) -> None:
+    """How many completions are in the file, how fast they came, and how many drafts were kept."""
+    say = _console().print
+    say(f"{out}: {outcome.rows:,} completions, {outcome.new_rows:,} of them new")
+    if outcome.new_tokens:
+        say(
+            f"{outcome.new_tokens:,} tokens in {outcome.seconds:.1f} s, {outcome.new_tokens / outcome.seconds:.0f} a second"
+        )
+    if outcome.acceptance == outcome.acceptance:
+        say(
+            f"drafts kept: {outcome.acceptance:.1%}; tokens for each pass of the early model: {outcome.tokens_per_early_pass:.2f}"
+        )

@@ -30,7 +30,7 @@ def test_messages_go_through_the_chat_template(tmp_path: Path) -> None:
     tokenizer = new_tokenizer()
     rows: list[object] = [{"messages": [{"role": "user", "content": "1+2"}], "response": "3"}]
     path = write_lines(tmp_path / "r.jsonl", rows)
-    with pytest.raises(InputError, match="line 1 has messages, but the model has no chat template"):
+    with pytest.raises(InputError, match="row 0, has messages, but the model has no chat template"):
         read_rollouts(path, tokenizer)
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
@@ -41,15 +41,15 @@ def test_messages_go_through_the_chat_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ({"prompt": "1", "response": ""}, "line 2 has an empty response"),
-        ({"prompt": "", "response": "1"}, "line 2 has an empty prompt"),
-        ({"prompt": "1"}, "line 2 has neither response_ids nor a response"),
-        ({"response": "1"}, "line 2 has none of prompt_ids, prompt and messages"),
-        ({"prompt_ids": [1, "a"], "response": "1"}, "line 2: prompt_ids is not a list of token ids"),
-        ({"prompt_ids": [1], "response_ids": [999]}, "line 2 holds a token id that the tokenizer does not have"),
-        ({"prompt": "1" * 9, "response": "2" * 9}, "line 2 is 18 tokens long, more than the model's context of 16"),
-        ("[1, 2]", "line 2 is not a JSON object"),
-        ("{", "is not JSON lines"),
+        ({"prompt": "1", "response": ""}, "row 1, has an empty response"),
+        ({"prompt": "", "response": "1"}, "row 1, has neither prompt"),
+        ({"prompt": "1"}, "row 1, has neither response_ids nor a response"),
+        ({"response": "1"}, "row 1, has neither prompt"),
+        ({"prompt_ids": [1, "a"], "response": "1"}, "row 1, has prompt_ids that are not a list of token ids"),
+        ({"prompt_ids": [1], "response_ids": [999]}, "row 1, holds a token id that the tokenizer does not have"),
+        ({"prompt": "1" * 9, "response": "2" * 9}, "row 1, is 18 tokens long, more than the model's context of 16"),
+        ("[1, 2]", "line 2, is not a JSON object"),
+        ("{", "line 2, is not JSON"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, row: object, complaint: str) -> None:
@@ -61,7 +61,7 @@ def test_bad_rows_are_named(tmp_path: Path, row: object, complaint: str) -> None
 def test_no_file_and_no_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_rollouts(tmp_path / "none.jsonl", new_tokenizer())
-    with pytest.raises(InputError, match="holds no rollouts"):
+    with pytest.raises(InputError, match="has no rows"):
         read_rollouts(write_lines(tmp_path / "r.jsonl", []), new_tokenizer())
 
 

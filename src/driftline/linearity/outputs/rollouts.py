@@ -7,13 +7,13 @@ boundary between them is kept and every checkpoint scores the same tokens.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftline.errors import InputError
+from driftline.prompts import encode, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,9 +41,11 @@ def read_rollouts(path: Path, tokenizer: PreTrainedTokenizerBase, *, longest: in
         InputError: not JSON lines of that form, an empty response, a token the model lacks, or too long a row.
     """
     rollouts = []
-    for number, row in _rows(path):
-        where = f"{path}, line {number}"
-        prompt = _prompt_ids(row, tokenizer, where)
+    for index, row in enumerate(read_rows(path)):
+        where = f"{path}, row {index},"
+        prompt = _ids(row.get("prompt_ids"), where, "prompt_ids")
+        if prompt is None:
+            prompt = tuple(encode(row, tokenizer, where).ids)
         response = _ids(row.get("response_ids"), where, "response_ids")
         if response is None:
             if not isinstance(row.get("response"), str):
@@ -63,45 +65,14 @@ def read_rollouts(path: Path, tokenizer: PreTrainedTokenizerBase, *, longest: in
                 f"{where} holds a token id that the tokenizer does not have: it was made with another model"
             )
         rollouts.append(rollout)
-    if not rollouts:
-        raise InputError(f"{path} holds no rollouts: give JSON lines with prompt_ids and response_ids, or text")
     return rollouts
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise InputError(f"{path}, line {number} is not a JSON object")
-                    yield number, row
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give a file of rollouts") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON lines ({error})") from error
-
-
-def _prompt_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[int, ...]:
-    ids = _ids(row.get("prompt_ids"), where, "prompt_ids")
-    if ids is not None:
-        return ids
-    if isinstance(row.get("prompt"), str):
-        return tuple(tokenizer(row["prompt"])["input_ids"])
-    if isinstance(row.get("messages"), list):
-        if not tokenizer.chat_template:
-            raise InputError(f"{where} has messages, but the model has no chat template: give prompt or prompt_ids")
-        text = tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    raise InputError(f"{where} has none of prompt_ids, prompt and messages")
 
 
 def _ids(value: Any, where: str, key: str) -> tuple[int, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or any(type(token) is not int or token < 0 for token in value):
-        raise InputError(f"{where}: {key} is not a list of token ids")
+        raise InputError(f"{where} has {key} that are not a list of token ids")
     return tuple(value)
 
 

@@ -1,0 +1,83 @@
+"""LoRA runs: checkpoints that are adapters on one base model, which is held in memory once.
+
+Without its adapter the model is the run's step 0; with another adapter it is another checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from driftline.errors import InputError
+from driftline.models import load_model
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Adapted:
+    """One model of several on the same base weights, called like any model."""
+
+    def __init__(self, model: Any, adapter: str | None) -> None:
+        """`adapter` is its name in the peft `model`; None is the base alone."""
+        self.model, self.adapter = model, adapter
+        self.config, self.device, self.generation_config = model.config, model.device, model.generation_config
+
+    def __call__(self, **inputs: Any) -> Any:
+        if self.adapter is None:
+            with self.model.disable_adapter():
+                return self.model(**inputs)
+        self.model.set_adapter(self.adapter)
+        return self.model(**inputs)
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Whether `source` is a folder that peft wrote."""
+    return (Path(source) / "adapter_config.json").is_file()
+
+
+def base_of(adapter: str | Path) -> str:
+    """The base model that an adapter names, as a folder or Hub name.
+
+    Raises:
+        InputError: peft is not installed, or cannot read the adapter.
+    """
+    try:
+        from peft import PeftConfig
+    except ImportError as error:
+        raise InputError(f"{adapter} is a LoRA adapter, which needs {error.name}: pip install peft") from error
+    try:
+        base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{adapter} has an adapter_config.json that peft cannot read ({error})") from error
+    if not base:
+        raise InputError(f"{adapter} does not name its base model: set base_model_name_or_path in adapter_config.json")
+    return base
+
+
+def load_adapted(
+    late: str | Path,
+    early: str | Path | None = None,
+    *,
+    dtype: str = "auto",
+    device: torch.device | str | None = None,
+) -> tuple[Adapted, Adapted]:
+    """The late checkpoint and the early one: another adapter of the same base, or, for None, the base itself.
+
+    Raises:
+        InputError: an adapter cannot be loaded, or the two have different bases.
+    """
+    from peft import PeftModel
+
+    base = base_of(late)
+    if early is not None and base_of(early) != base:
+        raise InputError(f"{early} is an adapter of {base_of(early)} and {late} of {base}: both must come from one run")
+    model = load_model(base, dtype=dtype, device=device)
+    try:
+        adapted = PeftModel.from_pretrained(model, str(late), adapter_name="late")
+        if early is not None:
+            adapted.load_adapter(str(early), adapter_name="early")
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"the adapters cannot be loaded onto {base} ({str(error).splitlines()[0]})") from error
+    adapted.eval()
+    return Adapted(adapted, "late"), Adapted(adapted, None if early is None else "early")

@@ -1,0 +1,92 @@
+"""Logits beyond the last checkpoint, and the distribution that a token is drawn from (paper, section 1.5).
+
+    logits* = early + alpha (late - early),   then temperature, top-k, top-p, softmax
+
+all in float32. Temperature 0 is greedy: the whole probability is on the likeliest token, so that greedy
+decoding needs no code of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from driftline.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+_NUCLEUS = 128  # tokens that are looked at before a whole vocabulary is sorted
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How logits become the distribution that is drawn from; the defaults leave the model's own."""
+
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 keeps all
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"--temperature is {self.temperature}: it must be 0 (greedy) or above")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"--top-p is {self.top_p}: it must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise InputError(f"--top-k is {self.top_k}: it must be 0 (keep all) or above")
+
+
+def combine(early: torch.Tensor, late: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Extrapolated logits [..., V] in float32; exactly `late` at alpha 1 and `early` at 0.
+
+    A token that `late` bans (-inf, as logits processors do) stays banned.
+    """
+    import torch
+
+    late = late.float()
+    return torch.lerp(early.float(), late, alpha).masked_fill(late == -math.inf, -math.inf)
+
+
+def probabilities(logits: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """The distribution [..., V] that tokens are drawn from, in float32, by transformers' own warpers."""
+    import torch
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = logits.float().flatten(0, -2)
+    if shape.temperature == 0:
+        greedy = torch.zeros_like(scores).scatter_(1, scores.argmax(1, keepdim=True), 1.0)
+        return greedy.view(logits.shape)
+    ids = torch.empty(0)  # the warpers ask for the tokens so far and do not look at them
+    if shape.temperature != 1:
+        scores = TemperatureLogitsWarper(shape.temperature)(ids, scores)
+    if shape.top_k:
+        scores = TopKLogitsWarper(shape.top_k)(ids, scores)
+    if shape.top_p == 1:
+        return scores.softmax(-1).view(logits.shape)
+    found, inside = _small_nucleus(scores.softmax(-1), shape.top_p)
+    if not inside.all():
+        found[~inside] = TopPLogitsWarper(shape.top_p)(ids, scores[~inside]).softmax(-1)
+    return found.view(logits.shape)
+
+
+def _small_nucleus(p: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Top-p truncation of the rows of `p` [N, V] whose nucleus is small, and which these are [N].
+
+    The same as TopPLogitsWarper's, without its sort of the whole vocabulary, which can take as long as the model.
+    """
+    import torch
+
+    likeliest, tokens = p.topk(min(_NUCLEUS, p.shape[1]))
+    kept = likeliest.masked_fill(likeliest.cumsum(-1) - likeliest >= top_p, 0)
+    found = torch.zeros_like(p).scatter_(1, tokens, kept / kept.sum(-1, keepdim=True))
+    return found, likeliest.sum(-1) > top_p + 1e-5
+
+
+def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Tokens [...] drawn in proportion to `weights` [..., V] by inverting the sum at `uniform` [...] in [0, 1)."""
+    import torch
+
+    sums = weights.cumsum(-1, dtype=torch.float64)
+    found = torch.searchsorted(sums, (uniform * sums[..., -1]).unsqueeze(-1), right=True).squeeze(-1)
+    return found.clamp(max=weights.shape[-1] - 1)

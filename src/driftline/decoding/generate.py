@@ -1,0 +1,208 @@
+"""Samples for a file of prompts, written as they come: the engine of `driftline generate`.
+
+Each row of the output is {"index", "sample", "prompt", "response", "response_ids", "finish_reason"}, in
+order of index (row of the prompts file) and sample. A file cut short is continued by the same call: a torn
+last line is dropped, rows that are there are kept. What made the file is kept beside it, in
+`FILE.settings.json`; a call with other settings is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from driftline.checkpoints.writer import json_text
+from driftline.decoding.combine import Shape
+from driftline.decoding.sampler import Sampler, row_seed
+from driftline.decoding.sources import load_sampler
+from driftline.errors import InputError
+from driftline.prompts import Prompt, encode, read_rows
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the samples depend on besides the prompts."""
+
+    late: str
+    early: str | None = None
+    alpha: float | None = None  # None: late alone
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    samples: int = 1
+    max_new_tokens: int = 512
+    seed: int = 0
+    dtype: str = "auto"
+    keep_prompt_ids: bool = False  # rows that `driftline logprobs` scores without tokenising again
+
+    def __post_init__(self) -> None:
+        Shape(self.temperature, self.top_p, self.top_k)
+        for name in ("samples", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `generate` did."""
+
+    rows: int  # in the file now
+    new_rows: int
+    new_tokens: int
+    seconds: float
+    acceptance: float  # share of drafts kept; not a number for a single model
+    tokens_per_early_pass: float
+
+
+def generate(
+    prompts: Path,
+    out: Path,
+    settings: Settings,
+    *,
+    batch_size: int = 16,
+    overwrite: bool = False,
+    advance: Callable[[int], None] = lambda rows: None,
+    sampler: Sampler | None = None,
+) -> Outcome:
+    """Sample every prompt of a file; continues a file that the same settings began.
+
+    Args:
+        batch_size: completions decoded at once; changes the speed, not the outcome (up to rounding).
+        advance: called with the number of rows that were added, or found there.
+        sampler: that of `settings`, if it is loaded already.
+
+    Raises:
+        InputError: prompts, settings or models are wrong, or `out` was made otherwise.
+    """
+    if batch_size < 1:
+        raise InputError(f"--batch-size is {batch_size}: it must be at least 1")
+    rows = read_rows(prompts)
+    record = {**asdict(settings), "models": _fingerprint(settings), "prompts": _digest(prompts.read_bytes())}
+    present = _present(out, record, settings.samples, len(rows), overwrite=overwrite)
+    advance(present)
+    jobs = [(index, sample) for index in range(len(rows)) for sample in range(settings.samples)][present:]
+    if not jobs:
+        return Outcome(present, 0, 0, 0.0, float("nan"), float("nan"))
+    sampler = sampler or load_sampler(settings.late, early=settings.early, alpha=settings.alpha, dtype=settings.dtype)
+    encoded = [encode(row, sampler.tokenizer, f"{prompts}, row {index}") for index, row in enumerate(rows)]
+    for index, prompt in enumerate(encoded):
+        sampler.must_fit(prompt.ids, f"{prompts}, row {index},")
+    if not present:
+        _begin(out, record)
+    started, tokens = time.perf_counter(), 0
+    with open(out, "a", encoding="utf-8") as file:
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            lines = list(_sample(sampler, settings, batch, encoded))
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+            tokens += sum(len(line["response_ids"]) for line in lines)
+            advance(len(batch))
+    return Outcome(
+        present + len(jobs),
+        len(jobs),
+        tokens,
+        time.perf_counter() - started,
+        sampler.acceptance.rate,
+        sampler.acceptance.tokens_per_early_pass,
+    )
+
+
+def _sample(sampler: Sampler, settings: Settings, jobs: list[tuple[int, int]], prompts: list[Prompt]) -> Any:
+    completions = sampler.sample(
+        [prompts[index].ids for index, _ in jobs],
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_new_tokens=settings.max_new_tokens,
+        seeds=[row_seed(settings.seed, index, sample) for index, sample in jobs],
+    )
+    for (index, sample), completion in zip(jobs, completions, strict=True):
+        yield {
+            "index": index,
+            "sample": sample,
+            "prompt": prompts[index].text,
+            **({"prompt_ids": prompts[index].ids} if settings.keep_prompt_ids else {}),
+            "response": sampler.text(completion),
+            "response_ids": completion.ids,
+            "finish_reason": completion.finish_reason,
+        }
+
+
+def settings_file(out: Path) -> Path:
+    """Where the settings that made `out` are kept."""
+    return out.with_name(out.name + ".settings.json")
+
+
+def _present(out: Path, record: dict[str, Any], samples: int, prompts: int, *, overwrite: bool) -> int:
+    """Rows that `out` has already; a torn line at its end is cut off."""
+    beside = settings_file(out)
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder: give a file")
+    if not out.exists() or not out.stat().st_size:
+        return 0
+    if not beside.exists():
+        raise InputError(f"--out {out} exists and driftline generate did not write it: choose another file")
+    if overwrite:
+        return 0
+    made_with = json.loads(beside.read_text())
+    changed = [name for name in record if made_with.get(name) != record[name]]
+    if changed:
+        name = changed[0]
+        raise InputError(
+            f"--out {out} was made with other settings ({name} {made_with.get(name)!r}, now {record[name]!r}): "
+            "choose another file, or add --overwrite"
+        )
+    return _complete_rows(out, samples, prompts)
+
+
+def _begin(out: Path, record: dict[str, Any]) -> None:
+    """An empty file with its settings beside it."""
+    beside = settings_file(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(b"")
+        partial = beside.with_name(f".{beside.name}.partial")
+        partial.write_text(json_text(record))
+        os.replace(partial, beside)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another file") from error
+
+
+def _complete_rows(out: Path, samples: int, prompts: int) -> int:
+    """Cut a torn last line off; the number of rows before it, which must be the first ones."""
+    content = out.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    rows = whole.splitlines()
+    for place, line in enumerate(rows):
+        try:
+            row = json.loads(line)
+            found = (row["index"], row["sample"])
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if found != divmod(place, samples) or place >= prompts * samples:
+            raise InputError(f"--out {out}, line {place + 1}, is damaged: add --overwrite to begin again")
+    if len(whole) < len(content):
+        os.truncate(out, len(whole))
+    return len(rows)
+
+
+def _fingerprint(settings: Settings) -> dict[str, str]:
+    """Sizes and times of the models' weight files, hashed: other weights under the same name are noticed."""
+    prints = {}
+    for source in filter(None, (settings.late, settings.early)):
+        files = sorted(p for p in Path(source).glob("*") if p.suffix in (".safetensors", ".bin"))
+        told = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+        prints[source] = _digest(json.dumps(told).encode())
+    return prints
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,55 @@
+"""From what the user names to a sampler: one model, two checkpoints, or the adapters of a LoRA run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from driftline.decoding import adapter
+from driftline.decoding.sampler import Sampler
+from driftline.errors import InputError
+from driftline.models import load_model, load_tokenizer, refuse_different_vocabularies
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_sampler(
+    late: str | Path,
+    *,
+    early: str | Path | None = None,
+    alpha: float | None = None,
+    dtype: str = "auto",
+    device: torch.device | str | None = None,
+) -> Sampler:
+    """A sampler of `late` alone (no `alpha`), or of early + alpha (late - early).
+
+    Args:
+        late: a model's folder or Hub name, or a LoRA adapter's folder.
+        early: likewise; left out, it is the base model of the adapter `late`.
+
+    Raises:
+        InputError: something cannot be loaded, the two do not fit, or one of them is missing.
+    """
+    if alpha is None and early is not None:
+        raise InputError("--early needs --alpha: how far to go from the early model, through the late one at 1")
+    if alpha is not None and early is None and not adapter.is_adapter(late):
+        raise InputError("--alpha needs --early: the model to extrapolate from")
+    first: Any = None
+    if adapter.is_adapter(late):
+        base = adapter.base_of(late)
+        own_base = early is None or str(early) == base
+        if not own_base and not adapter.is_adapter(early or ""):
+            raise InputError(
+                f"{late} is a LoRA adapter of {base}: the early model must be that, or another adapter of it"
+            )
+        last, first = adapter.load_adapted(late, None if own_base else early, dtype=dtype, device=device)
+        tokenizer = load_tokenizer(base)
+    else:
+        if early is not None:
+            refuse_different_vocabularies(early, late)
+            first = load_model(early, dtype=dtype, device=device)
+        last, tokenizer = load_model(late, dtype=dtype, device=device), load_tokenizer(late)
+    if alpha is None:
+        return Sampler(last, tokenizer)
+    return Sampler(last, tokenizer, early=first, alpha=alpha)

@@ -1,0 +1,1 @@
+"""Tasks, verifiers and metrics; and the model that other harnesses evaluate."""

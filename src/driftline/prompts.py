@@ -1,0 +1,79 @@
+"""Prompts as token ids: text as it is, or messages through the model's chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from driftline.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is given: the text, and its tokens."""
+
+    text: str
+    ids: list[int]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, each an object; blank lines are passed over.
+
+    Raises:
+        InputError: it cannot be read, or a line is not a JSON object; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"{path} cannot be read ({reason}): give a JSONL file") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}, is not JSON ({error.msg})") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}, is not a JSON object")
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{path} has no rows: give one JSON object per line")
+    return rows
+
+
+def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> Prompt:
+    """The prompt of a row with `prompt` (text) or `messages` (a list of role and content); `where` names it in errors.
+
+    Raises:
+        InputError: it has neither, or the tokenizer has no chat template or the template refuses the messages.
+    """
+    from jinja2 import TemplateError
+
+    text, messages = row.get("prompt"), row.get("messages")
+    if messages is not None:
+        if tokenizer.chat_template is None:
+            raise InputError(f"{where} has messages, but the model has no chat template: give prompt instead")
+        _must_be_messages(messages, where)
+        try:
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError, KeyError) as error:
+            raise InputError(f"{where} does not fit the model's chat template ({error})") from error
+        return Prompt(rendered, tokenizer(rendered, add_special_tokens=False).input_ids)
+    if not isinstance(text, str) or not text:
+        raise InputError(f"{where} has neither prompt (a text) nor messages")
+    begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    return Prompt(text, tokenizer(text, add_special_tokens=not begun).input_ids)
+
+
+def _must_be_messages(messages: Any, where: str) -> None:
+    good = isinstance(messages, list) and messages
+    if not good or not all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in messages):
+        raise InputError(f"{where} has messages that are not a list of objects with role and content")

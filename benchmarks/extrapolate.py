@@ -43,7 +43,11 @@ def two_point(run: Path, program: str, scratch: Path, repeats: int) -> None:
     early, late = folders[0], folders[-1]
     out = scratch / "out"
     files = [str(folder / "model.safetensors") for folder in (early, late)]
-    clean = partial(shutil.rmtree, out, ignore_errors=True)
+
+    def clean() -> None:
+        """Nothing left to write from the call before."""
+        shutil.rmtree(out, ignore_errors=True)
+        os.sync()
 
     def cold() -> None:
         clean()
@@ -67,6 +71,7 @@ def two_point(run: Path, program: str, scratch: Path, repeats: int) -> None:
 
     def clean_file() -> None:
         out.unlink(missing_ok=True)
+        os.sync()
 
     def cold_file() -> None:
         clean_file()

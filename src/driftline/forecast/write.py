@@ -40,6 +40,7 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _CONFIG_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _BUFFER_BYTES = 256 << 20  # of all workers together
 _HASH_BLOCK = 1 << 18
+_FLUSHED_BYTES = 256 << 20  # written before the disk is asked to take them
 _LONGEST_CHUNK = 1 << 19  # weights: a megabyte of bfloat16 for each checkpoint
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", "driftline.json")
@@ -140,16 +141,24 @@ def write(
             for shard, handle in files.items():
                 _begin(handle, [place for place in layout if place.shard == shard])
         store = partial(_store, forecasts=forecasts, handles=handles, settings=settings, steps=trajectory.steps)
-        with ThreadPoolExecutor(threads) as beside:  # hashes keep up with the pass, so that a file is fetched once
+        # hashes keep up with the pass, so that a file is fetched once; the disk takes what is there meanwhile
+        with ThreadPoolExecutor(threads) as beside, ThreadPoolExecutor(1) as flusher:
             sources = [beside.submit(_source, step, file) for step, file in _files_read(trajectory, forecasts)]
+            unflushed = 0
             for chunk, sums in local_map(store, _chunks(layout, forecasts, settings, threads), threads):
                 for result, (lost, moved) in zip(results, sums, strict=True):
                     result.lost += lost
                     result.moved += moved
-                progress((chunk.stop - chunk.start) * dtypes.ITEM_BYTES[chunk.place.info.dtype])
+                nbytes = (chunk.stop - chunk.start) * dtypes.ITEM_BYTES[chunk.place.info.dtype]
+                progress(nbytes)
+                unflushed += nbytes * len(forecasts)
+                if unflushed > _FLUSHED_BYTES:
+                    unflushed = 0
+                    for files in handles:
+                        flusher.submit(os.fdatasync, files[chunk.place.shard])
             for files in handles:
                 for handle in files.values():
-                    os.fsync(handle)  # while the last hashes are taken
+                    os.fsync(handle)
             hashed = [source.result() for source in sources]
     finally:
         for files in handles:

@@ -25,6 +25,8 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/extrapolate.py
+	$(BIN)/python benchmarks/logprob_speed.py
+	$(BIN)/python benchmarks/generate_speed.py
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --group docs

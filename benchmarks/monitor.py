@@ -36,9 +36,9 @@ class Timed(LinearityCallback):
         self.at: list[float] = []
         self.spent: list[float] = []
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, model=None, **kwargs):
         started = time.perf_counter()
-        super().on_log(args, state, control, logs=logs, **kwargs)
+        super().on_log(args, state, control, logs=logs, model=model, **kwargs)
         if logs and "loss" in logs:
             self.at.append(started)
             self.spent.append(time.perf_counter() - started)

@@ -28,6 +28,18 @@ Filter = Annotated[
     Literal["none", "paper"], arg(help="paper: only weights whose range exceeds 1e-4, with 4 or more values")
 ]
 Clock = Annotated[Literal["step", "lr"], arg(help="what lines are drawn against: step, or summed learning rate")]
+TaskName = Annotated[
+    str, arg(metavar="TASK", help="sums, aime24, aime25, math-500, a .jsonl file, or a reasoning-gym data set")
+]
+Problems = Annotated[int | None, arg(help="how many; default all of a file or set, 100 of a task that makes its own")]
+Verifier = Annotated[Literal["math", "exact"] | None, arg(help="of a .jsonl task; default math")]
+Extract = Annotated[
+    str | None, arg(help="which part of a response is the answer, of a .jsonl task: boxed, last-line, ...")
+]
+Temperature = Annotated[float, arg(help="0 is greedy")]
+TopP = Annotated[float, arg(help="1 keeps all")]
+TopK = Annotated[int, arg(help="0 keeps all")]
+NewTokens = Annotated[int | None, arg(help="longest response; default the task's own")]
 Early = Annotated[str | None, arg(metavar="MODEL", help="the early model; of a LoRA adapter the base, if left out")]
 Prompts = Annotated[Path, arg(metavar="FILE", help="JSON lines with prompt (used as it is) or messages")]
 SamplesOut = Annotated[Path, arg(metavar="FILE", help="JSON lines to write")]
@@ -306,6 +318,95 @@ def serve(
     address, taken = listener.getsockname()[:2]
     print(f"listening on http://{address}:{taken}/v1 as {name!r}; Ctrl-C stops", flush=True)
     serve_forever(sampler, listener, name, key=key)
+
+
+@app.command
+def evaluate(
+    model: Annotated[Positional[str | None], arg(metavar="MODEL", help="folder or Hub name; left out with --early and --late")] = None,
+    *,
+    task: TaskName, out: Out,
+    early: Early = None,
+    late: Annotated[str | None, arg(metavar="MODEL", help="the late model of extrapolated decoding")] = None,
+    alpha: Annotated[float | None, arg(help="early + alpha (late - early), in logits")] = None,
+    problems: Problems = None,
+    samples: Annotated[int, arg(help="of each problem")] = 8,
+    verifier: Verifier = None, extract: Extract = None,
+    temperature: Temperature = 0.6, top_p: TopP = 0.95, top_k: TopK = 0,
+    max_new_tokens: NewTokens = None,
+    seed: Annotated[int, arg(help="of the sampling, and of problems that are made")] = 0,
+    no_control: Annotated[bool, arg(help="extrapolated decoding without the late model beside it")] = False,
+    against: Annotated[Path | None, arg(metavar="DIR", help="an evaluation of the same problems to compare with, pair by pair")] = None,
+    batch_size: BatchSize = 16,
+    dtype: ModelDtype = "auto",
+    overwrite: Overwrite = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Accuracy on a task: avg@k and pass@k with intervals; of extrapolated decoding beside its controls."""
+    from driftline.decoding.generate import Settings
+    from driftline.evaluation.evaluate import evaluate as evaluate_model
+    from driftline.evaluation.tasks import open_task
+    from driftline.progress import counter
+    from driftline.report import terminal
+
+    if (model is None) == (late is None):
+        raise InputError("name either one MODEL, or --early and --late with --alpha")
+    chosen = open_task(task, problems=problems, seed=seed, verifier=verifier, extraction=extract)
+    settings = Settings(
+        late=model or str(late), early=early, alpha=alpha, temperature=temperature, top_p=top_p, top_k=top_k,
+        samples=samples, max_new_tokens=max_new_tokens or chosen.max_new_tokens, seed=seed, dtype=dtype,
+    )  # fmt: skip
+    with counter(quiet=quiet) as progress:
+        record = evaluate_model(
+            chosen, out, settings, control=not no_control, against=against, batch_size=batch_size,
+            overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    terminal.evaluation(record, out)
+
+
+@app.command
+def sweep(
+    run: Run, to: Annotated[str, arg(metavar="STEPS", help="targets: FIRST:LAST:STRIDE, or a list 1200,1400")],
+    task: TaskName, out: Out, steps: Steps = None, base: Base = None,
+    output_space: Annotated[bool, arg(help="extrapolate logits of the first and last step used, not weights")] = False,
+    method: Annotated[str, arg(help="of forecasts in weights, as in extrapolate")] = "two-point",
+    from_: Annotated[tuple[int, ...], arg(name="from", metavar="STEP...", help="observed steps to use")] = (),
+    observed: Annotated[int, arg(help="checkpoints of the run to score beside")] = 4,
+    problems: Problems = None,
+    samples: Annotated[int, arg(help="of each problem")] = 4,
+    verifier: Verifier = None, extract: Extract = None,
+    temperature: Temperature = 0.6, top_p: TopP = 0.95, top_k: TopK = 0,
+    max_new_tokens: NewTokens = None,
+    seed: Annotated[int, arg(help="of the sampling, and of problems that are made")] = 0,
+    batch_size: BatchSize = 16,
+    dtype: ModelDtype = "auto",
+    strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Which target scores best on a task: few problems for all, more for the best."""
+    from driftline.checkpoints.trajectory import open_trajectory
+    from driftline.checkpoints.writer import output_folder, refuse_occupied
+    from driftline.decoding.generate import Settings
+    from driftline.evaluation.sweep import MARK
+    from driftline.evaluation.sweep import sweep as sweep_targets
+    from driftline.evaluation.tasks import open_task
+    from driftline.forecast.extrapolate import Request, parse_targets
+    from driftline.progress import counter
+    from driftline.report import sweep as page
+    from driftline.report import terminal
+
+    refuse_occupied(out, overwrite=overwrite, mark=MARK)
+    trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
+    chosen = open_task(task, problems=problems, seed=seed, verifier=verifier, extraction=extract)
+    settings = Settings(
+        late="", temperature=temperature, top_p=top_p, top_k=top_k, samples=samples,
+        max_new_tokens=max_new_tokens or chosen.max_new_tokens, seed=seed, dtype=dtype,
+    )  # fmt: skip
+    request = Request(targets=parse_targets(to), method=method, seen=from_)
+    with output_folder(out, overwrite=overwrite, mark=MARK) as folder, counter(quiet=quiet) as progress:
+        record = sweep_targets(
+            trajectory, chosen, folder, out, request, settings, output_space=output_space, observed=observed,
+            batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+        page.write(folder, record, _command())
+    terminal.sweep(record, out)
 
 
 @app.command

@@ -172,3 +172,37 @@ def samples(outcome: Any, out: Path) -> None:
         say(
             f"drafts kept: {outcome.acceptance:.1%}; tokens for each pass of the early model: {outcome.tokens_per_early_pass:.2f}"
         )
+
+
+def evaluation(r: dict[str, Any], out: Path) -> None:
+    """avg@k with its interval, pass@k, and what the controls say."""
+    say = _console().print
+    low, high = r["interval"]
+    say(f"{r['task']}: {r['problems']} problems, {r['samples']} samples each")
+    say(f"avg@{r['samples']} {r['avg@k']:.3f} (95 %: {low:.3f} to {high:.3f})")
+    say("  ".join(f"pass@{k} {value:.3f}" for k, value in r["pass@k"].items()))
+    if control := r.get("control"):
+        say(f"\n{control['sentence']}")
+    if against := r.get("against"):
+        d = against["difference"]
+        say(f"\nagainst {against['folder']} ({against['avg@k']:.3f}): {d['mean']:+.3f}, p = {d['p_value']:.3g}")
+    say(f"\nevaluation: {out / 'evaluation.json'}")
+
+
+def sweep(r: dict[str, Any], out: Path) -> None:
+    """The score of every candidate and observed checkpoint, and the best."""
+    rows = [
+        (
+            kind,
+            number(c["step"], 0),
+            c["problems"],
+            f"{c['avg@k']:.3f}",
+            f"{c['interval'][0]:.3f} to {c['interval'][1]:.3f}",
+        )
+        for kind, listed in (("observed", r["observed"]), ("forecast", r["candidates"]))
+        for c in listed
+    ]
+    _table(f"avg@{r['samples']} on {r['task']}", ["", "step", "problems", "score", "95 %"], rows)
+    say = _console().print
+    say(f"\n{r['sentence']}\n")
+    say(f"report: {out / 'report.html'}")

@@ -1,0 +1,130 @@
+"""`jumps.json`: where a run was projected ahead instead of trained, and what that makes of its steps.
+
+A list of {"cycle", "trained_from", "trained_to", "projected_to", "alpha", "accepted", ...}, the three steps
+being virtual ones (trained + projected). `RegroundingCallback` adds "step", the trainer's own step at the
+jump, after which its checkpoints hold projected weights, and "rolled_back_at" where the jump was taken back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from driftline.checkpoints.writer import json_text
+from driftline.errors import InputError
+
+NAME = "jumps.json"
+Jumps = list[dict[str, Any]]
+
+_KEYS = ("cycle", "trained_from", "trained_to", "projected_to", "alpha", "accepted")
+
+
+def read_jumps(folder: Path) -> Jumps:
+    """The jumps of the run in `folder`; empty where there is no `jumps.json`.
+
+    Raises:
+        InputError: the file is damaged, or not of that form.
+    """
+    path = folder / NAME
+    try:
+        jumps = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read ({error}): mend or remove it") from error
+    if not isinstance(jumps, list) or not all(
+        isinstance(jump, dict) and all(k in jump for k in _KEYS) for jump in jumps
+    ):
+        raise InputError(f"{path} is not a list of jumps with {', '.join(_KEYS)}: mend or remove it")
+    return jumps
+
+
+def write_jumps(folder: Path, jumps: Jumps) -> None:
+    """Replace `jumps.json` in one piece."""
+    replace_text(folder / NAME, json_text(jumps))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file in one piece: a reader, or a crash, sees the old one or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def virtual_step(jumps: Jumps, step: int) -> int | None:
+    """Trained and projected steps behind the trainer's checkpoint of `step`; None where a roll-back discarded it.
+
+    The checkpoint saved at the step of a jump holds the projected weights; that of a roll-back, the restored ones.
+    """
+    ahead = 0
+    for jump in jumps:
+        if step < jump["step"]:
+            break
+        back = jump.get("rolled_back_at")
+        if back is None:
+            ahead = jump["projected_to"] - jump["step"]
+        elif step >= back:
+            ahead = jump["trained_to"] - back
+        else:
+            return None
+    return step + ahead
+
+
+@dataclass(frozen=True)
+class Regrounded:
+    """What jumps make of a run's checkpoints.
+
+    Attributes:
+        virtual: step -> virtual step, of the checkpoints that belong to the run.
+        discarded: step -> reason, of those that a roll-back left behind.
+        stretches: the steps of `virtual`, cut at every jump and roll-back: within one, all that moved was trained.
+    """
+
+    virtual: dict[int, int]
+    discarded: dict[int, str]
+    stretches: list[list[int]]
+
+    @property
+    def longest(self) -> list[int]:
+        """The stretch of most checkpoints: what a verdict on training can rest on."""
+        return max(self.stretches, key=len)
+
+    @property
+    def sentence(self) -> str:
+        """For summaries and reports."""
+        longest = self.longest
+        text = (
+            f"This run was re-grounded: its clock is the virtual step, trained and projected, and a jump is no training; "
+            f"the longest stretch without one is from step {longest[0]} to {longest[-1]} ({len(longest)} checkpoints)."
+        )
+        return text + (f" Checkpoints rolled back and left out: {len(self.discarded)}." if self.discarded else "")
+
+
+def regrounded(folder: Path, steps: Sequence[int]) -> Regrounded | None:
+    """The jumps of the trainer's run in `folder` as they touch its checkpoints; None where no jump does.
+
+    Raises:
+        InputError: see `read_jumps`.
+    """
+    jumps = [jump for jump in read_jumps(folder) if "step" in jump and jump["step"] <= max(steps)]
+    if not jumps:
+        return None
+    cuts = [jump[key] for jump in jumps for key in ("step", "rolled_back_at") if jump.get(key) is not None]
+    virtual: dict[int, int] = {}
+    discarded: dict[int, str] = {}
+    stretches: dict[int, list[int]] = {}
+    for step in sorted(steps):
+        at = virtual_step(jumps, step)
+        if at is None:
+            discarded[step] = f"rolled back: it followed a jump that was not accepted, see {folder / NAME}"
+        else:
+            virtual[step] = at
+            stretches.setdefault(sum(step >= cut for cut in cuts), []).append(step)
+    return Regrounded(virtual, discarded, list(stretches.values()))

@@ -1,0 +1,125 @@
+"""Scored samples of one model on a task, in a file that grows: what makes evaluations resumable.
+
+Each row is {"index", "sample", "response", "response_ids", "finish_reason", "gold", "score"}, in order of
+index (of the problem) and sample. A sample depends on its problem, its number and the settings only, so that
+more problems, or the rest after a stop, are simply appended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from driftline.decoding.generate import Settings
+from driftline.decoding.sampler import Sampler, row_seed
+from driftline.evaluation.metrics import summarize
+from driftline.evaluation.tasks import Task
+from driftline.linearity.outputs.work import Work
+
+Array = np.ndarray
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one model, drawn by `settings`, in `file`."""
+
+    file: Path
+    task: Task
+    settings: Settings
+
+    def rows(self, problems: int) -> list[Row]:
+        """Those of the first `problems`; fewer, if not all of them are drawn yet."""
+        if not self.file.exists():
+            return []
+        lines = self.file.read_bytes().split(b"\n")[:-1]  # what follows the last line's end was cut short
+        return [json.loads(line) for line in lines[: problems * self.settings.samples]]
+
+    def missing(self, problems: int) -> int:
+        """How many are still to be drawn."""
+        return problems * self.settings.samples - len(self.rows(problems))
+
+    def draw(
+        self,
+        sampler: Sampler,
+        problems: int,
+        *,
+        batch_size: int = 16,
+        advance: Callable[[int], None] = lambda rows: None,
+    ) -> list[Row]:
+        """The samples of the first `problems`, drawing those that are missing.
+
+        Raises:
+            InputError: a prompt does not fit the model, or what the verifier needs is not installed.
+        """
+        s, rows = self.settings, self.rows(problems)
+        jobs = [(index, sample) for index in range(problems) for sample in range(s.samples)][len(rows) :]
+        prompts = {index: self.task.prompt(index, sampler.tokenizer).ids for index in dict(jobs)}
+        for index, ids in prompts.items():
+            sampler.must_fit(ids, f"{self.task.name}, problem {index},")
+        self._cut_torn_line()
+        with open(self.file, "a", encoding="utf-8") as file:
+            for start in range(0, len(jobs), batch_size):
+                batch = jobs[start : start + batch_size]
+                completions = sampler.sample(
+                    [prompts[index] for index, _ in batch],
+                    temperature=s.temperature,
+                    top_p=s.top_p,
+                    top_k=s.top_k,
+                    max_new_tokens=s.max_new_tokens,
+                    seeds=[row_seed(s.seed, index, sample) for index, sample in batch],
+                )
+                for (index, sample), completion in zip(batch, completions, strict=True):
+                    response = sampler.text(completion)
+                    row = {
+                        "index": index,
+                        "sample": sample,
+                        "response": response,
+                        "response_ids": completion.ids,
+                        "finish_reason": completion.finish_reason,
+                        "gold": self.task.problems[index].answer,
+                        "score": self.task.score(response, index),
+                    }
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    rows.append(row)
+                file.flush()
+                os.fsync(file.fileno())
+                advance(len(batch))
+        return rows
+
+    def _cut_torn_line(self) -> None:
+        if self.file.exists():
+            content = self.file.read_bytes()
+            os.truncate(self.file, content.rfind(b"\n") + 1)
+
+
+@contextmanager
+def kept(out: Path, request: dict[str, Any]) -> Iterator[Path]:
+    """A hidden folder beside `out` for samples of a request; it stays if the block is stopped with some drawn."""
+    work, done = Work(out, request), False
+    try:
+        yield work.folder
+        done = True
+    finally:
+        if done or not any(file.stat().st_size for file in work.folder.glob("*.jsonl")):
+            work.remove()
+
+
+def right(rows: Sequence[Row], samples: int) -> Array:
+    """Whether each sample is right, bool [P, n]."""
+    return np.array([row["score"] == 1 for row in rows]).reshape(-1, samples)
+
+
+def figures(rows: Sequence[Row], samples: int, *, seed: int = 0) -> dict[str, Any]:
+    """`metrics.summarize` of rows, and the mean score, which counts what a verifier half grants."""
+    lengths = np.array([len(row["response_ids"]) for row in rows]).reshape(-1, samples)
+    truncated = np.array([row["finish_reason"] == "length" for row in rows]).reshape(-1, samples)
+    found = summarize(right(rows, samples), lengths, truncated, seed=seed)
+    return {**found, "mean_score": float(np.mean([row["score"] for row in rows]))}

@@ -1,0 +1,126 @@
+"""The control for sharpening: is a forecast better than the late model, or only surer?
+
+Extrapolated logits are narrower with alpha above 1, as are those of extrapolated weights as a rule, and a narrower
+distribution alone makes sampled answers better. So the late model is also sampled at the temperature at which its
+tokens have the same mean entropy, and a gain over the late model that this control shares is called sharpening.
+
+    H(T) = mean over tokens of the entropy of softmax(logits / T), in nats; T* solves H_late(T*) = H_forecast(T)
+
+H_late grows with T, so T* is found by bisection. Entropies are after temperature only, before top-p and top-k,
+under teacher forcing on the same responses for both. Shapes: N tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from driftline.decoding.combine import combine
+from driftline.evaluation.metrics import Difference
+
+if TYPE_CHECKING:
+    import torch
+
+    from driftline.decoding.sampler import Sampler
+
+_LOGITS = 1 << 27  # of the late model held at once, in float32: half a gigabyte
+_COLDEST, _HOTTEST = 1e-3, 1e2
+_HALVINGS = 40
+_LEVEL = 0.05
+
+Pair = tuple[Sequence[int], Sequence[int]]  # token ids of a prompt and of its response, at least one each
+
+
+@dataclass(frozen=True)
+class Match:
+    """The late model's temperature with the same mean entropy, and the entropies, in nats."""
+
+    temperature: float
+    forecast: float
+    late: float  # at the temperature of the forecast
+    matched: float
+    tokens: int
+
+
+def entropies(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Of the tokens' distributions [N], from logits [N, V], in nats; 0 for temperature 0."""
+    import torch
+
+    if temperature == 0:
+        return torch.zeros(len(logits))
+    return torch.special.entr((logits.float() / temperature).softmax(-1)).sum(-1)
+
+
+def matched_temperature(logits: torch.Tensor, entropy: float) -> float:
+    """The temperature at which logits [N, V] have that mean entropy; the nearest end of 0.001 to 100 if none has."""
+    low, high = math.log(_COLDEST), math.log(_HOTTEST)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if entropies(logits, math.exp(middle)).mean() < entropy:
+            low = middle
+        else:
+            high = middle
+    return math.exp((low + high) / 2)
+
+
+def match(forecast: Sampler, late: Sampler, pairs: Sequence[Pair], temperature: float) -> Match:
+    """The temperature at which `late` is as sure as `forecast` at `temperature`, on some sampled responses.
+
+    Of long responses with large vocabularies only evenly spaced tokens are used, as many as fit in memory.
+    """
+    import torch
+
+    total = sum(len(response) for _, response in pairs)
+    seen, entropy, kept = 0, 0.0, []
+    for prompt, response in pairs:
+        first, second = (response_logits(sampler, prompt, response) for sampler in (forecast, late))
+        stride = math.ceil(total * second.shape[-1] / _LOGITS)
+        entropy += float(entropies(first[-seen % stride :: stride], temperature).sum())
+        kept.append(second[-seen % stride :: stride].clone())
+        seen += len(response)
+    logits = torch.cat(kept)
+    goal = entropy / len(logits)
+    found = matched_temperature(logits, goal) if temperature > 0 else 0.0
+    before, matched = (float(entropies(logits, t).mean()) for t in (temperature, found))
+    return Match(found, goal, before, matched, len(logits))
+
+
+def response_logits(sampler: Sampler, prompt: Sequence[int], response: Sequence[int]) -> torch.Tensor:
+    """What a sampler draws each of a response's n tokens from under teacher forcing: logits [n, V], in float32."""
+    import torch
+
+    ids = torch.tensor([[*prompt, *response[:-1]]], device=sampler.late.device)
+    inputs = {"input_ids": ids, "use_cache": False, "logits_to_keep": len(response)}
+    with torch.inference_mode():
+        late = sampler.late(**inputs).logits[0].float()
+        return late if sampler.early is None else combine(sampler.early(**inputs).logits[0], late, sampler.alpha)
+
+
+def judge(gain: Difference, beyond: Difference) -> str:
+    """What a comparison shows: `gain`, `sharpening`, `loss` or `nothing` told from chance at the 5 % level.
+
+    Args:
+        gain: forecast minus late, at one temperature.
+        beyond: forecast minus the late model at the matched temperature.
+    """
+    if gain.p_value >= _LEVEL:
+        return "nothing"
+    if gain.mean < 0:
+        return "loss"
+    return "gain" if beyond.mean > 0 and beyond.p_value < _LEVEL else "sharpening"
+
+
+def sentence(verdict: str, what: str, forecast: float, late: float, matched: float, temperature: float) -> str:
+    """The verdict on the forecast `what` in words, with the three scores (avg@k) and the matched temperature."""
+    scores = f"{what} scores {forecast:.3f}, the late model {late:.3f}"
+    control = (
+        f"at temperature {temperature:.3g}, where it is as sure of its tokens, the late model scores {matched:.3f}"
+    )
+    return {
+        "nothing": f"{scores}: no difference is told from chance ({control})",
+        "loss": f"{scores}: it is worse ({control})",
+        "gain": f"{scores}; {control}: the gain goes beyond sharpening",
+        "sharpening": f"{scores}; {control}: the control shares the gain, so it is sharpening",
+    }[verdict]

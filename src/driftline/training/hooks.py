@@ -1,0 +1,87 @@
+"""What a callback needs of a trainer beyond what the trainer hands it: its logs, its local shards, its checkpoints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from driftline.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+
+def report_before_others(callback: TrainerCallback) -> None:
+    """Move `callback`, which must be the caller's caller's event handler, to the head of the trainer's callbacks.
+
+    W&B, trackio and TensorBoard are callbacks too and come before those of a script, so what a script's
+    callback adds to `logs` would never reach them. A trainer does not hand its callbacks the list that they
+    are in; it is held by the frame that calls the event.
+    """
+    handler = sys._getframe(2).f_locals.get("self")
+    callbacks = getattr(handler, "callbacks", None)
+    if isinstance(callbacks, list) and callback in callbacks:
+        callbacks.remove(callback)
+        callbacks.insert(0, callback)
+
+
+def add_to_logs(state: TrainerState, logs: dict[str, Any], figures: dict[str, float]) -> None:
+    """Into the logs that reporters will see, and into the trainer's own history of them."""
+    logs.update(figures)
+    if state.log_history and state.log_history[-1].get("step") == state.global_step:
+        state.log_history[-1].update(figures)
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The trainable parameters' local values by name, without gradient: whole tensors, or this process's shards."""
+    with torch.no_grad():
+        return {name: local(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that this process holds, sharing its memory."""
+    return tensor.to_local() if is_sharded(tensor) else tensor.detach()  # type: ignore[attr-defined]
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "to_local")  # a DTensor, as FSDP2 makes
+
+
+def state_file(args: TrainingArguments, state: TrainerState, name: str, *, sharded: bool) -> Path | None:
+    """Where a callback keeps its state in the checkpoint of the current step; None where no such checkpoint is.
+
+    One file, or one for each process where parameters are sharded.
+    """
+    given = args.resume_from_checkpoint
+    folders = [
+        Path(args.output_dir) / f"checkpoint-{state.global_step}",
+        *([Path(given)] if isinstance(given, str) else []),
+    ]
+    suffix = f"-{args.process_index}" if sharded else ""
+    return next((folder / f"{name}{suffix}.pt" for folder in folders if folder.is_dir()), None)
+
+
+def save_state(path: Path, content: dict[str, Any]) -> None:
+    """Save in one piece."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save_state` saved; tensors on the CPU.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no exception of its own for a damaged file
+        raise InputError(f"{path} is damaged ({type(error).__name__}): resume from another checkpoint") from error

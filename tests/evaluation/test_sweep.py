@@ -1,0 +1,197 @@
+"""Sweeps over a run whose best forecast is known: weights that lose their noise in a straight line."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lab_samplers import base_sampler
+
+from driftline.checkpoints.trajectory import Trajectory, open_trajectory
+from driftline.checkpoints.writer import json_text
+from driftline.decoding.generate import Settings
+from driftline.errors import InputError
+from driftline.evaluation.sweep import _spread, schedule, sweep
+from driftline.evaluation.tasks import Task, open_task
+from driftline.forecast.extrapolate import Request
+from driftline.report import sweep as page
+
+SETTINGS = Settings(late="run", temperature=0.0, samples=1, max_new_tokens=16)
+CLEAN = 100  # the step at which the noise would be gone
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
+    """Checkpoints 0, 30 and 60: the lab's base with noise in proportion to 100 - step."""
+    folder, base = tmp_path_factory.mktemp("sweep") / "run", base_sampler()
+    torch.manual_seed(0)
+    noise = {name: torch.randn_like(w) * w.std() for name, w in base.late.named_parameters() if w.ndim == 2}
+    for step in (0, 30, 60):
+        model = copy.deepcopy(base.late)
+        with torch.no_grad():
+            for name, weights in model.named_parameters():
+                if name in noise:
+                    weights += (1 - step / CLEAN) * noise[name]
+        model.save_pretrained(folder / f"checkpoint-{step}")
+        base.tokenizer.save_pretrained(folder / f"checkpoint-{step}")
+    return open_trajectory(folder)
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return open_task("sums", problems=48, seed=0)
+
+
+def request(*targets: int) -> Request:
+    return Request(targets=targets, method="two-point")
+
+
+def swept(run: Trajectory, task: Task, out: Path, asked: Request, settings: Settings = SETTINGS, **more) -> dict:
+    folder = out.with_name(out.name + "-folder")
+    folder.mkdir(exist_ok=True)
+    return sweep(run, task, folder, out, asked, settings, batch_size=48, **more)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "problems", "rounds"),
+    [
+        (1, 100, [(1, 100)]),
+        (2, 100, [(2, 100)]),
+        (3, 100, [(3, 50), (2, 100)]),
+        (8, 128, [(8, 32), (4, 64), (2, 128)]),
+        (9, 64, [(9, 16), (5, 16), (3, 32), (2, 64)]),  # never below 16 problems
+        (5, 10, [(5, 10), (3, 10), (2, 10)]),
+    ],
+)
+def test_rounds_halve_the_candidates_and_double_the_problems(candidates, problems, rounds) -> None:
+    assert schedule(candidates, problems) == rounds
+
+
+def test_observed_checkpoints_are_spread_with_the_last_used_among_them() -> None:
+    steps = list(range(0, 110, 10))
+    assert _spread(steps, 3, 100) == [0, 50, 100]
+    assert _spread(steps, 3, 60) == [0, 60, 100]
+    assert _spread(steps, 1, 60) == [60]
+    assert _spread(steps, 99, 60) == steps
+    assert _spread([5], 4, 5) == [5]
+
+
+def test_the_planted_optimum_is_found(run, task, tmp_path) -> None:
+    out = tmp_path / "out"
+    record = swept(run, task, out, request(200, CLEAN, 150))
+    folder = tmp_path / "out-folder"
+    assert json.loads(json_text(record)) == json.loads((folder / "sweep.json").read_text())
+    assert record["rounds"] == [{"candidates": 3, "problems": 24}, {"candidates": 2, "problems": 48}]
+    scores = {c["step"]: c["avg@k"] for c in record["candidates"]}
+    assert scores[CLEAN] > 0.95
+    assert scores[200] < 0.2
+    assert {c["step"]: c["problems"] for c in record["candidates"]} == {CLEAN: 48, 150: 48, 200: 24}
+    assert [c["step"] for c in record["observed"]] == [0, 30, 60]
+    best, last = record["best"], record["observed"][-1]
+    assert (best["step"], best["baseline"], best["better"]) == (CLEAN, 60, True)
+    assert best["difference"]["mean"] == pytest.approx(scores[CLEAN] - last["avg@k"])
+    assert best["p_value_corrected"] == pytest.approx(3 * best["difference"]["p_value"])
+    assert record["sentence"].startswith("Use the forecast of step 100: it scores")
+    assert record["control"]["verdict"] == "gain"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-folder"]  # neither work nor forecasts are left
+
+    page.write(folder, {**record, "run": EVIL}, f"driftline sweep {EVIL}")
+    written = (folder / "report.html").read_text()
+    assert 'id="scores"' in written
+    body = written.split("</style>", 1)[1].split("</script>", 1)[1]
+    assert EVIL not in body
+    assert "&lt;script&gt;alert(1)" in body
+    for reference in ("src=", "href=", "@import"):
+        assert reference not in body
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_sweep_goes_on(run, task, tmp_path) -> None:
+    whole = swept(run, task, tmp_path / "whole", request(CLEAN, 150, 200))
+    counts: dict[str, list[int]] = {"first": [], "second": []}
+
+    def stop(what: str, total: int):
+        if len(counts["first"]) == 5:
+            raise Stopped
+        counts["first"].append(total)
+        return lambda rows: None
+
+    def count(what: str, total: int):
+        counts["second"].append(total)
+        return lambda rows: None
+
+    with pytest.raises(Stopped):
+        swept(run, task, tmp_path / "out", request(CLEAN, 150, 200), progress=stop)
+    assert not (tmp_path / "out-folder" / "sweep.json").exists()
+    record = swept(run, task, tmp_path / "out", request(CLEAN, 150, 200), progress=count)
+    assert counts["first"] == [48, 48, 48, 24, 24]  # the observed, and two candidates of the first round
+    assert counts["second"] == [24, 24, 24]
+    assert {**record, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_forecasts_that_are_no_better_are_not_recommended(run, task, tmp_path) -> None:
+    record = swept(run, task, tmp_path / "out", request(300, 400))
+    assert not record["best"]["better"]
+    assert record["sentence"].startswith("Keep step 60: the best forecast")
+    page.write(tmp_path / "out-folder", record, "driftline sweep")
+    assert 'class="verdict no"' in (tmp_path / "out-folder" / "report.html").read_text()
+
+
+def test_logits_are_swept(run, task, tmp_path) -> None:
+    sampled = replace(SETTINGS, temperature=0.6, samples=2)
+    record = swept(run, task.first(24), tmp_path / "out", request(80, 120), sampled, output_space=True, observed=1)
+    assert record["space"] == "logits"
+    assert [c["step"] for c in record["observed"]] == [60]
+    control = record["control"]
+    assert control["late"] == {key: record["observed"][0][key] for key in control["late"]}  # the same samples
+    assert control["verdict"] in ("gain", "sharpening", "loss", "nothing")
+    assert set(control["greedy"]) == {"forecast", "late"}
+    assert control["late_matched"]["temperature"] > 0
+    page.write(tmp_path / "out-folder", record, "driftline sweep")
+    written = (tmp_path / "out-folder" / "report.html").read_text()
+    assert "Better, or only surer?" in written
+    assert "pass@2" in written
+
+
+def test_a_forecast_that_is_only_surer_is_not_recommended(task, tmp_path) -> None:
+    """Weights whose last layer grows in a straight line: every forecast is the same model, at a lower temperature."""
+    base = base_sampler()
+    for step in (0, 50, 100):
+        model = copy.deepcopy(base.late)
+        model.lm_head.weight = torch.nn.Parameter((0.5 + step / 100) * base.late.lm_head.weight.detach())
+        model.config.tie_word_embeddings = False
+        model.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+        base.tokenizer.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+    sampled = replace(SETTINGS, temperature=1.5, samples=4)
+    record = swept(open_trajectory(tmp_path / "run"), task, tmp_path / "out", request(200), sampled, observed=1)
+    control = record["control"]
+    assert control["late_matched"]["temperature"] == pytest.approx(1.5 * 1.5 / 2.5, rel=1e-3)
+    assert control["gain"]["p_value"] < 0.001
+    assert control["verdict"] == "sharpening"
+    assert not record["best"]["better"]
+    assert record["sentence"].startswith("Keep step 100, at temperature 0.9, where it scores")
+
+
+@pytest.mark.parametrize(
+    ("asked", "more", "complaint"),
+    [
+        (request(60), {}, "--to 60 is not beyond the observed steps"),
+        (request(60), {"output_space": True}, "--to 60 is not beyond the late checkpoint, step 60"),
+        (replace(request(90), seen=(0, 7)), {"output_space": True}, "--from 7: not in the run"),
+        (replace(request(90), seen=(30,)), {"output_space": True}, "one checkpoint .step 30. makes no line"),
+        (request(90), {"observed": 0}, "--observed is 0"),
+        (Request(targets=(90,), method="magic"), {}, "magic"),
+    ],
+)
+def test_bad_requests_are_refused(run, task, tmp_path, asked, more, complaint) -> None:
+    with pytest.raises(InputError, match=complaint):
+        swept(run, task, tmp_path / "out", asked, **more)
+    assert [path.name for path in tmp_path.iterdir()] == ["out-folder"]

@@ -1,0 +1,161 @@
+"""The monitor in a real Trainer beside the scan of its checkpoints, its bounded memory, its resume; and its warning."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny_trainer import tiny_model, trainer, weights
+from transformers import TrainerCallback
+
+from driftline import open_trajectory, scan
+from driftline.errors import InputError
+from driftline.linearity import null, statistics
+from driftline.training.monitor import LinearityCallback, collapse, positions, skills_ahead
+from driftline.training.regrounding import RegroundingCallback
+
+
+def linearity(made) -> list[dict[str, float]]:
+    rows = [row for row in made.state.log_history if "loss" in row]
+    return [{key: value for key, value in row.items() if key.startswith("linearity/")} for row in rows]
+
+
+def test_figures_are_those_of_the_checkpoints(tmp_path):
+    """Every parameter followed, every step logged and saved: the figures of a scan of the run's folder."""
+    callback = LinearityCallback()
+    made = trainer(tmp_path, [callback], steps=9, save_steps=1, learning_rate=3e-3)  # a step at which R² is had
+    from safetensors.torch import save_file
+
+    start = tmp_path / "checkpoint-0"
+    start.mkdir()
+    save_file(weights(made.model), start / "model.safetensors")
+    (start / "config.json").write_text("{}")
+    made.train()
+    trajectory = open_trajectory(tmp_path)
+    scans = list(scan(trajectory, clock=np.arange(10.0)))
+    gram = np.sum([tensor.gram for tensor in scans], axis=0)
+    logged = linearity(made)[-1]
+    steps = np.arange(10.0)
+    pairs = statistics.separated_pairs(steps, statistics.optimizer_memory(0.9))
+    cosine = statistics.mean_cosine(statistics.increments_gram(gram), pairs)[0]
+    assert logged["linearity/increment_cosine"] == pytest.approx(cosine, abs=1e-4)
+    assert logged["linearity/growth_exponent"] == pytest.approx(statistics.growth_exponent(gram, steps)[0], abs=1e-4)
+    assert logged["linearity/skill_ahead"] == pytest.approx(skills_ahead(gram, steps)[-3:].mean(), rel=1e-3)
+    counts = np.array([tensor.populations[0].count for tensor in scans])
+    means = np.array([tensor.populations[0].mean_r2 for tensor in scans])
+    assert logged["linearity/r2_mean"] == pytest.approx(means @ counts / counts.sum(), abs=1e-3)
+    chance = null.null_r2(steps, steps, 0.9).mean_r2  # about .7: with momentum; .44 without
+    assert logged["linearity/null_r2_mean"] == pytest.approx(chance, abs=0.02)
+    assert logged["linearity/collapse_warning"] == 0
+    assert "linearity/recommended_horizon" in logged
+
+
+def test_reporters_that_come_first_see_the_figures(tmp_path):
+    class Reporter(TrainerCallback):
+        rows: list[dict] = []  # noqa: RUF012
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            self.rows.append(dict(logs))
+
+    trainer(tmp_path, [Reporter(), LinearityCallback()], steps=5).train()
+    assert "linearity/increment_cosine" in Reporter.rows[4]
+    assert "linearity/r2_mean" not in Reporter.rows[-1]  # the summary at the end is no training log
+
+
+def feed(callback, path, logs_at):
+    """Give a callback without a trainer the weights `path[step]` at the steps of `logs_at`."""
+    model = torch.nn.Linear(path.shape[1], 1, bias=False)
+
+    def put(step):
+        with torch.no_grad():
+            model.weight.copy_(torch.from_numpy(path[step]))
+
+    put(0)
+    callback._positions = positions({"weight": model.weight.detach()}, callback.sample, 0)
+    callback._beta1, callback._sharded = 0.0, False
+    callback._start(type("Model", (), {"named_parameters": model.named_parameters})(), 0)
+    for step in logs_at:
+        put(step)
+        callback._add(callback._values(model), step, 1e-3)
+
+
+def test_long_runs_stay_within_their_rows():
+    """70 logs in 16 rows: thinned twice and more, the Gram is exactly that of the steps that are kept."""
+    rng = np.random.default_rng(0)
+    path = np.cumsum(rng.standard_normal((700, 300)), axis=0).astype(np.float32)
+    callback = LinearityCallback(rows=16)
+    for last in (16, 17, 40, 69):
+        feed(callback, path, range(10, 10 * last + 1, 10))
+        assert len(callback._steps) <= 17
+        assert callback._steps[0] == 0
+        assert callback._steps[-1] == 10 * last
+        steps = callback._steps
+        inner = np.diff(steps[:-1])
+        assert (inner == inner[0]).all()
+        increments = np.diff(path[steps].astype(np.float64), axis=0)
+        np.testing.assert_allclose(callback._gram, increments @ increments.T, rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(callback._spans, np.diff(steps) * 1e-3)
+
+
+def test_a_resumed_run_reports_the_same(tmp_path):
+    whole = trainer(tmp_path / "whole", [LinearityCallback(rows=16)], steps=22, save_steps=11)
+    whole.train()
+    out = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "whole", out)
+    shutil.rmtree(out / "checkpoint-22")
+    again = trainer(out, [LinearityCallback(rows=16)], steps=22, save_steps=11, model=tiny_model(5))
+    again.train(resume_from_checkpoint=str(out / "checkpoint-11"))
+    assert linearity(again)[11:] == linearity(whole)[11:]
+    (out / "checkpoint-11" / "linearity.pt").write_bytes(b"no")
+    fresh = trainer(out, [LinearityCallback()], steps=15, save_steps=11, model=tiny_model(5))
+    fresh.train(resume_from_checkpoint=str(out / "checkpoint-11"))  # it never stops a run
+    assert "linearity/increment_cosine" not in linearity(fresh)[12]
+    assert "linearity/increment_cosine" in linearity(fresh)[14]
+
+
+def test_the_virtual_step_is_the_clock_of_a_run_with_jumps(tmp_path):
+    """Straight but for training's own noise: a jump that counted as one step would bend it."""
+    jumps = RegroundingCallback(4, 8, keep=())
+    callback = LinearityCallback(regrounding=jumps)
+    trainer(tmp_path, [jumps, callback], steps=8).train()
+    assert callback._steps == [0, 1, 2, 3, 12, 13, 14, 15, 24]
+
+
+def test_samples_are_spread_seeded_and_distinct():
+    values = {"a": torch.zeros(1000, 90), "b": torch.zeros(10_000), "c": torch.zeros(1)}
+    found = positions(values, 1000, seed=1)
+    assert {name: len(where) for name, where in found.items()} == {"a": 900, "b": 100, "c": 1}
+    assert all(len(where.unique()) == len(where) for where in found.values())
+    assert found["a"].max() > 89_000
+    assert torch.equal(found["a"], positions(values, 1000, seed=1)["a"])
+    assert not torch.equal(found["a"], positions(values, 1000, seed=2)["a"])
+    with pytest.raises(InputError, match="nothing to monitor"):
+        positions({}, 10, 0)
+    with pytest.raises(InputError, match="rows=3"):
+        LinearityCallback(rows=3)
+
+
+def increments_of(rng, K, drift, noise, *, turn=None, faster=None, N=2000):
+    """C of K intervals; from `turn` on without drift and with half as much noise again; from `faster` on 3 times as long."""
+    direction = rng.standard_normal(N)
+    rows = []
+    for k in range(K):
+        lost = turn is not None and k >= turn
+        row = (0 if lost else drift) * direction + (1.5 if lost else 1) * noise * rng.standard_normal(N)
+        rows.append(row * (3 if faster is not None and k >= faster else 1))
+    return np.stack(rows) @ np.stack(rows).T
+
+
+def test_collapses_are_dated_and_healthy_runs_are_left_alone():
+    rng = np.random.default_rng(3)
+    clock, none = np.arange(25.0) * 10, np.zeros(24)
+    healthy = [collapse(increments_of(rng, 24, drift, 1.0), clock, none) for drift in (0, 0.3, 1, 3) for _ in range(50)]
+    assert healthy == [None] * 200
+    for _ in range(20):
+        assert collapse(increments_of(rng, 24, 1.0, 1.0, turn=18), clock, none) == pytest.approx(180, abs=10)
+        assert collapse(increments_of(rng, 24, 0.5, 1.0, faster=20), clock, none) == 200
+    # three times as long because the learning rate rose threefold: nothing to warn of
+    spans = np.where(np.arange(24) >= 20, 3.0, 1.0)
+    assert collapse(increments_of(rng, 24, 0.5, 1.0, faster=20), clock, spans) is None

@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from driftline.forecast.write import Settings
     from driftline.linearity.analysis import analyze
     from driftline.linearity.scan import TensorScan, scan
+    from driftline.training.monitor import LinearityCallback
+    from driftline.training.regrounding import RegroundingCallback
 
 _HOMES = {
     "ExtrapolatedLogits": "driftline.decoding.processor",
     "InputError": "driftline.errors",
+    "LinearityCallback": "driftline.training.monitor",
+    "RegroundingCallback": "driftline.training.regrounding",
     "Trajectory": "driftline.checkpoints.trajectory",
     "open_trajectory": "driftline.checkpoints.trajectory",
     "TensorScan": "driftline.linearity.scan",
@@ -35,6 +39,8 @@ _HOMES = {
 __all__ = [
     "ExtrapolatedLogits",
     "InputError",
+    "LinearityCallback",
+    "RegroundingCallback",
     "Request",
     "Settings",
     "TensorScan",

@@ -16,6 +16,7 @@ from driftline._version import __version__
 from driftline.errors import InputError
 
 app = tyro.extras.SubcommandApp()
+_trainer: list[str] = []  # the command after `--`, which is not ours to parse
 
 Run = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN", help="a folder of checkpoints, or several STEP=PATH")]
 Steps = Annotated[str | None, arg(help="steps to use: FIRST:LAST:STRIDE (ends included) or a list 0,100,500")]
@@ -410,6 +411,30 @@ def sweep(
 
 
 @app.command
+def reground(
+    model: Annotated[Path, arg(metavar="MODEL", help="folder of the model to start from")],
+    m: Annotated[int, arg(help="steps that the trainer makes in each cycle")],
+    n: Annotated[int, arg(help="steps that are projected after them")],
+    cycles: Annotated[int, arg(help="how often")],
+    out: Annotated[Path, arg(metavar="DIR", help="folder to write; a second call goes on with what is not finished")],
+    preset: Annotated[Literal["verl"] | None, arg(help="arguments that this trainer needs are added to the command")] = None,
+    keep: Annotated[tuple[str, ...], arg(metavar="PATTERN...", help="tensors copied from the trained checkpoint; none for none")] = ("*norm*", "*ln_*"),
+    dtype: Annotated[Literal["same", "float32", "bfloat16", "float16"], arg(help="of projected models")] = "same",
+    overwrite: Overwrite = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Train m steps, project n, and again, around any trainer: end with -- CMD, in which {model}, {steps}, {output} are filled."""
+    from driftline.training.driver import Reground
+    from driftline.training.driver import reground as run_cycles
+
+    asked = Reground(
+        model=model, m=m, n=n, cycles=cycles, command=tuple(_trainer), preset=preset,
+        keep=() if keep == ("none",) else keep, dtype=dtype,
+    )  # fmt: skip
+    run_cycles(asked, out, overwrite=overwrite, say=(lambda sentence: None) if quiet else print)
+    print(f"last model: {out / 'final'}\njumps: {out / 'jumps.json'}")
+
+
+@app.command
 def train(
     out: Out,
     steps: Annotated[int, arg(help="RL steps")] = 150,
@@ -471,6 +496,10 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"driftline {__version__}")
         return
+    if "--" in sys.argv:
+        end = sys.argv.index("--")
+        _trainer[:] = sys.argv[end + 1 :]
+        del sys.argv[end:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written results are removed
     try:
         app.cli(
@@ -479,8 +508,9 @@ def main() -> None:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     except InputError as error:
-        print(f"driftline: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        code = getattr(error, "exit_code", None)  # a trainer's command that failed: its last lines, and its own code
+        print(f"driftline: {error if code else ' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(code or 2)
     except KeyboardInterrupt:
         print("driftline: stopped", file=sys.stderr)
         sys.exit(130)

@@ -186,6 +186,21 @@ def test_inspect_says_what_is_there(driftline: Shell, run: Path) -> None:
     assert "1,230 parameters in 2 tensors" in text
 
 
+def test_reground_runs_the_command_and_keeps_its_exit_code(driftline: Shell, run: Path, tmp_path: Path) -> None:
+    """A stand-in trainer that copies a model into {output} after so many steps; and one that fails."""
+    settings = ["--model", run / "checkpoint-0", "--m", 10, "--n", 20, "--cycles", 2]
+    fake = f"mkdir -p {{output}} && cp -r {run / 'checkpoint-10'} {{output}}/checkpoint-{{steps}}"
+    result = driftline("reground", *settings, "--out", "re", "--", "sh", "-c", f"test -d {{model}} && {fake}")
+    assert result.returncode == 0, result.stderr
+    jumps = json.loads((tmp_path / "re" / "jumps.json").read_text())
+    assert [jump["cycle"] for jump in jumps] == [1, 2]
+    assert [jump["alpha"] for jump in jumps] == [3.0, 3.0]
+    assert (tmp_path / "re" / "final" / "model.safetensors").is_file()
+    failed = driftline("reground", *settings, "--out", "f", "--", "sh", "-c", "echo {model} {steps} {output}; exit 7")
+    assert failed.returncode == 7, failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
 def test_alone_it_shows_what_to_type_first(driftline: Shell) -> None:
     result = driftline()
     assert result.returncode == 0
@@ -449,6 +464,18 @@ FLAGS = {
         "--batch-size",
         "--dtype",
         "--strict",
+        "--overwrite",
+        "--quiet",
+    },
+    "reground": {
+        "--model",
+        "--m",
+        "--n",
+        "--cycles",
+        "--out",
+        "--preset",
+        "--keep",
+        "--dtype",
         "--overwrite",
         "--quiet",
     },

@@ -122,7 +122,7 @@ def test_pairing_sees_what_the_spread_of_difficulty_hides(rng: np.random.Generat
 
 
 def test_p_values_and_paired_intervals_are_honest_when_nothing_differs(rng: np.random.Generator) -> None:
-    trials, rejected, covered = 300, 0, 0
+    trials, rejected, covered = 200, 0, 0
     for trial in range(trials):
         difficulty = rng.beta(2, 1, 40)
         first, second = (rng.binomial(8, difficulty) / 8 for _ in range(2))

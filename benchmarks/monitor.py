@@ -21,7 +21,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from driftline.training.lab.grpo import GROUP
+GROUP = 16
 from driftline.training.lab.model import load, shipped_base
 from driftline.training.lab.sums import MAX_NEW_TOKENS, is_right, problems
 from driftline.training.monitor import LinearityCallback

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import signal
@@ -14,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from driftline._version import __version__
 from driftline.errors import InputError
+from driftline.training.lab.settings import LabRun, read_config
 
 app = tyro.extras.SubcommandApp()
 _trainer: list[str] = []  # the command after `--`, which is not ours to parse
@@ -120,7 +122,8 @@ def backtest(
     with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         with progress_bar("reading weights", trajectory.nbytes, quiet=quiet) as advance:
             observed = observe(trajectory, clock=clock, analysis=analysis, progress=advance)
-        record = write(folder, observed, run=trajectory.name, clock=clock, rank=rank)
+        note = trajectory.regrounded.sentence if trajectory.regrounded else ""
+        record = write(folder, observed, run=trajectory.name, clock=clock, rank=rank, note=note)
         page.write(folder, record, _command())
     terminal.backtest(record, out)
 
@@ -436,27 +439,47 @@ def reground(
 
 @app.command
 def train(
-    out: Out,
-    steps: Annotated[int, arg(help="RL steps")] = 150,
-    save_every: Annotated[int, arg(help="steps between checkpoints")] = 10,
-    learning_rate: Annotated[float, arg(help="constant learning rate of AdamW")] = 1e-5,
-    completions_per_step: Annotated[int, arg(help="completions sampled per step, in groups of 16")] = 256,
-    seed: Annotated[int, arg(help="of the problems, the sampling and the training")] = 0,
-    model: Annotated[str | None, arg(help="folder of the model to start from; default the lab's base")] = None,
+    out: Out, settings: tyro.conf.OmitArgPrefixes[LabRun] = LabRun(),  # noqa: B008
+    config: Annotated[Path | None, arg(metavar="FILE", help="TOML file of these settings; flags go before it")] = None,
     overwrite: Overwrite = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """The lab: a real GRPO run of a small model on this machine, with TRL."""
+    """The lab: a real run of a small model on this machine, with TRL; also under accelerate launch."""
     from driftline.report import terminal
-    from driftline.training.lab.grpo import LabRun
-    from driftline.training.lab.grpo import train as train_lab
+    from driftline.training.lab.run import train as train_lab
 
-    settings = LabRun(
-        steps=steps, save_every=save_every, learning_rate=learning_rate,
-        completions_per_step=completions_per_step, seed=seed, model=model,
-    )  # fmt: skip
-    rows = train_lab(out, settings, overwrite=overwrite, on_step=terminal.training_step(steps, quiet=quiet))
-    terminal.accuracy(rows)
-    print(f"\nrun: {out}\nnext: driftline analyze {shlex.quote(str(out))} --out {shlex.quote(str(out) + '-analysis')}")
+    def say(sentence: str) -> None:
+        if not quiet:
+            print(sentence, file=sys.stderr, flush=True)
+
+    on_step = terminal.training_step(settings.steps, quiet=quiet)
+    rows = train_lab(out, settings, overwrite=overwrite, on_step=on_step, say=say)
+    if rows:  # of the first process
+        terminal.accuracy(rows)
+        print(
+            f"\nrun: {out}\nnext: driftline analyze {shlex.quote(str(out))} --out {shlex.quote(str(out) + '-analysis')}"
+        )
+
+
+@app.command
+def study(
+    name: Annotated[Positional[str], arg(metavar="NAME", help="speedup: re-grounding against standard RL")],
+    out: Annotated[Path, arg(metavar="DIR", help="folder to write; a second call goes on with what is not finished")],
+    quick: Annotated[bool, arg(help="a smoke-sized version")] = False,
+    runs: Annotated[tuple[str, ...], arg(metavar="RUN...", help="runs to measure, instead of training new ones")] = (),
+    overwrite: Annotated[bool, arg(help="measure again; finished runs are kept")] = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """An experiment of the paper, at the size of this machine."""
+    from driftline.report import study as page
+    from driftline.studies.study import run_study
+
+    def say(sentence: str) -> None:
+        if not quiet:
+            print(sentence, file=sys.stderr, flush=True)
+
+    record = run_study(name, out, quick=quick, runs=runs, overwrite=overwrite, say=say)
+    page.write(out, record, _command())
+    print("\n".join(record["findings"]))
+    print(f"\nreport: {out / 'report.html'}")
 
 
 @app.command(name="demo")
@@ -473,6 +496,18 @@ def demo_(
 
 def _command() -> str:
     return shlex.join(["driftline", *sys.argv[1:]])
+
+
+def _spell_out_config() -> None:
+    """Put the settings of `train --config FILE` before the flags given with it, which so have the last word."""
+    words = sys.argv[1:]
+    if words[0] != "train":
+        return
+    files = [after for word, after in itertools.pairwise(words) if word == "--config"]
+    files += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    if files:
+        found = read_config(Path(files[-1]))
+        sys.argv[2:2] = [part for name, value in found.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
 _FIRST = """driftline {version}: measure, judge and forecast RLVR training runs.
@@ -502,6 +537,7 @@ def main() -> None:
         del sys.argv[end:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written results are removed
     try:
+        _spell_out_config()
         app.cli(
             prog="driftline",
             description="Measure, judge and forecast RLVR training runs.",

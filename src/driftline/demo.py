@@ -23,10 +23,11 @@ from driftline.linearity.analysis import analyze
 from driftline.progress import progress_bar
 from driftline.report import analysis, terminal
 from driftline.report import backtest as backtest_page
-from driftline.training.lab.grpo import LabRun, train
+from driftline.training.lab.run import train
+from driftline.training.lab.settings import LabRun
 
 FULL = LabRun()
-QUICK = LabRun(steps=16, save_every=2, completions_per_step=64, held_out_problems=64)
+QUICK = LabRun(steps=16, save_every=2, prompts_per_step=4, held_out_problems=64)
 _SCORED_SAMPLES = 8  # completions of each held-out problem
 
 
@@ -127,6 +128,6 @@ def _finished_run(run: Path, settings: LabRun) -> list[dict[str, float]] | None:
         if run.is_dir() and any(run.iterdir()):
             raise InputError(f"{run} holds files that are not the demo's: choose another folder with --out") from None
         return None
-    if record.get("completed") and any(record.get(key) != value for key, value in asdict(settings).items()):
+    if record.get("completed") and record.get("settings") != asdict(settings):
         raise InputError(f"{run} holds a finished run with other settings: choose another folder with --out to keep it")
     return rows if record.get("completed") else None

@@ -30,18 +30,18 @@ def test_a_run_is_cut_where_it_jumped(tmp_path):
     write_jumps(tmp_path, JUMPS)
     assert read_jumps(tmp_path) == JUMPS
     assert [path.name for path in tmp_path.iterdir()] == ["jumps.json"]
-    found = regrounded(tmp_path, range(0, 41, 4))
+    found = regrounded(read_jumps(tmp_path), range(0, 41, 4))
     assert found is not None
     assert found.virtual == {0: 0, 4: 4, 8: 8, 12: 32, 16: 36, 24: 40, 28: 44, 32: 48, 36: 62, 40: 66}
     assert list(found.discarded) == [20]
     assert found.stretches == [[0, 4, 8], [12, 16], [24, 28, 32], [36, 40]]
     assert "left out: 1" in found.sentence
-    assert regrounded(tmp_path, [0, 4, 8]) is None  # before the first jump
+    assert regrounded(read_jumps(tmp_path), [0, 4, 8]) is None  # before the first jump
 
 
 def test_runs_without_jumps_and_damaged_files(tmp_path):
     assert read_jumps(tmp_path) == []
-    assert regrounded(tmp_path, [0, 10]) is None
+    assert regrounded([], [0, 10]) is None
     for text in ("{", '{"cycle": 1}', '[{"cycle": 1}]'):
         (tmp_path / "jumps.json").write_text(text)
         with pytest.raises(InputError, match=r"jumps\.json"):

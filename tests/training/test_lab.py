@@ -9,9 +9,10 @@ import pytest
 
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.errors import InputError
-from driftline.training.lab.grpo import LabRun, check
 from driftline.training.lab.model import shipped_base
+from driftline.training.lab.settings import LabRun, check
 from driftline.training.lab.sums import is_held_out, is_right, problems, solution
+from driftline.training.lab.tasks import open_task
 
 
 def test_problems_are_seeded_distinct_and_split() -> None:
@@ -62,9 +63,12 @@ def test_the_shipped_base_is_small_and_tied() -> None:
     ("settings", "complaint"),
     [
         (LabRun(steps=0), "--steps is 0"),
-        (LabRun(completions_per_step=20), "multiple of 16"),
+        (LabRun(rollouts=1), "--rollouts is 1: it must be at least 2"),
+        (LabRun(m=10), "needs both --m"),
+        (LabRun(micro_batch=100), "does not divide the 256 completions"),
+        (LabRun(algorithm="ppo"), "choose grpo, dr-grpo"),  # type: ignore[arg-type]
         (LabRun(learning_rate=float("nan")), "--learning-rate is nan"),
-        (LabRun(model="Qwen/Qwen2.5-0.5B"), "is not a local folder"),
+        (LabRun(model="Qwen/Qwen2.5-0.5B"), "no model of the lab and no local folder"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: LabRun, complaint: str) -> None:
@@ -93,8 +97,16 @@ def test_tokenizer_and_base_model_do_the_task(tmp_path: Path) -> None:
 def test_warm_up_learns_from_its_seed() -> None:
     import torch
 
-    from driftline.training.lab.warmup import warm_up
+    from driftline.training.lab.warmup import fresh, warm_up
 
-    runs = [warm_up(seed=3, right_steps=3, slip_steps=1, batch_size=16, slip=0.4)[0] for _ in range(2)]
-    for one, two in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
+    task, models = open_task("sums"), []
+    for _ in range(2):
+        model, tokenizer = fresh("qwen2", task, seed=3)
+        before = [parameter.clone() for parameter in model.parameters()]
+        said: list[str] = []
+        warm_up(model, tokenizer, task, seed=3, steps=4, batch_size=16, say=said.append)
+        assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+        assert said[0].startswith("warm-up 4/4: loss ")
+        models.append(model)
+    for one, two in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(one, two)

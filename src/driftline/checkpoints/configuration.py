@@ -53,7 +53,7 @@ def clock_values(trajectory: Trajectory, clock: str) -> np.ndarray:
 
 
 def clock_at(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> np.ndarray:
-    """Clock at any steps, observed or not: the step itself, or the learning rate summed up to it.
+    """Clock at any steps, observed or not: the step (of a re-grounded run the virtual one), or the learning rate summed up to it.
 
     Between logged steps the learning rate is that of the next logged one; after the last it stays as it was.
 
@@ -62,9 +62,12 @@ def clock_at(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> np.n
     """
     wanted = np.asarray(steps, np.float64)
     if clock == "step":
-        return wanted
+        jumps = trajectory.regrounded
+        return wanted if jumps is None else np.array([jumps.clock(step) for step in wanted])
     if clock != "lr":
         raise InputError(f"--clock {clock!r} is unknown: choose step or lr")
+    if trajectory.regrounded:
+        raise InputError(f"{trajectory.name} was re-grounded, so its clock is the virtual step: use --clock step")
     rates = learning_rates(trajectory)
     if not rates:
         raise InputError(

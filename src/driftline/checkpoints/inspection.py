@@ -46,6 +46,8 @@ def _problems(trajectory: Trajectory, dtypes: list[list[str]]) -> list[str]:
     gaps = np.diff(trajectory.steps)
     if gaps.size and gaps.min() != gaps.max():
         problems.append(f"uneven spacing, {gaps.min()} to {gaps.max()} steps: lines are fitted on the real steps")
+    if trajectory.regrounded:
+        problems.append(trajectory.regrounded.sentence)
     rates = list(learning_rates(trajectory).values())
     if rates and min(rates) < 0.999 * max(rates):
         problems.append(

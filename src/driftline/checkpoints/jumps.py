@@ -58,7 +58,7 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def virtual_step(jumps: Jumps, step: int) -> int | None:
+def virtual_step(jumps: Jumps, step: float) -> float | None:
     """Trained and projected steps behind the trainer's checkpoint of `step`; None where a roll-back discarded it.
 
     The checkpoint saved at the step of a jump holds the projected weights; that of a roll-back, the restored ones.
@@ -82,11 +82,13 @@ class Regrounded:
     """What jumps make of a run's checkpoints.
 
     Attributes:
+        jumps: those that touch the checkpoints.
         virtual: step -> virtual step, of the checkpoints that belong to the run.
         discarded: step -> reason, of those that a roll-back left behind.
         stretches: the steps of `virtual`, cut at every jump and roll-back: within one, all that moved was trained.
     """
 
+    jumps: Jumps
     virtual: dict[int, int]
     discarded: dict[int, str]
     stretches: list[list[int]]
@@ -97,23 +99,39 @@ class Regrounded:
         return max(self.stretches, key=len)
 
     @property
+    def last(self) -> list[int]:
+        """The stretch since the last jump: what a forecast of the run's future can rest on."""
+        return self.stretches[-1]
+
+    def clock(self, step: float) -> float:
+        """The virtual step of any step that was not rolled back, observed or not."""
+        return float(step if (at := virtual_step(self.jumps, step)) is None else at)
+
+    def summary(self) -> dict[str, Any]:
+        """For `summary.json`."""
+        return {
+            "count": len(self.jumps),
+            "rolled_back": sum(jump.get("rolled_back_at") is not None for jump in self.jumps),
+            "virtual_steps": list(self.virtual.values()),
+            "stretches": [{"from": s[0], "to": s[-1], "checkpoints": len(s)} for s in self.stretches],
+            "judged": {"from": self.longest[0], "to": self.longest[-1], "checkpoints": len(self.longest)},
+            "sentence": self.sentence,
+        }
+
+    @property
     def sentence(self) -> str:
         """For summaries and reports."""
         longest = self.longest
         text = (
-            f"This run was re-grounded: its clock is the virtual step, trained and projected, and a jump is no training; "
-            f"the longest stretch without one is from step {longest[0]} to {longest[-1]} ({len(longest)} checkpoints)."
+            f"This run was re-grounded: its clock is the virtual step, trained and projected, and since a jump is no training "
+            f"it is judged by its longest stretch without one, step {longest[0]} to {longest[-1]} ({len(longest)} checkpoints)."
         )
         return text + (f" Checkpoints rolled back and left out: {len(self.discarded)}." if self.discarded else "")
 
 
-def regrounded(folder: Path, steps: Sequence[int]) -> Regrounded | None:
-    """The jumps of the trainer's run in `folder` as they touch its checkpoints; None where no jump does.
-
-    Raises:
-        InputError: see `read_jumps`.
-    """
-    jumps = [jump for jump in read_jumps(folder) if "step" in jump and jump["step"] <= max(steps)]
+def regrounded(jumps: Jumps, steps: Sequence[int]) -> Regrounded | None:
+    """The jumps of a trainer's run as they touch its checkpoints; None where no jump does."""
+    jumps = [jump for jump in jumps if "step" in jump and jump["step"] <= max(steps)]
     if not jumps:
         return None
     cuts = [jump[key] for jump in jumps for key in ("step", "rolled_back_at") if jump.get(key) is not None]
@@ -123,8 +141,8 @@ def regrounded(folder: Path, steps: Sequence[int]) -> Regrounded | None:
     for step in sorted(steps):
         at = virtual_step(jumps, step)
         if at is None:
-            discarded[step] = f"rolled back: it followed a jump that was not accepted, see {folder / NAME}"
+            discarded[step] = f"rolled back: it followed a jump that was not accepted, see {NAME}"
         else:
-            virtual[step] = at
+            virtual[step] = int(at)
             stretches.setdefault(sum(step >= cut for cut in cuts), []).append(step)
-    return Regrounded(virtual, discarded, list(stretches.values()))
+    return Regrounded(jumps, virtual, discarded, list(stretches.values()))

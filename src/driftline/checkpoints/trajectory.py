@@ -10,6 +10,7 @@ import numpy as np
 
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.discovery import choose_steps, find_steps
+from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
 from driftline.checkpoints.layouts import Checkpoint, layout_of
 from driftline.checkpoints.safetensors_file import TensorInfo, read_into
 from driftline.errors import InputError, UnreadableCheckpoint
@@ -55,7 +56,8 @@ class Trajectory:
         checkpoints: one per step.
         tensors: those that take part, in the file order of the last checkpoint.
         left_out: name -> reason, for every tensor that does not take part.
-        skipped: step -> reason, for every checkpoint that was found but not usable.
+        skipped: step -> reason, for every checkpoint that was found but not usable, or was rolled back.
+        regrounded: the jumps of a run that was re-grounded.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Trajectory:
     tensors: tuple[TensorSeries, ...]
     left_out: dict[str, str]
     skipped: dict[int, str]
+    regrounded: Regrounded | None = None
 
     @property
     def parameters(self) -> int:
@@ -79,7 +82,8 @@ class Trajectory:
         opened = dict(zip(self.steps, self.checkpoints, strict=True))
         chosen = {step: opened[step] for step in steps}
         tensors, left_out = _shared_tensors(chosen)
-        return Trajectory(self.name, tuple(chosen), tuple(chosen.values()), tensors, left_out, self.skipped)
+        jumps = regrounded(self.regrounded.jumps, list(chosen)) if self.regrounded else None
+        return Trajectory(self.name, tuple(chosen), tuple(chosen.values()), tensors, left_out, self.skipped, jumps)
 
     def __iter__(self) -> Iterator[TensorSeries]:
         return iter(self.tensors)
@@ -116,8 +120,12 @@ def open_trajectory(
             raise InputError(f"--base {base} is not a local folder: give the folder of the base model")
         folders = {0: Path(base), **folders}
     opened: dict[int, Checkpoint] = {}
-    skipped: dict[int, str] = {}
-    for step in sorted({*choose_steps(list(folders), steps), *([0] if base is not None else [])}):
+    wanted = sorted({*choose_steps(list(folders), steps), *([0] if base is not None else [])})
+    jumps = regrounded(read_jumps(Path(arguments[0])), wanted) if len(arguments) == 1 else None
+    skipped: dict[int, str] = dict(jumps.discarded) if jumps else {}
+    for step in wanted:
+        if step in skipped:
+            continue
         try:
             opened[step] = _open(folders[step])
         except UnreadableCheckpoint as error:
@@ -134,7 +142,8 @@ def open_trajectory(
     if not tensors:
         example = next(iter(left_out.items()), ("", "no tensors at all"))
         raise InputError(f"{name}: no tensor is the same in all checkpoints; {example[0]!r}: {example[1]}")
-    return Trajectory(name, tuple(opened), tuple(opened.values()), tensors, left_out, skipped)
+    jumps = regrounded(jumps.jumps, list(opened)) if jumps else None
+    return Trajectory(name, tuple(opened), tuple(opened.values()), tensors, left_out, skipped, jumps)
 
 
 def _open(folder: Path) -> Checkpoint:

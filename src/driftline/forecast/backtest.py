@@ -211,8 +211,13 @@ def backtest(observed: Observations, *, rank: int = 1, only: Sequence[str] | Non
     return Backtest(scores, pooled, test, horizons)
 
 
-def write(folder: Path, observed: Observations, *, run: str, clock: str, rank: int = 1) -> dict[str, Any]:
+def write(
+    folder: Path, observed: Observations, *, run: str, clock: str, rank: int = 1, note: str = ""
+) -> dict[str, Any]:
     """Back-test every method: writes `backtest.json` and `groups.parquet` into `folder`, returns the former.
+
+    Args:
+        note: of the run, to be said with the result.
 
     Raises:
         InputError: too few checkpoints to forecast one from three others.
@@ -229,6 +234,7 @@ def write(folder: Path, observed: Observations, *, run: str, clock: str, rank: i
     started = time.monotonic()
     tests = backtest(observed, rank=rank)
     record = {"driftline": __version__, "run": run, "clock": clock} | _record(tests, observed)
+    record["sentence"] += f" {note}" if note else ""
     record["cost"] = {"seconds_after_the_scan": time.monotonic() - started}
     groups = [
         {"method": method, "layer": layer, "module": module, **row}

@@ -333,14 +333,20 @@ def _refuse_contradictions(request: Request) -> None:
 
 def _seen(trajectory: Trajectory, request: Request) -> list[int]:
     """The observed steps that take part."""
-    steps = list(trajectory.steps)
+    steps = list(trajectory.regrounded.last if trajectory.regrounded else trajectory.steps)
     if request.seen:
+        steps = list(trajectory.steps)
         if len(set(request.seen)) < len(request.seen):
             raise InputError(f"--from {' '.join(map(str, request.seen))} names a step twice: give different steps")
         for step in request.seen:
             if step not in steps:
                 raise InputError(f"--from {step}: not in the run, which has steps {', '.join(map(str, steps))}")
         steps = sorted(request.seen)
+    if len(steps) < 2 and trajectory.regrounded:
+        raise InputError(
+            f"{trajectory.name} was re-grounded and holds one checkpoint, step {steps[0]}, since its last jump, which makes no "
+            "line: name the steps to use with --from (over a jump they count virtual steps)"
+        )
     if len(steps) < 2:
         raise InputError(
             f"{trajectory.name}: one checkpoint (step {steps[0]}) makes no line: a forecast needs two or more"

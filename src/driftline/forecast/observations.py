@@ -18,6 +18,7 @@ from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import scan
+from driftline.linearity.statistics import rebased
 
 Array = np.ndarray
 PER = ("tensor", "group", "run")
@@ -45,11 +46,7 @@ class Observations:
         """The same run seen through some of its checkpoints, deltas counted from the first of them."""
         picked = np.asarray(rows)
 
-        def rebased(gram: Array) -> Array:
-            part = gram[np.ix_(picked, picked)]
-            return part - part[:1] - part[:, :1] + part[0, 0]
-
-        grams = {name: rebased(gram) for name, gram in self.grams.items()}
+        grams = {name: rebased(gram, picked) for name, gram in self.grams.items()}
         return Observations(self.steps[picked], self.clock[picked], self.beta1, grams)
 
     def units(self, per: str) -> Iterator[tuple[tuple[int | None, str], list[str], Array]]:
@@ -75,10 +72,14 @@ def observe(
 ) -> Observations:
     """The Grams of the run, or of some of its steps, from the result of `driftline analyze` in `analysis`, or by a scan.
 
+    Of a re-grounded run, unless steps are named, those of its longest stretch between two jumps: a jump is a forecast
+    itself, and would flatter one that is tested across it.
+
     Raises:
         InputError: the analysis is not one, or is of other steps, another clock or other tensors.
     """
-    chosen = list(steps or trajectory.steps)
+    all_of_it = trajectory.regrounded.longest if trajectory.regrounded else trajectory.steps
+    chosen = list(steps or all_of_it)
     rows = [trajectory.steps.index(step) for step in chosen]
     values = clock_in_steps(trajectory, clock, trajectory.steps)
     beta1, _ = configuration.adam_beta1(trajectory)
@@ -97,7 +98,7 @@ def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -
         InputError: see `configuration.clock_at`.
     """
     if clock == "step":
-        return np.asarray(steps, np.float64)
+        return configuration.clock_at(trajectory, clock, steps)
     first, last = trajectory.steps[0], trajectory.steps[-1]
     values = configuration.clock_at(trajectory, clock, [first, last, *steps])
     if not values[1] > values[0]:

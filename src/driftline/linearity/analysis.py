@@ -100,7 +100,9 @@ def summarize(
     dtypes = sorted({info.dtype for tensor in trajectory for info in tensor.stored})
     null_population, null_shares = _null_population(totals, trajectory, clock_values, beta1, filter)
     measured, unfiltered = population.count, totals.populations[0].count
-    statistics, test = figures.of_run(gram, np.asarray(trajectory.steps), clock_values, beta1)
+    statistics, test = figures.of_trajectory(
+        gram, np.asarray(trajectory.steps), clock_values, beta1, trajectory.regrounded
+    )
     summary: dict[str, Any] = {
         "driftline": __version__,
         "kind": "weights",
@@ -129,6 +131,8 @@ def summarize(
         "left_out": trajectory.left_out,
         "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
     }
+    if trajectory.regrounded:
+        summary["jumps"] = trajectory.regrounded.summary()
     return summary | {"verdict": verdict(test, summary)}
 
 

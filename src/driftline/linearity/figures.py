@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from driftline.checkpoints.jumps import Regrounded
 from driftline.linearity import drift, null, persistence, regime, skill, statistics
 from driftline.linearity.scan import Population
 
+_FEWEST = 3  # checkpoints of a line
 _HISTOGRAM_BINS = 100  # of histograms in the results; the scan's own are finer
 
 
@@ -39,6 +41,22 @@ def coarse(population: Population) -> list[int]:
     return population.histogram.reshape(_HISTOGRAM_BINS, -1).sum(1).tolist()
 
 
+def of_trajectory(
+    gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float, jumps: Regrounded | None
+) -> tuple[dict[str, Any], drift.DriftTest | None]:
+    """`of_run`; of a run with jumps by its longest stretch without one, where all that moved was trained.
+
+    Rank and Gram are of the whole run. A stretch of one or two checkpoints tells nothing, so there is no test.
+    """
+    if jumps is None:
+        return of_run(gram, steps, clock, beta1)
+    judged = np.flatnonzero(np.isin(steps, jumps.longest))
+    if judged.size < _FEWEST:
+        return of_run(gram, steps, clock, beta1)[0], None
+    part, test = of_run(statistics.rebased(gram, judged), steps[judged], clock[judged], beta1)
+    return part | {"rank1": _rank(gram, steps, clock, beta1), "gram": gram.tolist()}, test
+
+
 def of_run(
     gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float
 ) -> tuple[dict[str, Any], drift.DriftTest | None]:
@@ -51,8 +69,6 @@ def of_run(
     cosine, cosine_sd = statistics.mean_cosine(increments, pairs)
     exponent, exponent_error = statistics.growth_exponent(gram, clock)
     drift_per_clock, noise_to_drift = statistics.drift_and_noise(gram, clock, pairs)
-    energy, coefficient_r2 = statistics.rank_one(gram, clock)
-    null_energy, null_coefficient_r2 = statistics.rank_one(null_gram, clock)
     test = drift.drift_test(gram, steps, clock, beta1)
     kept = persistence.persistence(gram, steps, beta1, test.least_dimension) if test else None
     held_out = max(len(steps) // 4, 1)
@@ -79,12 +95,7 @@ def of_run(
             "interval": [kept.low, kept.high] if kept else [math.nan, math.nan],
             "at_least": kept.at_least if kept else False,
         },
-        "rank1": {
-            "energy": energy,
-            "null_energy": null_energy,
-            "coefficient_r2": coefficient_r2,
-            "null_coefficient_r2": null_coefficient_r2,
-        },
+        "rank1": _rank(gram, steps, clock, beta1),
         "skill": {
             "cutoff": int(steps[-1 - held_out]),
             "targets": steps[-held_out:].tolist(),
@@ -100,3 +111,15 @@ def of_run(
         "gram": gram.tolist(),
     }
     return figures, test
+
+
+def _rank(gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float) -> dict[str, float]:
+    lengths = np.sqrt(np.clip(np.diag(statistics.increments_gram(gram)), 0, None))
+    energy, coefficient_r2 = statistics.rank_one(gram, clock)
+    null_energy, null_coefficient_r2 = statistics.rank_one(null.matched_gram(steps, beta1, lengths), clock)
+    return {
+        "energy": energy,
+        "null_energy": null_energy,
+        "coefficient_r2": coefficient_r2,
+        "null_coefficient_r2": null_coefficient_r2,
+    }

@@ -19,6 +19,12 @@ def increments_gram(gram: Array) -> Array:
     return np.diff(np.diff(gram, axis=0), axis=1)
 
 
+def rebased(gram: Array, rows: Array) -> Array:
+    """G of some of the checkpoints, deltas counted from the first of them."""
+    part = gram[np.ix_(rows, rows)]
+    return part - part[:1] - part[:, :1] + part[0, 0]
+
+
 def gram_of_increments(increments: Array) -> Array:
     """G [T, T] from C [T-1, T-1]; the inverse of `increments_gram`."""
     gram = np.zeros((increments.shape[0] + 1,) * 2)

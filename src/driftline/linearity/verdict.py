@@ -10,13 +10,22 @@ from driftline.linearity.drift import LEVEL, DriftTest
 
 def verdict(test: DriftTest | None, figures: dict[str, Any]) -> dict[str, Any]:
     """The `verdict` entry of summary.json, from the test and the rest of the summary."""
+    found = _verdict(test, figures)
+    if "jumps" in figures:
+        found["sentence"] += " " + figures["jumps"]["sentence"]
+    return found
+
+
+def _verdict(test: DriftTest | None, figures: dict[str, Any]) -> dict[str, Any]:
     median, chance = _two(figures["r2"]["median"]), _two(figures["null_r2"]["median"])
     r2 = f"R² median {median} where a driftless walk gives {chance}"
     steps, drift = figures["steps"], figures["drift"]
     if test is None:
+        usable = figures["jumps"]["judged"]["checkpoints"] if "jumps" in figures else len(steps)
+        between = " between two jumps" if "jumps" in figures else ""
         reason = (
-            f"{len(steps)} checkpoints are too few"
-            if len(steps) < 5
+            f"{usable} checkpoints{between} are too few"
+            if usable < 5
             else "the run stands still between some checkpoints, which leaves too little"
         )
         return {"linear": False, "sentence": f"Cannot tell: {reason} to tell drift from chance ({r2})."}

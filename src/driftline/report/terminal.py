@@ -104,8 +104,9 @@ def training_step(steps: int, *, quiet: bool) -> Callable[[int, dict[str, float]
     def show(step: int, logged: dict[str, float]) -> None:
         if not quiet and (step % 10 == 0 or step in (1, steps)):
             left = (time.monotonic() - started) / step * (steps - step)
+            what = "reward" if "reward" in logged else "loss"
             print(
-                f"step {step}/{steps}: reward {logged['reward']:.3f}, about {left:.0f} s left",
+                f"step {step}/{steps}: {what} {logged[what]:.3f}, about {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -182,7 +182,9 @@ def _summarize(
 ) -> dict[str, Any]:
     beta1, beta1_from = configuration.adam_beta1(trajectory)
     flat = values.reshape(len(values), -1)
-    measured = series.summarize(flat, trajectory.steps, clock_values, beta1, what="activations")
+    measured = series.summarize(
+        flat, trajectory.steps, clock_values, beta1, what="activations", jumps=trajectory.regrounded
+    )
     measured["optimizer"]["adam_beta1_from"] = beta1_from
     blocks = {
         name: figures.shares_of(null.population_of(series.lines(values[:, i], clock_values).r2))

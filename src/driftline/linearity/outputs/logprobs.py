@@ -113,7 +113,9 @@ def summarize(
 ) -> dict[str, Any]:
     """The contents of `summary.json`; `values` are log-probs [T, tokens]."""
     beta1, beta1_from = configuration.adam_beta1(trajectory)
-    measured = series.summarize(values, trajectory.steps, clock_values, beta1, what="tokens")
+    measured = series.summarize(
+        values, trajectory.steps, clock_values, beta1, what="tokens", jumps=trajectory.regrounded
+    )
     measured["optimizer"]["adam_beta1_from"] = beta1_from
     return {
         "driftline": __version__,

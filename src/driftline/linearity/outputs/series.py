@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from driftline.checkpoints.jumps import Regrounded
 from driftline.linearity import figures, null
 from driftline.linearity.statistics import line_r2
 from driftline.linearity.verdict import verdict
@@ -38,17 +39,19 @@ def lines(values: Array, clock: Array) -> Lines:
     return Lines(line_r2(clock, deltas), (deltas - deltas.mean(1, keepdims=True)) @ centred / (centred @ centred))
 
 
-def summarize(values: Array, steps: Sequence[int], clock: Array, beta1: float, *, what: str) -> dict[str, Any]:
+def summarize(
+    values: Array, steps: Sequence[int], clock: Array, beta1: float, *, what: str, jumps: Regrounded | None = None
+) -> dict[str, Any]:
     """The keys that `summary.json` shares with that of weights, over all series that changed.
 
     Args:
-        values: [T, n]; what: their name in the counts, such as `tokens`.
+        values: [T, n]; what: their name in the counts, such as `tokens`; jumps: of a run that was re-grounded.
     """
     deltas = (values - values[0]).astype(np.float64)
     population = null.population_of(lines(values, clock).r2)
     changed = int((np.ptp(values, axis=0) > 0).sum())
     chance = null.null_r2(np.asarray(steps), clock, beta1)
-    statistics, test = figures.of_run(deltas @ deltas.T, np.asarray(steps), clock, beta1)
+    statistics, test = figures.of_trajectory(deltas @ deltas.T, np.asarray(steps), clock, beta1, jumps)
     summary = {
         "parameters": {
             "total": values.shape[1],
@@ -61,6 +64,8 @@ def summarize(values: Array, steps: Sequence[int], clock: Array, beta1: float, *
         **statistics,
     }
     summary["steps"] = list(steps)
+    if jumps:
+        summary["jumps"] = jumps.summary()
     return summary | {"verdict": verdict(test, summary)}
 
 

@@ -1,44 +1,54 @@
-"""Accuracy of a model on held-out problems of the lab's task, greedy and sampled."""
+"""Accuracy of a model on held-out problems of a lab task, greedy and sampled."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from driftline.prompts import encode
 from driftline.training.lab.model import load
-from driftline.training.lab.sums import MAX_NEW_TOKENS, is_right, problems
+from driftline.training.lab.sums import MAX_NEW_TOKENS
+from driftline.training.lab.tasks import LabTask, Row, open_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+def asked(row: Row, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The problem as the model is given it: a chat where it has a chat template, else text."""
+    if tokenizer.chat_template is None:
+        return {"prompt": row["prompt"]}
+    return {"messages": [{"role": "user", "content": row["question"]}]}
+
+
 def completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    rows: Sequence[Row],
     *,
-    sample: bool,
+    temperature: float,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 512,
 ) -> list[str]:
-    """One completion per prompt: greedy, or sampled at temperature 1 without truncation."""
+    """One completion for each row: greedy at temperature 0, else sampled without truncation."""
     import torch
 
     was_training = model.training
     model.eval()
     texts: list[str] = []
-    for start in range(0, len(prompts), batch_size):
-        batch = tokenizer(
-            prompts[start : start + batch_size],
-            return_tensors="pt",
-            padding=True,
-            return_token_type_ids=False,
-        )
+    for start in range(0, len(rows), batch_size):
+        ids = [encode(asked(row, tokenizer), tokenizer, "a problem").ids for row in rows[start : start + batch_size]]
+        batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left").to(model.device)
+        sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
         with torch.inference_mode():
             output = model.generate(
-                **batch,
-                max_new_tokens=MAX_NEW_TOKENS,
-                do_sample=sample,
-                **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}),
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                max_new_tokens=max_new_tokens,
+                do_sample=temperature > 0,
+                pad_token_id=tokenizer.pad_token_id,
+                **sampling,
             )
         new = output[:, batch["input_ids"].shape[1] :]
         texts += tokenizer.batch_decode(new, skip_special_tokens=True)
@@ -49,30 +59,38 @@ def completions(
 def accuracy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict[str, str]],
+    rows: Sequence[Row],
     *,
     seed: int,
     samples: int = 4,
+    task: LabTask | None = None,
+    temperature: float = 1.0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = 512,
 ) -> dict[str, float]:
-    """``{"greedy", "sampled"}``: share of right answers; sampled is the mean over `samples` draws.
+    """``{"greedy", "sampled"}``: share of right answers to the task, default sums; sampled over `samples` draws.
 
     The random state of the caller is left as it was, so scoring never changes a run.
     """
     import torch
 
-    prompts = [row["prompt"] for row in rows]
-    answers = [row["answer"] for row in rows]
-    with torch.random.fork_rng(devices=[]):
+    task = task or open_task("sums")
+    reward = task.reward if tokenizer.chat_template is None else task.chat_reward
+    devices = [model.device] if model.device.type == "cuda" else []
+
+    def share(rows: Sequence[Row], temperature: float) -> float:
+        texts = completions(
+            model, tokenizer, rows, temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size
+        )
+        return sum(reward(text, row) == 1 for text, row in zip(texts, rows, strict=True)) / len(rows)
+
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        greedy = completions(model, tokenizer, prompts, sample=False)
-        drawn = completions(model, tokenizer, prompts * samples, sample=True)
-    return {
-        "greedy": sum(map(is_right, greedy, answers)) / len(rows),
-        "sampled": sum(map(is_right, drawn, answers * samples)) / len(drawn),
-    }
+        greedy = share(rows, 0.0)
+        return {"greedy": greedy, "sampled": share([*rows] * samples, temperature)}
 
 
 def accuracy_of_folder(folder: Path, count: int, seed: int, *, samples: int) -> dict[str, float]:
     """`accuracy` of a saved model on the `count` held-out problems that a lab run of this seed is scored on."""
     model, tokenizer = load(folder)
-    return accuracy(model, tokenizer, problems(count, seed, held_out=True), seed=seed, samples=samples)
+    return accuracy(model, tokenizer, open_task("sums").problems(count, seed, True), seed=seed, samples=samples)

@@ -1,0 +1,138 @@
+"""What a lab run is asked to be: settings, their checks, and a TOML file of them."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from driftline.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# What each algorithm is in TRL's terms. Of GRPO, TRL's own loss is kept: averaged over all tokens of a batch.
+ALGORITHMS: Mapping[str, dict[str, Any]] = {
+    "grpo": {},
+    "dr-grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    "dapo": {"loss_type": "dapo", "epsilon_high": 0.28, "mask_truncated_completions": True},
+    "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+    "reinforce++": {"scale_rewards": "batch"},  # its baseline form: less the group's mean, over the batch's deviation
+    "rloo": {},  # TRL's RLOOTrainer
+    "sft": {},  # TRL's SFTTrainer on right solutions of the same problems
+}
+FAMILIES = ("qwen2", "llama", "qwen3", "qwen3-moe")
+SMOLLM2 = "smollm2"
+Algorithm = Literal["grpo", "dr-grpo", "dapo", "gspo", "reinforce++", "rloo", "sft"]
+
+
+@dataclass(frozen=True)
+class LabRun:
+    """Settings of a lab run; the defaults are the demo's."""
+
+    steps: int = 150  # RL steps, or updates of sft
+    save_every: int = 10  # steps between checkpoints
+    score_every: int | None = None  # steps between scores on held-out problems; default: as checkpoints
+    algorithm: Algorithm = "grpo"  # as TRL runs it; sft is the supervised baseline on the same task
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # AdamW without weight decay, or SGD without momentum
+    learning_rate: float = 1e-5  # constant
+    prompts_per_step: int = 16  # problems of a step
+    rollouts: int = 16  # completions sampled of each
+    temperature: float = 1.0  # of the sampling
+    task: str = "sums"  # sums, or a reasoning-gym data set
+    difficulty: int = 0  # level of every attribute of the reasoning-gym curriculum
+    model: str = "qwen2"  # qwen2, llama, qwen3 or qwen3-moe (2.4 million parameters or so), smollm2, or a model folder
+    warm_up: int | None = None  # supervised steps before the run; default 1150 for the small models, else 0
+    max_new_tokens: int | None = None  # longest completion; default: the longest solution and a little
+    held_out_problems: int = 256  # problems that scores are taken on
+    m: int | None = None  # re-ground: after every m steps ...
+    n: int | None = None  # ... project n steps ahead
+    accept: Literal["always", "reward"] = "always"  # re-grounding: reward rolls back a jump that lowers the reward
+    jump: Literal["two-point", "least-squares", "anchored", "damped"] = "two-point"  # re-grounding: how
+    micro_batch: int | None = None  # completions in a forward pass; default: all of a step
+    device: Literal["cpu", "auto"] = "cpu"  # auto: the accelerator, if there is one, in bfloat16 over fp32 weights
+    seed: int = 0  # of the problems, the sampling, the warm-up and the training
+
+    @property
+    def completions_per_step(self) -> int:
+        return self.prompts_per_step * self.rollouts
+
+
+def check(settings: LabRun) -> None:
+    """Refuse settings that cannot work, before anything is loaded or written.
+
+    Raises:
+        InputError: what is wrong, by the name of its flag.
+    """
+    least = {
+        "steps": 1,
+        "save_every": 1,
+        "score_every": 1,
+        "prompts_per_step": 1,
+        "rollouts": 2,
+        "held_out_problems": 1,
+        "warm_up": 0,
+        "max_new_tokens": 1,
+        "difficulty": 0,
+        "micro_batch": 1,
+    }
+    for name, smallest in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < smallest:
+            raise InputError(f"--{name.replace('_', '-')} is {value}: it must be at least {smallest}")
+    for name in ("learning_rate", "temperature"):
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"--{name.replace('_', '-')} is {value}: it must be above 0")
+    known = {"algorithm": ALGORITHMS, "optimizer": ("adamw", "sgd"), "device": ("cpu", "auto")}
+    for name, choices in known.items():
+        if getattr(settings, name) not in choices:
+            raise InputError(f"--{name} {getattr(settings, name)!r} is unknown: choose {', '.join(choices)}")
+    if settings.model not in (*FAMILIES, SMOLLM2) and not Path(settings.model).is_dir():
+        raise InputError(
+            f"--model {settings.model!r} is no model of the lab and no local folder: "
+            f"choose {', '.join((*FAMILIES, SMOLLM2))}, or give the folder of a causal language model"
+        )
+    if (settings.m is None) != (settings.n is None):
+        raise InputError("re-grounding needs both --m (steps trained) and --n (steps projected)")
+    if settings.micro_batch and settings.completions_per_step % settings.micro_batch:
+        raise InputError(
+            f"--micro-batch {settings.micro_batch} does not divide the {settings.completions_per_step} completions of a step"
+        )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Settings that a TOML file names, as keyword arguments of `LabRun`.
+
+    Raises:
+        InputError: the file cannot be read, or has a key or a type that no setting has.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"--config {path} is not TOML: {error}") from error
+    known = {field.name: str(field.type) for field in fields(LabRun)}
+    settings = {}
+    for key, value in found.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise InputError(f"--config {path}: {key!r} is no setting of the lab: choose {', '.join(known)}")
+        wanted = known[name]
+        fits = (
+            isinstance(value, int) and not isinstance(value, bool)
+            if "int" in wanted
+            else isinstance(value, (int, float)) and not isinstance(value, bool)
+            if wanted == "float"
+            else isinstance(value, str)
+        )
+        if not fits:
+            raise InputError(f"--config {path}: {key} is {value!r}: it must be {wanted.split(' ')[0]}")
+        settings[name] = float(value) if wanted == "float" else value
+    return settings

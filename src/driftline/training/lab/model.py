@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,12 +28,12 @@ _VOCABULARY = 512  # of the tokenizer of a task that is not sums
 _CONTEXT = 512
 
 
-def new_tokenizer(texts: Iterable[str] | None = None) -> PreTrainedTokenizerBase:
+def new_tokenizer(texts: Sequence[str] | None = None) -> PreTrainedTokenizerBase:
     """A left-padded tokenizer, as generation wants it.
 
     Args:
-        texts: what to learn byte pairs from, each digit a token of its own; None: one token for each character
-            of the task sums.
+        texts: problems to learn byte pairs from, such as half of them or more have: the words that all share become
+            tokens, and what tells them apart stays characters. None: one token for each character of the task sums.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -51,8 +51,9 @@ def new_tokenizer(texts: Iterable[str] | None = None) -> PreTrainedTokenizerBase
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=_VOCABULARY, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False
-        )
+            vocab_size=_VOCABULARY, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False,
+            min_frequency=len(texts) // 2,
+        )  # fmt: skip
         tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left")
 
@@ -124,12 +125,15 @@ def load(folder: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         folder, given = weights.parent, {"gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **given)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **given)
-    if given:  # read from quantised weights, fp32 from here on; tied weights stay tied
-        model.dequantize() if getattr(model, "is_quantized", False) else None
-        for mark in ("quantization_config", "_pre_quantization_dtype"):
-            if hasattr(model.config, mark):
-                delattr(model.config, mark)
-        model.hf_quantizer, model.is_quantized = None, False
+    if given:  # read from quantised weights, but fp32 from here on: without its marks it can be trained and saved
+        for owner, mark in (
+            (model.config, "quantization_config"),
+            (model, "hf_quantizer"),
+            (model, "is_quantized"),
+            (model, "quantization_method"),
+        ):
+            if hasattr(owner, mark):
+                delattr(owner, mark)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

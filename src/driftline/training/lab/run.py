@@ -40,7 +40,7 @@ ADAM_BETA1 = 0.9
 MARK = "run.json"
 _POOL = 4096  # training problems
 _SCORED_SAMPLES = 2
-_SPARE = {False: 4, True: 16}  # tokens beyond the longest solution, for a text and for a chat model
+_SPARE = {False: 4, True: 32}  # tokens beyond the longest solution, for a text and for a chat model
 
 
 def train(
@@ -218,6 +218,7 @@ def _trainer(trl: Any, settings: LabRun, out: Path, room: int, processes: int) -
         "num_generations": settings.rollouts,
         "max_completion_length": room,
         "temperature": settings.temperature,
+        "num_iterations": settings.iterations,
         "beta": 0.0,
     }
     name = "RLOO" if settings.algorithm == "rloo" else "GRPO"

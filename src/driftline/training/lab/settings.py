@@ -16,7 +16,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# What each algorithm is in TRL's terms. Of GRPO, TRL's own loss is kept: averaged over all tokens of a batch.
+# What each algorithm is in TRL's terms. Of GRPO, TRL's own loss is kept: averaged over all tokens of a batch. DAPO then
+# differs by its clipping and its mask, which act only off policy (`iterations` above 1) and on truncated completions.
 ALGORITHMS: Mapping[str, dict[str, Any]] = {
     "grpo": {},
     "dr-grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
@@ -44,6 +45,7 @@ class LabRun:
     prompts_per_step: int = 16  # problems of a step
     rollouts: int = 16  # completions sampled of each
     temperature: float = 1.0  # of the sampling
+    iterations: int = 1  # updates from each batch of completions; above 1 they are off policy, and clipping acts
     task: str = "sums"  # sums, or a reasoning-gym data set
     difficulty: int = 0  # level of every attribute of the reasoning-gym curriculum
     model: str = "qwen2"  # qwen2, llama, qwen3 or qwen3-moe (2.4 million parameters or so), smollm2, or a model folder
@@ -75,6 +77,7 @@ def check(settings: LabRun) -> None:
         "score_every": 1,
         "prompts_per_step": 1,
         "rollouts": 2,
+        "iterations": 1,
         "held_out_problems": 1,
         "warm_up": 0,
         "max_new_tokens": 1,
@@ -124,15 +127,10 @@ def read_config(path: Path) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in known:
             raise InputError(f"--config {path}: {key!r} is no setting of the lab: choose {', '.join(known)}")
-        wanted = known[name]
-        fits = (
-            isinstance(value, int) and not isinstance(value, bool)
-            if "int" in wanted
-            else isinstance(value, (int, float)) and not isinstance(value, bool)
-            if wanted == "float"
-            else isinstance(value, str)
-        )
-        if not fits:
-            raise InputError(f"--config {path}: {key} is {value!r}: it must be {wanted.split(' ')[0]}")
-        settings[name] = float(value) if wanted == "float" else value
+        kind = next((kind for kind in (int, float) if known[name].startswith(kind.__name__)), str)
+        taken = (int, float) if kind is float else (kind,)
+        if not isinstance(value, taken) or isinstance(value, bool):
+            wanted = {int: "a whole number", float: "a number", str: "a text"}[kind]
+            raise InputError(f"--config {path}: {key} is {value!r}: it must be {wanted}")
+        settings[name] = kind(value)
     return settings

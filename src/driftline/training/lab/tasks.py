@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from driftline.errors import InputError
 from driftline.training.lab import sums
 
 Row = dict[str, Any]
+_NUMBER = re.compile(r"\d+")
 _POOL = 8192  # problems drawn from reasoning-gym, before repeated ones are left out
 _FEWEST = 32  # held-out problems, below which a score says nothing
 
@@ -25,7 +27,7 @@ class LabTask:
         batch: (count, random) -> that many training rows, drawn afresh.
         solution: (row, random, slip) -> a completion that is right, or wrong with about the probability `slip`.
         reward: (completion, row) -> in [0, 1]; 1 is right.
-        chat_reward: the same of a chat model's answer to `question`.
+        chat_reward: the same of a chat model's answer to `question`, whose last number or word counts.
     """
 
     name: str
@@ -59,7 +61,7 @@ def _sums(difficulty: int) -> LabTask:
         lambda count, rng: problems(count, rng.randrange(2**31), False),
         lambda row, rng, slip: sums.solution(row["prompt"], rng, slip),
         lambda completion, row: float(sums.is_right(completion, row["answer"])),
-        lambda completion, row: float(completion.strip().rstrip(".") == row["answer"]),
+        lambda completion, row: float(_NUMBER.findall(completion)[-1:] == [row["answer"]]),
     )
 
 
@@ -117,13 +119,17 @@ def _reasoning_gym(name: str, difficulty: int) -> LabTask:
     def reward(completion: str, row: Row) -> float:
         return float(row["score"](completion.strip(), row["entry"]))
 
+    def chat_reward(completion: str, row: Row) -> float:
+        last_word = completion.split()[-1:] or [""]
+        return max(reward(completion, row), reward(last_word[0].rstrip("."), row))
+
     label = name if not difficulty else f"{name}-{difficulty}"
     label = name if not difficulty else f"{name}-{difficulty}"
 
     def batch(count: int, rng: random.Random) -> list[Row]:
         return rng.choices(problems(_POOL, 0, False), k=count)
 
-    return LabTask(label, problems, batch, solution, reward, reward)
+    return LabTask(label, problems, batch, solution, reward, chat_reward)
 
 
 def spoil(answer: str, rng: random.Random) -> str:

@@ -88,7 +88,7 @@ def fresh(family: str, task: LabTask, *, seed: int) -> tuple[PreTrainedModel, Pr
     if task.name == "sums":
         return lab_model.new_model(seed, family), lab_model.new_tokenizer()
     rows = task.problems(_TEXTS, seed, False)
-    tokenizer = lab_model.new_tokenizer(row["prompt"] + row["answer"] for row in rows)
+    tokenizer = lab_model.new_tokenizer([row["prompt"] + row["answer"] for row in rows])
     return lab_model.new_model(seed, family, vocabulary=len(tokenizer)), tokenizer
 
 
@@ -107,7 +107,7 @@ def base(
     def make() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         made = fresh(name, task, seed=0)
         if steps != 0:
-            warm_up(*made, task, seed=0, steps=steps or STEPS, say=say)
+            warm_up(*made, task, seed=0, steps=steps or STEPS, batch_size=256 if task.name == "sums" else 64, say=say)
         return made
 
     return lab_model.load(lab_model.warmed(f"{name}-{task.name}-{STEPS if steps is None else steps}", make))

@@ -122,5 +122,5 @@ def sentence(verdict: str, what: str, forecast: float, late: float, matched: flo
         "nothing": f"{scores}: no difference is told from chance ({control})",
         "loss": f"{scores}: it is worse ({control})",
         "gain": f"{scores}; {control}: the gain goes beyond sharpening",
-        "sharpening": f"{scores}; {control}: the control shares the gain, so it is sharpening",
+        "sharpening": f"{scores}; {control}: what it gains beyond that is not told from chance, so it counts as sharpening",
     }[verdict]

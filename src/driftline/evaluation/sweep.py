@@ -268,7 +268,7 @@ def _choice(best: int, last: int, tried: int, control: dict[str, Any], score: fl
     elif gain["mean"] > 0 and corrected < _LEVEL:
         sentence = (
             f"Keep step {last}, at temperature {matched['temperature']:.3g}, where it scores {matched['avg@k']:.3f}: the best "
-            f"forecast, of step {best}, scores {scores} ({told}), but so does being that sure."
+            f"forecast, of step {best}, scores {scores} ({told}), but what it gains beyond being that sure is not told from chance."
         )
     else:
         sentence = f"Keep step {last}: the best forecast, of step {best}, scores {scores}, which is not told from chance or worse ({told})."

@@ -26,7 +26,7 @@ h2 { font-size: 1.15rem; margin: 2.5rem 0 .25rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; } th, td { text-align: left; padding: .25rem .8rem .25rem 0;
   border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 mark { color: inherit; border-radius: .2rem; } mark.up { background: #0072b255; } mark.down { background: #d55e0055; }
 code { white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin: .25rem 0 0; } summary { color: var(--dim); cursor: pointer; }

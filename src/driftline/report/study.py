@@ -39,18 +39,39 @@ def _speedup(r: dict[str, Any]) -> list[str]:
             )
         )
     best = [
-        (b["threshold"], b["schedule"], b["rate"], _steps(b["steps"]), b["speedup_steps"], b["speedup_seconds"])
+        (
+            f"{b['threshold']:g}",
+            b["schedule"],
+            f"{b['rate']:g}",
+            _steps(b["steps"]),
+            b["speedup_steps"],
+            b["speedup_seconds"],
+        )
         for b in r["best"]
     ]
     rows = [
         (
-            row["threshold"], row["schedule"], row["rate"], _steps(row["steps"]),
+            f"{row['threshold']:g}", row["schedule"], f"{row['rate']:g}", _steps(row["steps"]),
             ", ".join(_steps(steps) for steps in row["steps_by_seed"]), row["speedup_same_rate"], row["best"], row["final"],
             row["rolled_back"],
         )
         for row in r["rows"]
     ]  # fmt: skip
+    envelope = go.Figure()
+    for curve in r["best_curves"]:
+        colour = PALETTE[schedules.index(curve["schedule"]) % len(PALETTE)]
+        label = text(curve["schedule"])
+        rates_at = [f"learning rate {rate:g}" for rate in curve["rates"]]
+        envelope.add_scatter(
+            x=curve["steps"], y=curve["accuracy"], text=rates_at, name=label, mode="lines", line={"color": colour}
+        )
     return [
+        section(
+            "The best of every learning rate",
+            "Median accuracy over seeds at the learning rate that is best at that step (hover for it): what each schedule "
+            "can do when it is tuned.",
+            charts.fragment(envelope, "best", "RL steps", "accuracy"),
+        ),
         section(
             "Each at its best learning rate",
             "RL steps to each accuracy (median over seeds), at the learning rate that takes that schedule there soonest; above 1 "
@@ -70,7 +91,7 @@ def _speedup(r: dict[str, Any]) -> list[str]:
 
 
 def _steps(steps: float | None) -> str:
-    return "never" if steps is None else f"{steps:g}"
+    return "never" if steps is None else f"{steps:.0f}"
 
 
 def _band(figure: go.Figure, curve: dict[str, Any], name: str, colour: str) -> None:

@@ -30,10 +30,11 @@ SCHEDULES: Mapping[str, dict[str, Any]] = {
     "20+20": {"m": 20, "n": 20},
     "20+20 guarded": {"m": 20, "n": 20, "accept": "reward"},
     "10+20 damped, guarded": {"m": 10, "n": 20, "accept": "reward", "jump": "damped"},
+    "10+5 least-squares, guarded": {"m": 10, "n": 5, "accept": "reward", "jump": "least-squares"},
 }
-RATES = (1e-5, 3e-5, 1e-4)
+RATES = (1e-5, 3e-5, 6e-5, 1e-4)
 SEEDS = (0, 1, 2)
-THRESHOLDS = (0.6, 0.75, 0.9)
+THRESHOLDS = (0.6, 0.75, 0.9, 0.95)
 _FULL: dict[str, Any] = {"steps": 80, "score_every": 4, "save_every": 80, "prompts_per_step": 8}
 _QUICK: dict[str, Any] = {"steps": 8, "score_every": 4, "save_every": 8, "prompts_per_step": 2, "held_out_problems": 32}
 _SETTINGS = ("m", "n", "accept", "jump")
@@ -74,6 +75,7 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
     """Steps and seconds to every threshold, by schedule and learning rate, and the speed-ups they make."""
     curves = [read_curve(folder) for folder in runs.values()]
     schedules = list(dict.fromkeys(curve.schedule for curve in curves))
+    schedules.sort(key=lambda schedule: schedule != STANDARD)
     if STANDARD not in schedules:
         raise InputError("no run of standard RL (without --m and --n) is among them: nothing to compare with")
     pairs = sorted({(schedules.index(curve.schedule), curve.rate) for curve in curves})
@@ -89,7 +91,8 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
         found["speedup_steps"] = _ratio(baseline["steps"], found["steps"])
         found["speedup_seconds"] = _ratio(baseline["seconds"], found["seconds"])
         found["speedup_by_seed"] = _by_seed(curves, baseline, found)
-    return Outcome(rows, _findings(rows, best, schedules), {"best": best, "curves": _drawn(curves)})
+    drawn = _drawn(curves, schedules)
+    return Outcome(rows, _findings(rows, best), {"best": best, "curves": drawn, "best_curves": _envelopes(drawn)})
 
 
 def read_curve(folder: Path) -> Curve:
@@ -185,7 +188,7 @@ def _ratio(one: float | None, other: float | None) -> float | None:
     return 0.0 if other is None else one / other if other else None
 
 
-def _findings(rows: list[dict[str, Any]], best: list[dict[str, Any]], schedules: list[str]) -> list[str]:
+def _findings(rows: list[dict[str, Any]], best: list[dict[str, Any]]) -> list[str]:
     found = []
     for threshold in THRESHOLDS:
         mine = [b for b in best if b["threshold"] == threshold]
@@ -198,7 +201,7 @@ def _findings(rows: list[dict[str, Any]], best: list[dict[str, Any]], schedules:
         others = [b for b in mine if b["schedule"] != STANDARD and b["speedup_steps"]]
         same = [r for r in rows if r["threshold"] == threshold and r["schedule"] != STANDARD and r["speedup_same_rate"]]
         sentence = (
-            f"Accuracy {threshold:g}: standard RL is there after {baseline['steps']:g} steps at its best learning rate, "
+            f"Accuracy {threshold:g}: standard RL is there after {baseline['steps']:.0f} steps at its best learning rate, "
             f"{baseline['rate']:g}"
         )
         if others:
@@ -206,7 +209,7 @@ def _findings(rows: list[dict[str, Any]], best: list[dict[str, Any]], schedules:
             by_seed = [value for value in top["speedup_by_seed"].values() if value is not None]
             holds = len(by_seed) >= 3 and min(by_seed) > 1
             sentence += (
-                f"; the fastest re-grounding at its own, {top['schedule']} at {top['rate']:g}, after {top['steps']:g}: "
+                f"; the fastest re-grounding at its own, {top['schedule']} at {top['rate']:g}, after {top['steps']:.0f}: "
                 f"{top['speedup_steps']:.2f}x in steps (by seed {', '.join(f'{value:.2f}' for value in by_seed)}), "
                 f"{top['speedup_seconds'] or 0:.2f}x in seconds, "
                 + ("faster for every seed" if holds else "not faster for every seed")
@@ -222,10 +225,23 @@ def _findings(rows: list[dict[str, Any]], best: list[dict[str, Any]], schedules:
     return found
 
 
-def _drawn(curves: list[Curve]) -> list[dict[str, Any]]:
+def _envelopes(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each schedule the best learning rate's median accuracy at each step, and which rate that is."""
+    found = []
+    for schedule in dict.fromkeys(curve["schedule"] for curve in drawn):
+        mine = [curve for curve in drawn if curve["schedule"] == schedule]
+        steps = sorted(set.intersection(*({*curve["steps"]} for curve in mine)))
+        best = [max((curve["accuracy"][curve["steps"].index(step)], curve["rate"]) for curve in mine) for step in steps]
+        accuracy, rates = zip(*best, strict=True)
+        found.append({"schedule": schedule, "steps": steps, "accuracy": list(accuracy), "rates": list(rates)})
+    return found
+
+
+def _drawn(curves: list[Curve], schedules: list[str]) -> list[dict[str, Any]]:
     """Median and range over seeds of the accuracy at each step."""
     drawn = []
-    for schedule, rate in dict.fromkeys((curve.schedule, curve.rate) for curve in curves):
+    for place, rate in sorted({(schedules.index(curve.schedule), curve.rate) for curve in curves}):
+        schedule = schedules[place]
         mine = [curve for curve in curves if (curve.schedule, curve.rate) == (schedule, rate)]
         steps = sorted(set.intersection(*({*map(float, curve.steps)} for curve in mine)))
         values = np.array([[curve.accuracy[list(curve.steps).index(step)] for step in steps] for curve in mine])

@@ -101,7 +101,7 @@ def test_regrounding_in_the_lab(tmp_path: Path) -> None:
 
 def test_two_launched_processes_share_the_steps(tmp_path: Path) -> None:
     """As `accelerate launch` does it, which starts processes by torch.distributed.run where there are GPUs."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29561"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     flags = [
         "--steps",
         "2",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_trainer import tiny_model, trainer, weights
+from tiny_trainer import rewarded, tiny_model, trainer, weights
 from transformers import TrainerCallback
 
 from driftline.checkpoints.jumps import read_jumps, virtual_step
@@ -29,15 +29,6 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         self.seen[state.global_step] = weights(model)
-
-
-def rewarded(made, reward):
-    """The trainer, logging `reward(step)`."""
-    log = made.log
-    made.log = lambda logs, *rest: log(
-        logs | ({"reward": reward(made.state.global_step)} if "loss" in logs else {}), *rest
-    )
-    return made
 
 
 def test_a_jump_goes_along_the_line_and_keeps_norm_layers(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ def trainer(out: Path, callbacks: list[Any], *, steps: int = 12, model: Any = No
     return made
 
 
+def rewarded(made: Trainer, reward: Callable[[int], float]) -> Trainer:
+    """The trainer, logging `reward(step)`."""
+    log = made.log
+    made.log = lambda logs, *rest: log(
+        logs | ({"reward": reward(made.state.global_step)} if "loss" in logs else {}), *rest
+    )
+    return made
+
+
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
@@ -54,3 +64,8 @@ def _printer() -> type:
     from transformers import PrinterCallback
 
     return PrinterCallback
+
+
+def falling(step: int) -> float:
+    """A reward that falls for good at the jump of step 6."""
+    return 1.0 + 0.01 * (step % 2) - (step > 6)

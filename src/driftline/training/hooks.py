@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from driftline.errors import InputError
+from driftline.training import zero3
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerState, TrainingArguments
@@ -43,12 +44,20 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a tensor that this process holds, sharing its memory."""
-    return tensor.to_local() if is_sharded(tensor) else tensor.detach()  # type: ignore[attr-defined]
+    """The part of a tensor that this process holds, sharing its memory; of DeepSpeed's see `write_back`."""
+    if zero3.is_partitioned(tensor):
+        return zero3.local(tensor)
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
-    return hasattr(tensor, "to_local")  # a DTensor, as FSDP2 makes
+    return hasattr(tensor, "to_local") or zero3.is_partitioned(tensor)  # a DTensor, as FSDP2 makes, or DeepSpeed's
+
+
+def write_back(model: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
+    """Let the model have local values that were changed in place; only DeepSpeed's need it."""
+    parameters = {name: p for name, p in model.named_parameters() if zero3.is_partitioned(p)}
+    zero3.write_back((parameters[name], value) for name, value in values.items() if name in parameters)
 
 
 def state_file(args: TrainingArguments, state: TrainerState, name: str, *, sharded: bool) -> Path | None:

@@ -29,7 +29,7 @@ from driftline.checkpoints.jumps import NAME, Jumps, write_jumps
 from driftline.errors import InputError
 from driftline.forecast.extrapolators import method_named
 from driftline.forecast.write import NORM_LAYERS
-from driftline.training import hooks, lora
+from driftline.training import hooks, lora, zero3
 
 Values = dict[str, torch.Tensor]
 
@@ -197,6 +197,7 @@ class RegroundingCallback(TrainerCallback):
             self._before = {"values": self._copy(everything), "optimizer": _optimizer_state(model, optimizer)}
         combine([{name: value for name, value in point.items() if not lora.is_factor(name)} for point in points], a)
         discarded = lora.combine_products(points, a)
+        hooks.write_back(model, values)
         alpha = float((step + n - clock[0]) / (step - clock[0]))
         self._treat_optimizer(model, optimizer, alpha)
         virtual = step + self._ahead
@@ -239,8 +240,10 @@ class RegroundingCallback(TrainerCallback):
 
     def _roll_back(self, model, optimizer, step: int) -> None:
         assert self._before is not None
-        for name, value in hooks.trainable(model).items():
+        values = hooks.trainable(model)
+        for name, value in values.items():
             value.copy_(self._before["values"][name])
+        hooks.write_back(model, values)
         _restore_optimizer(model, optimizer, self._before["optimizer"])
         self.jumps[-1]["rolled_back_at"] = step
         self._ahead = self.jumps[-1]["trained_to"] - step
@@ -299,11 +302,14 @@ class RegroundingCallback(TrainerCallback):
             raise InputError(f"adapters='product' knows whole factors lora_A and lora_B only, not {adapted[0]!r} as it is here: use driftline reground")  # fmt: skip
         if getattr(model, "is_quantized", False) and not adapted:
             raise InputError("the model's weights are quantised, and a line between codes means nothing: load it in bfloat16 or float32")  # fmt: skip
-        if type(optimizer).__name__.startswith("DeepSpeed") or any(hasattr(p, "ds_id") for p in model.parameters()):
+        by_deepspeed = type(optimizer).__name__.startswith("DeepSpeed")
+        if by_deepspeed and not any(zero3.is_partitioned(p) for p in model.parameters()):
             raise InputError(
-                "DeepSpeed trains fp32 copies of its own, which would undo a jump at the next step: use FSDP2 or DDP, "
-                "or driftline reground around the whole command"
+                "DeepSpeed below ZeRO stage 3 trains fp32 copies of its own, which would undo a jump at the next step: use "
+                "stage 3, FSDP2 or DDP, or driftline reground around the whole command"
             )
+        if by_deepspeed and self.optimizer_state != "keep":
+            raise InputError(f"optimizer={self.optimizer_state!r}: DeepSpeed counts steps for all parameters at once, use optimizer='keep'")  # fmt: skip
         if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
             raise InputError("FSDP1 hides which parameters are norm layers: use FSDP2 (fsdp_version 2)")
         if not self._moved(model):
@@ -372,17 +378,22 @@ def _sharded(model: torch.nn.Module) -> bool:
 def _optimizer_state(model: torch.nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
     """A copy of the local state of every trainable parameter."""
     return {
-        name: {
+        name: zero3.optimizer_state(parameter)
+        if zero3.is_partitioned(parameter)
+        else {
             key: hooks.local(value).clone() if isinstance(value, torch.Tensor) else value
             for key, value in optimizer.state[parameter].items()
         }
         for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
+        if parameter in optimizer.state or (zero3.is_partitioned(parameter) and parameter.requires_grad)
     }
 
 
 def _restore_optimizer(model: torch.nn.Module, optimizer: Any, saved: dict[str, dict[str, Any]]) -> None:
     for name, parameter in model.named_parameters():
+        if zero3.is_partitioned(parameter):
+            zero3.set_optimizer_state(parameter, saved.get(name, {}))
+            continue
         for key, value in saved.get(name, {}).items():
             current = optimizer.state[parameter].get(key)
             if isinstance(current, torch.Tensor):

@@ -30,6 +30,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/extrapolate.py
 	$(BIN)/python benchmarks/logprob_speed.py
 	$(BIN)/python benchmarks/generate_speed.py
+	$(BIN)/python benchmarks/monitor.py 80
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --group docs

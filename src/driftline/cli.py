@@ -101,6 +101,26 @@ def analyze(
 
 
 @app.command
+def watch(
+    run: Run, out: Annotated[Path, arg(metavar="DIR", help="folder to write; a second call continues it")],
+    steps: Steps = None, base: Base = None,
+    interval: Annotated[float, arg(help="seconds between looks at the run")] = 30.0,
+    settle: Annotated[float, arg(help="seconds for which a checkpoint must not have changed")] = 10.0,
+    once: Annotated[bool, arg(help="take what is there, then stop")] = False,
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Follow a run being written: a line and a new summary with every checkpoint, and warnings; Ctrl-C stops."""
+    from driftline.linearity.watch import Watch
+    from driftline.linearity.watch import watch as follow
+    from driftline.report import terminal
+
+    request = Watch(run, steps=steps, base=base, interval=interval, settle=settle, once=once)
+    summary = follow(request, out, show=terminal.watched(quiet=quiet), say=terminal.aside)
+    if summary is not None:
+        print(summary["verdict"]["sentence"])
+
+
+@app.command
 def backtest(
     run: Run, out: Out, steps: Steps = None, base: Base = None,
     clock: Clock = "step",
@@ -462,7 +482,7 @@ def train(
 
 @app.command
 def study(
-    name: Annotated[Positional[str], arg(metavar="NAME", help="speedup: re-grounding against standard RL")],
+    name: Annotated[Positional[str], arg(metavar="NAME", help="speedup, filter-bias or rank")],
     out: Annotated[Path, arg(metavar="DIR", help="folder to write; a second call goes on with what is not finished")],
     quick: Annotated[bool, arg(help="a smoke-sized version")] = False,
     runs: Annotated[tuple[str, ...], arg(metavar="RUN...", help="runs to measure, instead of training new ones")] = (),

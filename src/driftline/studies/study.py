@@ -22,7 +22,7 @@ from driftline.training.lab.settings import LabRun
 
 MARK = "study.json"
 _REQUEST = "request.json"
-STUDIES = {"speedup": "re-grounding against standard RL, in steps and seconds, each at its best learning rate"}
+STUDIES = ("speedup", "filter-bias", "rank")
 
 Plan = Mapping[str, LabRun]
 Say = Callable[[str], None]

@@ -1,0 +1,116 @@
+"""What the paper's filter does to R²: on walks that have no drift at all, and on runs that are there.
+
+The filter keeps the parameters that moved by more than 1e-4 and take four or more distinct values. It is meant to
+leave out rounding noise, and it does; but it also keeps those that moved furthest, and a walk that ends far away
+looks straight. Simulated: driftless walks that start at weights of the usual size (normal, deviation .02), saved in
+bf16 at 20 checkpoints, with plain increments or with Adam's momentum, at update sizes from far below the last
+place of bf16 to far above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from driftline.checkpoints.dtypes import round_to
+from driftline.checkpoints.trajectory import open_trajectory
+from driftline.linearity import null
+from driftline.linearity.analysis import RunTotals, summarize
+from driftline.linearity.kernels import PAPER_MIN_DISTINCT, PAPER_MIN_RANGE
+from driftline.linearity.scan import scan
+from driftline.linearity.statistics import line_r2
+from driftline.studies.study import Outcome
+from driftline.training.lab.settings import LabRun
+
+CHECKPOINTS, SPACING = 20, 5
+WEIGHT = 0.02  # deviation of the weights that walks start from
+MOMENTA = (0.0, 0.9)
+SIZES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # root mean square change from first to last checkpoint
+_WALKS, _QUICK_WALKS = 200_000, 5_000
+
+
+def plan(quick: bool) -> dict[str, LabRun]:
+    return {}
+
+
+def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+    """R² of walks, and of the runs, with and without the filter."""
+    rng = np.random.default_rng(0)
+    rows = [simulated(momentum, size, _QUICK_WALKS if quick else _WALKS, rng) for momentum in MOMENTA for size in SIZES]
+    measured = [of_run(folder) for folder in runs.values()]
+    return Outcome([*rows, *measured], _findings(rows, measured), {})
+
+
+def simulated(momentum: float, size: float, walks: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Driftless walks of a size, in float32 and saved in bf16, with and without the filter."""
+    steps = np.arange(CHECKPOINTS) * SPACING
+    root = null.walk_root(steps, momentum)
+    root = root * size / np.linalg.norm(root[-1])
+    start = round_to((WEIGHT * rng.standard_normal((walks, 1))).astype(np.float32), "BF16")
+    exact = rng.standard_normal((walks, root.shape[1])) @ root.T
+    saved = round_to((start + exact).astype(np.float32), "BF16")
+    spans = np.ptp(saved, axis=1)
+    moved, kept = spans > 0, passing(saved)
+    r2 = line_r2(steps.astype(float), (saved - saved[:, :1]).astype(float))
+    return {
+        "kind": "walk",
+        "momentum": momentum,
+        "size": size,
+        "changed_share": float(moved.mean()),
+        "kept_share": float(kept.mean()),
+        "exact": _figures(line_r2(steps.astype(float), exact)),
+        "changed": _figures(r2[moved]),
+        "kept": _figures(r2[kept]),
+    }
+
+
+def passing(saved: np.ndarray) -> np.ndarray:
+    """Which series [walks, T] the paper's filter keeps."""
+    distinct = 1 + (np.diff(np.sort(saved, axis=1), axis=1) > 0).sum(1)
+    return (np.ptp(saved, axis=1) > PAPER_MIN_RANGE) & (distinct >= PAPER_MIN_DISTINCT)
+
+
+def of_run(folder: Path) -> dict[str, Any]:
+    """A run with and without the filter, each beside walks matched to it."""
+    trajectory = open_trajectory(folder)
+    totals = RunTotals()
+    clock = np.asarray(trajectory.steps, float)
+    for tensor in scan(trajectory, clock=clock):
+        totals.add(tensor)
+    found: dict[str, Any] = {"kind": "run", "run": str(folder)}
+    for filter, name in (("none", "changed"), ("paper", "kept")):
+        summary = summarize(totals, trajectory, clock, filter=filter, clock="step")
+        share = "changed_share" if filter == "none" else "kept_share"
+        found[share] = summary["parameters"][share]
+        found[name], found[f"null_{name}"] = summary["r2"], summary["null_r2"]
+    return found
+
+
+def _figures(r2: np.ndarray) -> dict[str, float] | None:
+    """None where nothing is left to measure."""
+    if not r2.size:
+        return None
+    return {"mean": float(r2.mean()), "median": float(np.median(r2)), "share_above_0.7": float((r2 > 0.7).mean())}
+
+
+def _findings(walks: list[dict[str, Any]], runs: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for momentum in MOMENTA:
+        mine = [row for row in walks if row["momentum"] == momentum and row["kept"] and row["kept_share"] > 1e-3]
+        top = max(mine, key=lambda row: row["kept"]["median"])
+        plain = top["exact"]["median"]
+        what = f"momentum {momentum:g}" if momentum else "no momentum"
+        found.append(
+            f"Walks without drift, {what}: median R² {plain:.2f} in float32. Saved in bf16 at an update size of {top['size']:g}, "
+            f"the filter keeps {top['kept_share']:.1%} of them, and their median R² is {top['kept']['median']:.2f}, "
+            f"{top['kept']['share_above_0.7']:.0%} above 0.7."
+        )
+    found += [
+        f"{row['run']}: median R² {row['changed']['median']:.2f} without the filter (chance {row['null_changed']['median']:.2f}), "
+        f"{row['kept']['median']:.2f} of the {row['kept_share']:.1%} that it keeps (chance {row['null_kept']['median']:.2f})."
+        for row in runs
+    ]
+    return found

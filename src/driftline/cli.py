@@ -481,6 +481,24 @@ def train(
 
 
 @app.command
+def compare(
+    results: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR", help="results of analyze, logprobs or activations")],
+    out: Out, overwrite: Overwrite = False,
+) -> None:  # fmt: skip
+    """Several analyses side by side, each beside its own chance."""
+    from driftline.checkpoints.writer import json_text, output_folder
+    from driftline.linearity.comparison import MARK
+    from driftline.linearity.comparison import compare as compare_results
+    from driftline.report import comparison, terminal
+
+    record = compare_results(results)
+    with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
+        (folder / MARK).write_text(json_text(record))
+        comparison.write(folder, record, _command())
+    terminal.comparison(record, out)
+
+
+@app.command
 def study(
     name: Annotated[Positional[str], arg(metavar="NAME", help="speedup, filter-bias or rank")],
     out: Annotated[Path, arg(metavar="DIR", help="folder to write; a second call goes on with what is not finished")],

@@ -331,6 +331,7 @@ assert not {"numpy", "numba", "pyarrow", "plotly", "torch"} & set(sys.modules), 
 FLAGS = {
     "inspect": {"--steps", "--base", "--strict", "--json"},
     "analyze": {"--out", "--steps", "--base", "--filter", "--clock", "--strict", "--overwrite", "--quiet"},
+    "watch": {"--out", "--steps", "--base", "--interval", "--settle", "--once", "--quiet"},
     "backtest": {
         "--out",
         "--steps",
@@ -512,6 +513,7 @@ FLAGS = {
         "--overwrite",
         "--quiet",
     },
+    "compare": {"--out", "--overwrite"},
     "study": {"--out", "--quick", "--runs", "--overwrite", "--quiet"},
     "demo": {"--out", "--quick", "--quiet"},
 }

@@ -99,6 +99,32 @@ def _persistence(life: dict[str, Any]) -> None:
         )
 
 
+def watched(*, quiet: bool) -> Callable[[dict[str, Any]], None]:
+    """Prints a line for every checkpoint of a run that is followed; what chance gives is in parentheses."""
+
+    def show(line: dict[str, Any]) -> None:
+        parts = [f"step {line['step']}: update {line['update_norm']:.3g}"]
+        if "verdict" in line:
+            cosine, r2 = line["increment_cosine"], line["r2_median"]
+            parts += [
+                f"cosine {number(cosine, 2)} ({number(line['null_increment_cosine'], 2)})",
+                f"R² {number(r2, 2)} ({number(line['null_r2_median'], 2)})",
+            ]
+        if "skill_ahead" in line:
+            parts.append(f"skill ahead {number(line['skill_ahead'], 2)}")
+        if "verdict" in line:
+            parts.append(line["verdict"])
+        if not quiet:
+            print(", ".join(parts), flush=True)
+
+    return show
+
+
+def aside(sentence: str) -> None:
+    """A sentence beside the results, on standard error."""
+    print(f"driftline: {sentence}", file=sys.stderr, flush=True)
+
+
 def training_step(steps: int, *, quiet: bool) -> Callable[[int, dict[str, float]], None]:
     """Prints a line for every tenth step of a lab run."""
     started = time.monotonic()
@@ -122,6 +148,19 @@ def accuracy(rows: list[dict[str, float]]) -> None:
         (int(r["step"]), f"{r['greedy']:.3f}", f"{r['sampled']:.3f}", "█" * round(30 * r["sampled"])) for r in rows
     ]
     _table("accuracy on held-out problems", ["step", "greedy", "sampled", ""], table)
+
+
+def comparison(r: dict[str, Any], out: Path) -> None:
+    """A row for each result."""
+    rows = [
+        (
+            row["folder"], "yes" if row["linear"] else "no", number(row["r2"]["median"]), number(row["null_r2"]["median"]),
+            number(row["increment_cosine"]), number(row["null_increment_cosine"]),
+        )
+        for row in r["rows"]
+    ]  # fmt: skip
+    _table(None, ["", "drift", "R² median", "chance", "cosine", "chance"], rows)
+    print(f"\nreport: {out / 'report.html'}")
 
 
 def backtest(r: dict[str, Any], out: Path) -> None:

@@ -28,7 +28,7 @@ from driftline.training.lab.settings import LabRun
 CHECKPOINTS, SPACING = 20, 5
 WEIGHT = 0.02  # deviation of the weights that walks start from
 MOMENTA = (0.0, 0.9)
-SIZES = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # root mean square change from first to last checkpoint
+SIZES = (3e-6, 1e-5, 3e-5, 5e-5, 1e-4, 3e-4, 1e-3)  # root mean square change from first to last checkpoint
 _WALKS, _QUICK_WALKS = 200_000, 5_000
 
 

@@ -216,4 +216,106 @@ def _rank(r: dict[str, Any]) -> list[str]:
     ]
 
 
-_DRAWN = {"speedup": _speedup, "filter-bias": _filter_bias, "rank": _rank}
+def _rl_vs_sft(r: dict[str, Any]) -> list[str]:
+    figure = go.Figure()
+    for kind, colour in (("rl", charts.RUN), ("sft", charts.FORECAST)):
+        mine = [row for row in r["rows"] if row["kind"] == kind]
+        x = [row["r2"] for row in mine]
+        y = [row["cosine"] for row in mine]
+        named = [f"seed {row['seed']}, {row['cut']}" for row in mine]
+        figure.add_scatter(
+            x=x, y=y, text=named, name=kind.upper(), mode="markers", marker={"color": colour, "size": 10}
+        )
+        null_x, null_y = [row["null_r2"] for row in mine], [row["null_cosine"] for row in mine]
+        figure.add_scatter(
+            x=null_x, y=null_y, name=f"{kind.upper()}, chance", mode="markers", marker={"color": colour, "symbol": "x"}
+        )
+    head = [
+        "",
+        "seed",
+        "over",
+        "to step",
+        "accuracy",
+        "R²",
+        "chance",
+        "cosine",
+        "chance",
+        "growth",
+        "chance",
+        "skill",
+        "chance",
+        "drift",
+    ]
+    keys = ("accuracy", "r2", "null_r2", "cosine", "null_cosine", "growth", "null_growth", "skill", "null_skill")
+    rows = [
+        (
+            row["kind"].upper(),
+            str(row["seed"]),
+            row["cut"],
+            row["last"],
+            *(row[key] for key in keys),
+            "yes" if row["linear"] else "no",
+        )
+        for row in r["rows"]
+    ]
+    return [
+        section(
+            "R² and cosine, RL and SFT",
+            "Median R² of the weights against the cosine of separated increments, each run beside its driftless walk (x).",
+            charts.fragment(figure, "rl-vs-sft", "median R²", "cosine of separated increments"),
+        ),
+        section(
+            "Every run", "Skill is that of a damped line on the last quarter of the checkpoints.", table(head, rows)
+        ),
+    ]
+
+
+def _weight_targets(r: dict[str, Any]) -> list[str]:
+    figure = go.Figure()
+    for place, row in enumerate(r["rows"]):
+        x = [0.0, *(horizon / row["late"] for horizon in row["horizons"])]
+        name = f"{text(row['run'])}, late {row['late']}"
+        colour = PALETTE[place % len(PALETTE)]
+        figure.add_scatter(
+            x=x, y=[row["held"], *row["scores"]], name=name, mode="lines+markers", line={"color": colour}
+        )
+    head = [
+        "run",
+        "late",
+        "accuracy there",
+        "best accuracy",
+        "best horizon",
+        "back-tests, two-point",
+        "back-tests, best method",
+        "persistence",
+    ]
+    keys = (
+        "late",
+        "held",
+        "best_score",
+        "best_horizon",
+        "recommended_horizon",
+        "recommended_by_best_method",
+        "persistence",
+    )
+    return [
+        section(
+            "Accuracy by target",
+            "Held-out accuracy, sampled, of two-point forecasts, against how far beyond the late checkpoint they go.",
+            charts.fragment(figure, "targets", "horizon / late step", "accuracy"),
+        ),
+        section(
+            "The best target, and what was recommended before any evaluation",
+            "Horizons in steps beyond the late checkpoint.",
+            table(head, [(row["run"], *(row[key] for key in keys)) for row in r["rows"]]),
+        ),
+    ]
+
+
+_DRAWN = {
+    "rl-vs-sft": _rl_vs_sft,
+    "weight-targets": _weight_targets,
+    "speedup": _speedup,
+    "filter-bias": _filter_bias,
+    "rank": _rank,
+}

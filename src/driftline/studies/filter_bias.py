@@ -18,10 +18,9 @@ import numpy as np
 from driftline.checkpoints.dtypes import round_to
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.linearity import null
-from driftline.linearity.analysis import RunTotals, summarize
 from driftline.linearity.kernels import PAPER_MIN_DISTINCT, PAPER_MIN_RANGE
-from driftline.linearity.scan import scan
 from driftline.linearity.statistics import line_r2
+from driftline.studies.measures import summaries
 from driftline.studies.study import Outcome
 from driftline.training.lab.settings import LabRun
 
@@ -75,18 +74,17 @@ def passing(saved: np.ndarray) -> np.ndarray:
 
 def of_run(folder: Path) -> dict[str, Any]:
     """A run with and without the filter, each beside walks matched to it."""
-    trajectory = open_trajectory(folder)
-    totals = RunTotals()
-    clock = np.asarray(trajectory.steps, float)
-    for tensor in scan(trajectory, clock=clock):
-        totals.add(tensor)
-    found: dict[str, Any] = {"kind": "run", "run": str(folder)}
-    for filter, name in (("none", "changed"), ("paper", "kept")):
-        summary = summarize(totals, trajectory, clock, filter=filter, clock="step")
-        share = "changed_share" if filter == "none" else "kept_share"
-        found[share] = summary["parameters"][share]
-        found[name], found[f"null_{name}"] = summary["r2"], summary["null_r2"]
-    return found
+    everything, kept = summaries(open_trajectory(folder), "none", "paper")
+    return {
+        "kind": "run",
+        "run": str(folder),
+        "changed_share": everything["parameters"]["changed_share"],
+        "kept_share": kept["parameters"]["kept_share"],
+        "changed": everything["r2"],
+        "null_changed": everything["null_r2"],
+        "kept": kept["r2"],
+        "null_kept": kept["null_r2"],
+    }
 
 
 def _figures(r2: np.ndarray) -> dict[str, float] | None:

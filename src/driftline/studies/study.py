@@ -22,7 +22,7 @@ from driftline.training.lab.settings import LabRun
 
 MARK = "study.json"
 _REQUEST = "request.json"
-STUDIES = ("speedup", "filter-bias", "rank")
+STUDIES = ("rl-vs-sft", "weight-targets", "speedup", "filter-bias", "rank")
 
 Plan = Mapping[str, LabRun]
 Say = Callable[[str], None]

@@ -1,0 +1,29 @@
+"""What several studies measure of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from driftline.checkpoints.trajectory import Trajectory
+from driftline.linearity.analysis import RunTotals, summarize
+from driftline.linearity.scan import scan
+
+
+def summaries(trajectory: Trajectory, *filters: str) -> list[dict[str, Any]]:
+    """The summary that `driftline analyze` makes, with each filter, from one reading."""
+    totals, clock = RunTotals(), np.asarray(trajectory.steps, float)
+    for tensor in scan(trajectory, clock=clock, sample=0):
+        totals.add(tensor)
+    return [summarize(totals, trajectory, clock, filter=filter, clock="step") for filter in filters]
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Of one figure over seeds: the median and the range, or the one value."""
+    found = sorted(value for value in values if np.isfinite(value))
+    if not found:
+        return "unknown"
+    if found[-1] - found[0] < 0.5 * 10**-digits:
+        return f"{found[0]:.{digits}f}"
+    return f"{np.median(found):.{digits}f} ({found[0]:.{digits}f} to {found[-1]:.{digits}f})"

@@ -1,0 +1,110 @@
+"""Is RL straighter than supervised learning? One base, one task, both ways.
+
+Each seed trains the lab's base by GRPO and by SFT on right solutions, at the same learning rate, batch of sequences and
+spacing of checkpoints. They are compared over equal numbers of updates, and up to the same accuracy: the highest that
+both reach, each run cut at the checkpoint where it first does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from driftline.checkpoints.trajectory import Trajectory, open_trajectory
+from driftline.errors import InputError
+from driftline.studies.measures import spread, summaries
+from driftline.studies.study import Outcome
+from driftline.training.lab.settings import LabRun
+
+SEEDS = (0, 1, 2)
+KINDS = ("rl", "sft")
+_FEWEST = 5  # checkpoints of a stretch that can be judged
+_FIGURES = ("r2", "null_r2", "cosine", "null_cosine", "growth", "null_growth", "skill", "null_skill")
+
+
+def plan(quick: bool) -> dict[str, LabRun]:
+    shape: dict[str, Any] = {"steps": 100, "save_every": 5}
+    if quick:
+        shape = {"steps": 6, "save_every": 1, "prompts_per_step": 2, "held_out_problems": 16}
+    return {
+        f"{kind}, seed {seed}": LabRun(algorithm="grpo" if kind == "rl" else "sft", seed=seed, **shape)
+        for seed in SEEDS[: 1 if quick else None]
+        for kind in KINDS
+    }
+
+
+def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+    """A row for each run and each way of cutting it."""
+    opened = [(*read(folder), open_trajectory(folder)) for folder in runs.values()]
+    rows = []
+    for kind, seed, accuracy, trajectory in opened:
+        rows.append(_row(kind, seed, "equal updates", accuracy, trajectory))
+        others = [a for k, s, a, _ in opened if s == seed and k != kind]
+        if others:
+            goal = min(max(found.values()) for found in (accuracy, *others))
+            end = next(step for step, value in accuracy.items() if value >= goal)
+            part = [step for step in trajectory.steps if step <= end]
+            if len(part) >= _FEWEST:
+                rows.append(_row(kind, seed, "equal accuracy", accuracy, trajectory.only(part)))
+    return Outcome(rows, _findings(rows), {})
+
+
+def read(folder: Path) -> tuple[str, int, dict[int, float]]:
+    """Kind, seed, and sampled accuracy by step, of a finished lab run.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        settings = json.loads((folder / "run.json").read_text())["settings"]
+        rows = [json.loads(line) for line in (folder / "accuracy.jsonl").read_text().splitlines()]
+        kind = "sft" if settings["algorithm"] == "sft" else "rl"
+        return kind, settings["seed"], {row["step"]: row["sampled"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} is no finished run of driftline train ({error})") from error
+
+
+def _row(kind: str, seed: int, cut: str, accuracy: dict[int, float], trajectory: Trajectory) -> dict[str, Any]:
+    (summary,) = summaries(trajectory, "none")
+    drift, skill = summary["drift"], summary["skill"]
+    last = trajectory.steps[-1]
+    figures = {
+        "r2": summary["r2"]["median"],
+        "null_r2": summary["null_r2"]["median"],
+        "cosine": drift["increment_cosine"],
+        "null_cosine": drift["null"]["increment_cosine"],
+        "growth": drift["growth_exponent"],
+        "null_growth": drift["null"]["growth_exponent"],
+        "skill": skill["methods"]["damped"],
+        "null_skill": skill["null"]["damped"],
+    }
+    return {
+        "kind": kind,
+        "seed": seed,
+        "cut": cut,
+        "last": last,
+        "checkpoints": len(trajectory.steps),
+        "accuracy": accuracy.get(last),
+        **figures,
+        "linear": summary["verdict"]["linear"],
+    }
+
+
+def _findings(rows: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for cut in ("equal updates", "equal accuracy"):
+        told = []
+        for kind in KINDS:
+            mine = [row for row in rows if (row["kind"], row["cut"]) == (kind, cut)]
+            if mine:
+                v = {key: spread([row[key] for row in mine]) for key in (*_FIGURES, "accuracy")}
+                told.append(
+                    f"{kind.upper()} (accuracy {v['accuracy']}, {len(mine)} seed{'s' * (len(mine) > 1)}) has median R² {v['r2']} "
+                    f"(chance {v['null_r2']}), cosine of separated increments {v['cosine']} (chance {v['null_cosine']}), growth "
+                    f"exponent {v['growth']}, damped skill {v['skill']}"
+                )
+        if told:
+            found.append(f"Over {cut}: {'; '.join(told)}.")
+    return found

@@ -500,7 +500,7 @@ def compare(
 
 @app.command
 def study(
-    name: Annotated[Positional[str], arg(metavar="NAME", help="rl-vs-sft, weight-targets, speedup, filter-bias or rank")],
+    name: Annotated[Positional[str], arg(metavar="NAME", help="robustness, rl-vs-sft, noise, output-change, weight-targets, output-targets, speedup, filter-bias or rank")],
     out: Annotated[Path, arg(metavar="DIR", help="folder to write; a second call goes on with what is not finished")],
     quick: Annotated[bool, arg(help="a smoke-sized version")] = False,
     runs: Annotated[tuple[str, ...], arg(metavar="RUN...", help="runs to measure, instead of training new ones")] = (),

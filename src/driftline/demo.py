@@ -7,7 +7,6 @@ second call goes on from there.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,6 +118,13 @@ def _score(run: Path, out: Path, settings: LabRun, forecasts: list[tuple[str, Pa
     terminal.scores(rows, settings.held_out_problems, _SCORED_SAMPLES)
 
 
+def _same(record: dict[str, Any], settings: LabRun) -> bool:
+    try:
+        return LabRun(**record["settings"]) == settings
+    except (KeyError, TypeError):
+        return False
+
+
 def _finished_run(run: Path, settings: LabRun) -> list[dict[str, float]] | None:
     """The accuracy rows of a finished run with these settings, or None where training has to start."""
     try:
@@ -128,6 +134,6 @@ def _finished_run(run: Path, settings: LabRun) -> list[dict[str, float]] | None:
         if run.is_dir() and any(run.iterdir()):
             raise InputError(f"{run} holds files that are not the demo's: choose another folder with --out") from None
         return None
-    if record.get("completed") and record.get("settings") != asdict(settings):
+    if record.get("completed") and not _same(record, settings):
         raise InputError(f"{run} holds a finished run with other settings: choose another folder with --out to keep it")
     return rows if record.get("completed") else None

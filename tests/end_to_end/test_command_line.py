@@ -160,7 +160,7 @@ def test_not_finite_weights_leave_nothing(
         (["train", "--out", "out", "--model", "absent"], "no local folder"),
         (["train", "--out", "out", "--config", "absent.toml"], "--config absent.toml cannot be read"),
         (["train", "--out", "out", "--task", "no_such_task"], "'no_such_task' is unknown"),
-        (["study", "speedups", "--out", "out"], "study 'speedups' is unknown: choose rl-vs-sft"),
+        (["study", "speedups", "--out", "out"], "study 'speedups' is unknown: choose robustness"),
     ],
 )
 def test_bad_requests_are_refused(driftline: Shell, tmp_path: Path, arguments: list[str], complaint: str) -> None:
@@ -496,6 +496,7 @@ FLAGS = {
         "--rollouts",
         "--temperature",
         "--iterations",
+        "--noise-db",
         "--task",
         "--difficulty",
         "--model",

@@ -312,9 +312,148 @@ def _weight_targets(r: dict[str, Any]) -> list[str]:
     ]
 
 
+def _forest(rows: list[dict[str, Any]], names: list[str], figures: list[tuple[str, str, str, str]], name: str) -> str:
+    """Medians with quartiles of several figures, (key, label, colour, symbol) each, one row of the plot for each row."""
+    figure = go.Figure()
+    for place, (key, label, colour, symbol) in enumerate(figures):
+        offset = 0.15 * (place - (len(figures) - 1) / 2)
+        middle = [row[key]["median"] for row in rows]
+        above = [row[key]["q75"] - m for row, m in zip(rows, middle, strict=True)]
+        below = [m - row[key]["q25"] for row, m in zip(rows, middle, strict=True)]
+        figure.add_scatter(
+            x=middle, y=[i + offset for i in range(len(rows))], mode="markers", name=label,
+            marker={"color": colour, "symbol": symbol, "size": 8},
+            error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1},
+        )  # fmt: skip
+    figure.add_vline(x=0.7, line={"color": "#808080", "dash": "dash"})
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, autorange="reversed", automargin=True)
+    figure.update_xaxes(range=[0, 1.02])
+    return charts.fragment(figure, name, "R² of a straight line", "", height=max(400, 26 * len(rows) + 120))
+
+
+def _robustness(r: dict[str, Any]) -> list[str]:
+    rows = r["rows"]
+    names = [text(f"{row['group']}: {row['setting']} ({row['seed']})") for row in rows]
+    figures = [
+        ("weights", "weights", charts.RUN, "square"),
+        ("null_weights", "their null", charts.CHANCE, "square-open"),
+        ("logprobs", "log-probs", charts.FORECAST, "diamond"),
+        ("null_logprobs", "their null", charts.CHANCE, "diamond-open"),
+    ]
+    head = ["group", "setting", "seed", "R² weights", "chance", "R² log-probs", "chance", "cosine", "skill", "drift"]
+    cells = [
+        (
+            row["group"], row["setting"], str(row["seed"]), row["weights"]["median"], row["null_weights"]["median"],
+            row["logprobs"]["median"], row["null_logprobs"]["median"], row["cosine"], row["skill"], "yes" if row["linear"] else "no",
+        )
+        for row in rows
+    ]  # fmt: skip
+    return [
+        section(
+            "R² in every setting, each beside its own null",
+            "Medians with quartiles. Dashed: the paper's line at 0.7, which chance crosses too. In brackets: the seed.",
+            _forest(rows, names, figures, "robustness"),
+            table(head, cells),
+        )
+    ]
+
+
+def _noise(r: dict[str, Any]) -> list[str]:
+    levels = list(dict.fromkeys(row["level"] for row in r["rows"]))
+    figure = go.Figure()
+    for key, label, colour in (
+        ("r2_median", "median R²", charts.RUN),
+        ("r2_mean", "mean R²", PALETTE[6]),
+        ("null_median", "median R² of chance", charts.CHANCE),
+        ("cosine", "cosine of separated increments", charts.FORECAST),
+    ):
+        x, y = [row["level"] for row in r["rows"]], [row[key] for row in r["rows"]]
+        figure.add_scatter(x=x, y=y, name=label, mode="markers", marker={"color": colour, "size": 8})
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=levels)
+    head = ["level", "seed", "R² mean", "chance", "R² median", "chance", "cosine", "growth", "drift"]
+    keys = ("r2_mean", "null_mean", "r2_median", "null_median", "cosine", "growth")
+    rows = [
+        (row["level"], str(row["seed"]), *(row[key] for key in keys), "yes" if row["linear"] else "no")
+        for row in r["rows"]
+    ]
+    return [
+        section(
+            "R² by signal over noise",
+            "SFT with random signs on the loss of every token; each dot is a run. R² that rises while the cosine falls is not drift.",
+            charts.fragment(figure, "noise", "signal over noise", "R², cosine"),
+            table(head, rows),
+        )
+    ]
+
+
+def _output_change(r: dict[str, Any]) -> list[str]:
+    last = max(row["step"] for row in r["rows"])
+    run = r["rows"][0]["run"]
+    mine = [row for row in r["rows"] if (row["run"], row["step"]) == (run, last)]
+    figure = go.Figure()
+    for term, label, colour in (
+        ("input", "W₀Δx", charts.RUN),
+        ("weight", "ΔWx₀", charts.CHANCE),
+        ("second_order", "ΔWΔx", charts.FORECAST),
+    ):
+        x, y = [text(row["layer"]) for row in mine], [row[term] for row in mine]
+        figure.add_bar(x=x, y=y, name=label, marker_color=colour)
+    figure.update_xaxes(tickangle=-60, automargin=True)
+    head = ["run", "step", "layer", "W₀Δx", "ΔWx₀", "ΔWΔx", "unexplained"]
+    keys = ("input", "weight", "second_order", "unexplained")
+    rows = [(row["run"], row["step"], row["layer"], *(row[key] for key in keys)) for row in r["rows"]]
+    return [
+        section(
+            f"Where the change of each layer's output comes from, {run}, to step {last}",
+            "Deviation of each term over that of the whole change; terms may cancel, so they need not add up to 1.",
+            charts.fragment(figure, "output-change", "", "deviation / that of the change", barmode="group"),
+            table(head, rows),
+        )
+    ]
+
+
+def _output_targets(r: dict[str, Any]) -> list[str]:
+    figure = go.Figure()
+    names = [text(f"{row['run']}, alpha {row['alpha']:g}") for row in r["rows"]]
+    for key, label, colour in (
+        ("over_late", "over the late checkpoint", charts.RUN),
+        ("over_matched", "over it at the matched temperature", charts.CHANCE),
+        ("over_best", "over the best checkpoint", charts.FORECAST),
+    ):
+        middle = [row[key]["mean"] for row in r["rows"]]
+        above = [row[key]["interval"][1] - m for row, m in zip(r["rows"], middle, strict=True)]
+        below = [m - row[key]["interval"][0] for row, m in zip(r["rows"], middle, strict=True)]
+        figure.add_scatter(
+            x=middle, y=names, mode="markers", name=label, marker={"color": colour, "size": 8},
+            error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1},
+        )  # fmt: skip
+    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
+    head = ["run", "alpha", "forecast", "late", "late, as sure", "best", "greedy: forecast", "late", "verdict"]
+    rows = [
+        (
+            row["run"], f"{row['alpha']:g}", row["forecast_score"], row["late_score"], row["matched_score"], row["best_score"],
+            row["greedy"]["forecast"] if row["greedy"] else None, row["greedy"]["late"] if row["greedy"] else None, row["verdict"],
+        )
+        for row in r["rows"]
+    ]  # fmt: skip
+    height = max(400, 40 * len(names) + 120)
+    return [
+        section(
+            "What decoding beyond the late checkpoint gains",
+            "Paired differences of avg@k with 95 % intervals over problems.",
+            charts.fragment(figure, "output-targets", "difference in accuracy", "", height=height),
+            table(head, rows),
+        )
+    ]
+
+
 _DRAWN = {
+    "robustness": _robustness,
     "rl-vs-sft": _rl_vs_sft,
+    "noise": _noise,
+    "output-change": _output_change,
     "weight-targets": _weight_targets,
+    "output-targets": _output_targets,
     "speedup": _speedup,
     "filter-bias": _filter_bias,
     "rank": _rank,

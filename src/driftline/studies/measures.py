@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,3 +29,20 @@ def spread(values: list[float], digits: int = 2) -> str:
     if found[-1] - found[0] < 0.5 * 10**-digits:
         return f"{found[0]:.{digits}f}"
     return f"{np.median(found):.{digits}f} ({found[0]:.{digits}f} to {found[-1]:.{digits}f})"
+
+
+def rollouts_of(run: Path, file: Path, *, samples: int) -> Path:
+    """Responses of a lab run's first checkpoint to its held-out problems; made once, a second call goes on."""
+    from driftline.decoding.generate import Settings, generate
+
+    settings = Settings(late=str(run / "checkpoint-0"), temperature=1.0, top_p=1.0, samples=samples, max_new_tokens=64, keep_prompt_ids=True)  # fmt: skip
+    generate(run / "held_out.jsonl", file, settings, batch_size=64)
+    return file
+
+
+def logprob_summary(trajectory: Trajectory, rollouts: Path) -> dict[str, Any]:
+    """The summary that `driftline logprobs` makes."""
+    from driftline.linearity.outputs.logprobs import logprobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        return logprobs(trajectory, rollouts, Path(folder), Path(folder) / "out")

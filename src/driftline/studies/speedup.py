@@ -32,7 +32,7 @@ SCHEDULES: Mapping[str, dict[str, Any]] = {
     "10+20 damped, guarded": {"m": 10, "n": 20, "accept": "reward", "jump": "damped"},
     "10+5 least-squares, guarded": {"m": 10, "n": 5, "accept": "reward", "jump": "least-squares"},
 }
-RATES = (1e-5, 3e-5, 6e-5, 1e-4)
+RATES = (1e-5, 3e-5, 1e-4)
 SEEDS = (0, 1, 2)
 THRESHOLDS = (0.6, 0.75, 0.9, 0.95)
 _FULL: dict[str, Any] = {"steps": 80, "score_every": 4, "save_every": 80, "prompts_per_step": 8}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,17 @@ from driftline.training.lab.settings import LabRun
 
 MARK = "study.json"
 _REQUEST = "request.json"
-STUDIES = ("rl-vs-sft", "weight-targets", "speedup", "filter-bias", "rank")
+STUDIES = (
+    "robustness",
+    "rl-vs-sft",
+    "noise",
+    "output-change",
+    "weight-targets",
+    "output-targets",
+    "speedup",
+    "filter-bias",
+    "rank",
+)
 
 Plan = Mapping[str, LabRun]
 Say = Callable[[str], None]
@@ -110,9 +120,9 @@ def finished(run: Path, settings: LabRun) -> bool:
     """Whether a complete run of exactly these settings is there."""
     try:
         record = json.loads((run / "run.json").read_text())
-    except (OSError, ValueError):
+        return record["completed"] is True and LabRun(**record["settings"]) == settings
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return record.get("completed") is True and record.get("settings") == asdict(settings)
 
 
 def _take_up(out: Path, request: dict[str, Any], *, overwrite: bool) -> None:

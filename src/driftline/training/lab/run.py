@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -213,7 +214,8 @@ def _trainer(trl: Any, settings: LabRun, out: Path, room: int, processes: int) -
     }
     if settings.algorithm == "sft":
         config = trl.SFTConfig(**shared, completion_only_loss=True)
-        return lambda **given: trl.SFTTrainer(args=config, **given)
+        noisy = None if settings.noise_db is None else noisy_loss(settings.noise_db, settings.seed)
+        return lambda **given: trl.SFTTrainer(args=config, compute_loss_func=noisy, **given)
     sampled: dict[str, Any] = {
         "num_generations": settings.rollouts,
         "max_completion_length": room,
@@ -224,6 +226,29 @@ def _trainer(trl: Any, settings: LabRun, out: Path, room: int, processes: int) -
     name = "RLOO" if settings.algorithm == "rloo" else "GRPO"
     config = getattr(trl, f"{name}Config")(**shared, **sampled, **ALGORITHMS[settings.algorithm])
     return lambda **given: getattr(trl, f"{name}Trainer")(args=config, **given)
+
+
+def noisy_loss(db: float, seed: int) -> Callable[..., Any]:
+    """Cross entropy with a random weight on every token: w = (1 + s r) / sqrt(1 + r²), s = ±1, r = 10^(-dB / 20).
+
+    The mean weight is the signal, 1 / sqrt(1 + r²), the rest of w noise of r times its size; E[w²] = 1. Far below 0 dB
+    what is left is noise alone. A reconstruction: the paper adds such noise to SFT (its Fig. 3) without its formula.
+    """
+    import torch
+
+    r = 10 ** (-db / 20)
+    random_state = torch.Generator().manual_seed(seed)
+
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        targets = labels[:, 1:].to(outputs.logits.device)
+        logits = outputs.logits[:, :-1].float()
+        each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100, reduction="none")
+        signs = torch.randint(0, 2, each.shape, generator=random_state).to(each.device) * 2 - 1
+        weights = (1 + signs * r) / math.sqrt(1 + r * r)
+        items = num_items_in_batch if num_items_in_batch is not None else (targets != -100).sum()
+        return (each * weights).sum() / items
+
+    return loss
 
 
 def _dataset(settings: LabRun, task: LabTask, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:

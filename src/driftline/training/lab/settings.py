@@ -40,6 +40,7 @@ class LabRun:
     save_every: int = 10  # steps between checkpoints
     score_every: int | None = None  # steps between scores on held-out problems; default: as checkpoints
     algorithm: Algorithm = "grpo"  # as TRL runs it; sft is the supervised baseline on the same task
+    noise_db: float | None = None  # of sft: signal over noise, in dB, of random signs on the loss of every token
     optimizer: Literal["adamw", "sgd"] = "adamw"  # AdamW without weight decay, or SGD without momentum
     learning_rate: float = 1e-5  # constant
     prompts_per_step: int = 16  # problems of a step
@@ -101,6 +102,8 @@ def check(settings: LabRun) -> None:
             f"--model {settings.model!r} is no model of the lab and no local folder: "
             f"choose {', '.join((*FAMILIES, SMOLLM2))}, or give the folder of a causal language model"
         )
+    if settings.noise_db is not None and (settings.algorithm != "sft" or not math.isfinite(settings.noise_db)):
+        raise InputError("--noise-db is a finite number, and of --algorithm sft only")
     if (settings.m is None) != (settings.n is None):
         raise InputError("re-grounding needs both --m (steps trained) and --n (steps projected)")
     if settings.micro_batch and settings.completions_per_step % settings.micro_batch:

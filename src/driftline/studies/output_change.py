@@ -1,0 +1,83 @@
+"""Where does the change of a layer's output come from? (paper, Fig. 4)
+
+For every linear layer, between the first checkpoint and a later one, the change of its output is split into what came
+from below (W_0 dx), what its own weights did (dW x_0), and the product of both. The paper finds that the input's term
+dominates, and that the product is small: then a line in the weights is a line in the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from driftline.checkpoints.trajectory import open_trajectory
+from driftline.linearity.names import layer_and_module
+from driftline.linearity.outputs.activations import Sampling, sampled_positions
+from driftline.linearity.outputs.logprobs import context_of, tokenizer_of
+from driftline.linearity.outputs.rollouts import read_rollouts
+from driftline.linearity.outputs.source_of_change import change_of_outputs
+from driftline.studies.measures import rollouts_of, spread
+from driftline.studies.study import Outcome
+from driftline.training.lab.settings import LabRun
+
+SEEDS = (0, 1, 2)
+AT = (0.2, 0.5, 1.0)  # of the run
+_TERMS = ("input", "weight", "second_order")
+
+
+def plan(quick: bool) -> dict[str, LabRun]:
+    if quick:
+        return {"seed 0": LabRun(steps=4, save_every=1, score_every=4, prompts_per_step=2, held_out_problems=16)}
+    return {f"seed {seed}": LabRun(steps=100, save_every=10, score_every=100, seed=seed) for seed in SEEDS}
+
+
+def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+    """A row for each run, step and layer: deviation of each term over that of the whole change."""
+    rows = []
+    for name, folder in runs.items():
+        trajectory = open_trajectory(folder)
+        steps = np.array(trajectory.steps)
+        file = rollouts_of(folder, folder.parent / f".{folder.name}.rollouts.jsonl", samples=1)
+        rollouts = read_rollouts(file, tokenizer_of(trajectory), longest=context_of(trajectory))
+        sampling = Sampling(positions=64 if quick else 512)
+        positions = sampled_positions(rollouts, sampling)
+        layers = sorted({layer for tensor in trajectory if (layer := layer_and_module(tensor.name)[0]) is not None})
+        paths = [checkpoint.path for checkpoint in trajectory.checkpoints]
+        for step in sorted({int(steps[1:][np.abs(steps[1:] - share * steps[-1]).argmin()]) for share in AT}):
+            late = paths[trajectory.steps.index(step)]
+            for change in change_of_outputs(paths[0], late, rollouts, positions, layers=layers):
+                record = change.record()
+                size = record["sd_total"] or np.nan
+                rows.append(
+                    {
+                        "run": name,
+                        "step": step,
+                        "layer": change.name,
+                        **{term: record["sd"][term] / size for term in _TERMS},
+                        "unexplained": record["unexplained"],
+                        "histogram": record["histogram"],
+                    }
+                )
+    return Outcome(rows, _findings(rows), {})
+
+
+def _findings(rows: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for step in sorted({row["step"] for row in rows}):
+        by_run = {
+            run: {
+                term: float(np.nanmedian([row[term] for row in rows if (row["run"], row["step"]) == (run, step)]))
+                for term in _TERMS
+            }
+            for run in dict.fromkeys(row["run"] for row in rows if row["step"] == step)
+        }
+        parts = [f"{label} {spread([terms[term] for terms in by_run.values()])}" for term, label in zip(_TERMS, ("from its input", "from its weights", "from both together"), strict=True)]  # fmt: skip
+        found.append(
+            f"To step {step}, median over layers of each term's deviation over that of the change: {', '.join(parts)}."
+        )
+    worst = max(row["unexplained"] for row in rows)
+    found.append(f"The terms add up to the change within {worst:.1e} of its size.")
+    return found

@@ -1,0 +1,123 @@
+"""Does decoding beyond the last checkpoint beat training on? (paper, Table 1)
+
+For each run, logits extrapolated from step 0 and a late checkpoint are scored beside that checkpoint, beside the best
+checkpoint of the whole run, and beside the control for sharpening: the late checkpoint at the temperature at which it is
+as sure of its tokens. One of the runs has a learning rate at which it is trained past its peak. Differences are paired
+over problems; the best checkpoint is chosen by the run's own scores, on other problems.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from driftline.checkpoints.trajectory import open_trajectory
+from driftline.decoding.generate import Settings
+from driftline.errors import InputError
+from driftline.evaluation.evaluate import MARK, evaluate
+from driftline.evaluation.tasks import open_task
+from driftline.studies.measures import spread
+from driftline.studies.study import Outcome
+from driftline.training.lab.settings import LabRun
+
+SEEDS = (0, 1, 2)
+RATES: Mapping[str, float] = {"usual": 1e-5, "past its peak": 2e-4}
+ALPHAS = (1.25, 1.5, 2.0)
+LATE = 2 / 3  # of the run
+_TASK_SEED = 1234  # other problems than those that the runs were scored on
+
+
+def plan(quick: bool) -> dict[str, LabRun]:
+    if quick:
+        return {"usual, seed 0": LabRun(steps=6, save_every=1, prompts_per_step=2, held_out_problems=16)}
+    return {
+        f"{name}, seed {seed}": LabRun(steps=120, learning_rate=rate, seed=seed)
+        for seed in SEEDS
+        for name, rate in RATES.items()
+    }
+
+
+def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+    """A row for each run and alpha."""
+    task = open_task("sums", problems=8 if quick else 128, seed=_TASK_SEED)
+    alphas, samples = (ALPHAS[1:2], 1) if quick else (ALPHAS, 8)
+    rows = []
+    for name, folder in runs.items():
+        trajectory = open_trajectory(folder)
+        steps = np.array(trajectory.steps)
+        late = int(steps[np.abs(steps - LATE * steps[-1]).argmin()])
+        best = best_step(folder, set(trajectory.steps))
+        kept = folder.parent / f".{folder.name}.evaluations"
+
+        def scored(label: str, settings: Settings, against: Path | None = None, kept: Path = kept) -> dict[str, Any]:
+            out = kept / label
+            if not (out / MARK).is_file():
+                evaluate(task, out, settings, against=against, batch_size=64)
+            return json.loads((out / MARK).read_text())
+
+        def at(step: int, early: int | None = None, alpha: float | None = None, folder: Path = folder) -> Settings:
+            early_model = None if early is None else str(folder / f"checkpoint-{early}")
+            return Settings(late=str(folder / f"checkpoint-{step}"), early=early_model, alpha=alpha, temperature=1.0,
+                            top_p=1.0, samples=samples, max_new_tokens=task.max_new_tokens)  # fmt: skip
+
+        top = scored(f"best-{samples}-{len(task.problems)}", at(best))
+        for alpha in alphas:
+            found = scored(
+                f"alpha-{alpha:g}-{samples}-{len(task.problems)}",
+                at(late, early=int(steps[0]), alpha=alpha),
+                kept / f"best-{samples}-{len(task.problems)}",
+            )
+            control = found["control"]
+            rows.append(
+                {
+                    "run": name,
+                    "alpha": alpha,
+                    "late": late,
+                    "best": best,
+                    "forecast_score": found["avg@k"],
+                    "late_score": control["late"]["avg@k"],
+                    "matched_score": control["late_matched"]["avg@k"],
+                    "matched_temperature": control["late_matched"]["temperature"],
+                    "best_score": top["avg@k"],
+                    "greedy": control.get("greedy"),
+                    "over_late": control["gain"],
+                    "over_matched": control["beyond_sharpening"],
+                    "over_best": found["against"]["difference"],
+                    "verdict": control["verdict"],
+                }
+            )
+    return Outcome(rows, _findings(rows), {})
+
+
+def best_step(folder: Path, steps: set[int]) -> int:
+    """The checkpoint with the run's own highest score. Raises `InputError` where there is none."""
+    try:
+        scored = [json.loads(line) for line in (folder / "accuracy.jsonl").read_text().splitlines()]
+        return int(max((row for row in scored if row["step"] in steps), key=lambda row: row["sampled"])["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} is no run of driftline train ({error})") from error
+
+
+def _findings(rows: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for kind in dict.fromkeys(row["run"].rpartition(", seed")[0] or row["run"] for row in rows):
+        for alpha in dict.fromkeys(row["alpha"] for row in rows):
+            mine = [
+                row
+                for row in rows
+                if row["alpha"] == alpha and (row["run"].rpartition(", seed")[0] or row["run"]) == kind
+            ]
+            if not mine:
+                continue
+            verdicts = ", ".join(f"{verdict} {sum(row['verdict'] == verdict for row in mine)}" for verdict in dict.fromkeys(row["verdict"] for row in mine))  # fmt: skip
+            found.append(
+                f"{kind}, alpha {alpha:g}: {spread([row['forecast_score'] for row in mine], 3)} where the late checkpoint has "
+                f"{spread([row['late_score'] for row in mine], 3)}, the same as sure of its tokens "
+                f"{spread([row['matched_score'] for row in mine], 3)}, and the best checkpoint of the run "
+                f"{spread([row['best_score'] for row in mine], 3)} (against the late one: {verdicts})."
+            )
+    return found

@@ -1,0 +1,100 @@
+"""Is the straightness there in every setting? (paper, Fig. 2)
+
+Weights and log-probs over settings grouped as in the paper: kind of post-training, architecture, dense or mixture of
+experts, reasoning or not, algorithm, optimizer, learning rate, batch, rollouts. One setting at a time is changed from
+the demo's. Each row's own null stands beside it: the paper's line at 0.7 is crossed by chance as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from driftline.checkpoints.trajectory import open_trajectory
+from driftline.errors import InputError
+from driftline.studies.measures import logprob_summary, rollouts_of, spread, summaries
+from driftline.studies.study import Outcome
+from driftline.training.lab.settings import LabRun
+
+SEEDS = (0, 1, 2)
+GROUPS: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    "post-training": {"RL": {}, "SFT": {"algorithm": "sft"}, "RL of a model that knows little": {"warm_up": 600}},
+    "architecture": {"Llama": {"model": "llama"}, "Qwen3": {"model": "qwen3"}},
+    "mixture of experts": {"Qwen3 MoE": {"model": "qwen3-moe"}},
+    "task": {"spelling backward": {"task": "spell_backward"}},
+    "algorithm": {
+        "Dr. GRPO": {"algorithm": "dr-grpo"},
+        "GSPO": {"algorithm": "gspo"},
+        "REINFORCE++": {"algorithm": "reinforce++"},
+        "RLOO": {"algorithm": "rloo"},
+    },
+    "optimizer": {"SGD": {"optimizer": "sgd", "learning_rate": 0.1}},
+    "learning rate": {"3e-6": {"learning_rate": 3e-6}, "3e-5": {"learning_rate": 3e-5}},
+    "batch": {"4 problems a step": {"prompts_per_step": 4}, "32 problems a step": {"prompts_per_step": 32}},
+    "rollouts": {"8 of each": {"rollouts": 8}, "32 of each": {"rollouts": 32}},
+}
+_SHAPE: dict[str, Any] = {
+    "steps": 60,
+    "save_every": 4,
+    "score_every": 60,
+    "prompts_per_step": 8,
+    "held_out_problems": 128,
+}
+_QUICK: dict[str, Any] = {"steps": 6, "save_every": 1, "score_every": 6, "prompts_per_step": 2, "held_out_problems": 16}
+_QUICK_SETTINGS = ("RL", "SFT", "SGD")
+
+
+def plan(quick: bool) -> dict[str, LabRun]:
+    shape = _QUICK if quick else _SHAPE
+    return {
+        f"{group}: {name}, seed {seed}": LabRun(**{**shape, "seed": seed, **change})
+        for seed in SEEDS[: 1 if quick else None]
+        for group, settings in GROUPS.items()
+        for name, change in settings.items()
+        if not quick or name in _QUICK_SETTINGS
+    }
+
+
+def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+    """A row for each run: R² of weights and of log-probs, each beside its null."""
+    rows = []
+    for name, folder in runs.items():
+        try:
+            settings = json.loads((folder / "run.json").read_text())["settings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} is no run of driftline train ({error})") from error
+        trajectory = open_trajectory(folder)
+        (weights,) = summaries(trajectory, "none")
+        rollouts = folder.parent / f".{folder.name}.rollouts.jsonl"
+        outputs = logprob_summary(trajectory, rollouts_of(folder, rollouts, samples=1 if quick else 4))
+        group, _, setting = name.rpartition(", seed ")[0].partition(": ")
+        rows.append(
+            {
+                "group": group or "runs",
+                "setting": setting or name,
+                "seed": settings["seed"],
+                "weights": weights["r2"],
+                "null_weights": weights["null_r2"],
+                "logprobs": outputs["r2"],
+                "null_logprobs": outputs["null_r2"],
+                "cosine": weights["drift"]["increment_cosine"],
+                "skill": weights["skill"]["methods"]["damped"],
+                "linear": weights["verdict"]["linear"],
+            }
+        )
+    return Outcome(rows, _findings(rows), {})
+
+
+def _findings(rows: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for group, setting in dict.fromkeys((row["group"], row["setting"]) for row in rows):
+        mine = [row for row in rows if (row["group"], row["setting"]) == (group, setting)]
+        told = sum(row["linear"] for row in mine)
+        found.append(
+            f"{group}, {setting}: median R² of weights {spread([row['weights']['median'] for row in mine])} (chance "
+            f"{spread([row['null_weights']['median'] for row in mine])}), of log-probs "
+            f"{spread([row['logprobs']['median'] for row in mine])}; drift told from chance in {told} of {len(mine)}."
+        )
+    return found

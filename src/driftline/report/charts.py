@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from driftline.report.page import text
 
 RUN, CHANCE, FORECAST = "#0072b2", "#d55e00", "#009e73"
+PALETTE = ["#808080", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b2a000"]
 _GREY = "#808080"
 _GRID = "rgba(128,128,128,0.25)"
 
@@ -171,3 +172,22 @@ def sample_weights(clock: np.ndarray, names: Sequence[str], values: np.ndarray, 
             legendgroup=str(i),
         )
     return fragment(figure, "samples", x, "change of the weight", showlegend=False)
+
+
+def forest(rows: list[dict[str, Any]], names: list[str], figures: list[tuple[str, str, str, str]], name: str) -> str:
+    """Medians with quartiles of several figures, (key, label, colour, symbol) each, one row of the plot for each row."""
+    figure = go.Figure()
+    for place, (key, label, colour, symbol) in enumerate(figures):
+        offset = 0.15 * (place - (len(figures) - 1) / 2)
+        middle = [row[key]["median"] for row in rows]
+        above = [row[key]["q75"] - m for row, m in zip(rows, middle, strict=True)]
+        below = [m - row[key]["q25"] for row, m in zip(rows, middle, strict=True)]
+        figure.add_scatter(
+            x=middle, y=[i + offset for i in range(len(rows))], mode="markers", name=label,
+            marker={"color": colour, "symbol": symbol, "size": 8},
+            error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1},
+        )  # fmt: skip
+    figure.add_vline(x=0.7, line={"color": _GREY, "dash": "dash"})
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, autorange="reversed", automargin=True)
+    figure.update_xaxes(range=[0, 1.02])
+    return fragment(figure, name, "R² of a straight line", "", height=max(400, 26 * len(rows) + 120))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-
 from driftline.report import charts
 from driftline.report.page import number, page, section, table, text
 
@@ -28,21 +26,8 @@ def write(folder: Path, record: dict[str, Any], command: str) -> None:
 
 
 def _forest(rows: list[dict[str, Any]]) -> str:
-    figure = go.Figure()
     names = [text(row["folder"]) for row in rows]
-    for key, label, colour, symbol, offset in (("r2", "this result", charts.RUN, "square", -0.12), ("null_r2", "its null", charts.CHANCE, "diamond-open", 0.12)):  # fmt: skip
-        middle = [row[key]["median"] for row in rows]
-        figure.add_scatter(
-            x=middle, y=[place + offset for place in range(len(rows))], mode="markers", name=label, marker={"color": colour, "symbol": symbol, "size": 10},
-            error_x={
-                "type": "data", "symmetric": False, "thickness": 2,
-                "array": [row[key]["q75"] - m for row, m in zip(rows, middle, strict=True)],
-                "arrayminus": [m - row[key]["q25"] for row, m in zip(rows, middle, strict=True)],
-            },
-        )  # fmt: skip
-    figure.add_vline(x=0.7, line={"color": "#808080", "dash": "dash"})
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, autorange="reversed", automargin=True)
-    figure.update_xaxes(range=[0, 1.02])
+    figures = [("r2", "this result", charts.RUN, "square"), ("null_r2", "its null", charts.CHANCE, "diamond-open")]
     cells = [
         (
             row["folder"], row["kind"], row["checkpoints"], row["r2"]["median"], row["null_r2"]["median"],
@@ -54,7 +39,7 @@ def _forest(rows: list[dict[str, Any]]) -> str:
     return section(
         "How straight each is, and how straight chance would be",
         "Median R² with quartiles; below it that of a driftless walk matched to that run. Dashed: the paper's line at 0.7, which chance crosses too.",
-        charts.fragment(figure, "forest", "R² of a straight line", ""),
+        charts.forest(rows, names, figures, "forest"),
         table(head, cells),
     )
 

@@ -21,11 +21,12 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-GROUP = 16
 from driftline.training.lab.model import load, shipped_base
 from driftline.training.lab.sums import MAX_NEW_TOKENS, is_right, problems
 from driftline.training.monitor import LinearityCallback
 from driftline.training.regrounding import RegroundingCallback, combine, deltas_gram
+
+GROUP = 16  # completions of a prompt
 
 
 class Timed(LinearityCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -42,7 +43,10 @@ def test_a_run_is_cut_where_it_jumped(tmp_path):
 def test_runs_without_jumps_and_damaged_files(tmp_path):
     assert read_jumps(tmp_path) == []
     assert regrounded([], [0, 10]) is None
-    for text in ("{", '{"cycle": 1}', '[{"cycle": 1}]'):
+    texts = ["{", '{"cycle": 1}', '[{"cycle": 1}]']
+    texts += [json.dumps([JUMPS[0] | {key: None}]) for key in ("step", "trained_to", "projected_to")]
+    texts += [json.dumps([JUMPS[1] | {"rolled_back_at": bad}]) for bad in ("24", float("inf"), [1])]
+    for text in texts:
         (tmp_path / "jumps.json").write_text(text)
         with pytest.raises(InputError, match=r"jumps\.json"):
             read_jumps(tmp_path)

@@ -180,6 +180,24 @@ def test_unknown_commands_and_flags_exit_with_two(driftline: Shell, run: Path) -
         assert "Traceback" not in result.stderr
 
 
+def test_watch_prints_a_line_a_checkpoint_and_the_verdict(driftline: Shell, run: Path, tmp_path: Path) -> None:
+    (run / "checkpoint-50" / "model.safetensors").write_bytes(b"half")
+    result = driftline("watch", run, "--out", "out", "--once", "--settle", "0")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.strip().startswith("driftline: skipped step 50: ")
+    lines = result.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == [f"step {step}" for step in range(0, 100, 10) if step != 50]
+    assert re.fullmatch(
+        r"step 90: update \S+, cosine \S+ \(\S+\), R² \S+ \(\S+\), skill ahead \S+, (linear|chance)", lines[-2]
+    )
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert lines[-1] == summary["verdict"]["sentence"]
+    again = driftline("watch", run, "--out", "out", "--once", "--settle", "0", "--quiet")
+    assert again.stdout.splitlines() == lines[-1:]
+    refused(driftline("watch", "absent", "--out", "other", "--once"), "absent does not exist")
+    refused(driftline("watch", run, "--out", "out", "--interval", "-1"), "--interval -1.0 is no time to wait")
+
+
 def test_inspect_says_what_is_there(driftline: Shell, run: Path) -> None:
     record = json.loads(driftline("inspect", run, "--json").stdout)
     assert record["steps"] == list(range(0, 100, 10))
@@ -302,7 +320,7 @@ main()
         assert list(tmp_path.glob(".out*")) == []
 
 
-@pytest.mark.parametrize("command", ["analyze", "backtest", "extrapolate --to 120"])
+@pytest.mark.parametrize("command", ["analyze", "backtest", "extrapolate --to 120", "watch --once --settle 0"])
 def test_the_weight_path_imports_neither_torch_nor_transformers(run: Path, tmp_path: Path, command: str) -> None:
     code = f"""
 import sys

@@ -129,7 +129,7 @@ def test_extrapolation_that_only_sharpens_is_called_so(tmp_path, task, sharpened
     assert control["gain"]["mean"] > 0.1
     assert control["beyond_sharpening"]["p_value"] > 0.05
     assert control["verdict"] == "sharpening"
-    assert "so it is sharpening" in control["sentence"]
+    assert "counts as sharpening" in control["sentence"]
     assert control["greedy"]["forecast"] == control["greedy"]["late"] > 0.9
     arms = {"forecast": 96, "late": 96, "late-matched": 96, "forecast-greedy": 24, "late-greedy": 24}
     assert {arm: len(rows_of(tmp_path / "out", arm)) for arm in arms} == arms

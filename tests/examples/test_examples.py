@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.mark.slow
 def test_the_trl_script_is_watched_and_regrounded(tmp_path: Path) -> None:
-    command = [sys.executable, EXAMPLES / "trl_regrounding.py", tmp_path / "run", "24"]
+    command = [sys.executable, str(EXAMPLES / "trl_regrounding.py"), str(tmp_path / "run"), "24"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     jumps = json.loads((tmp_path / "run" / "jumps.json").read_text())

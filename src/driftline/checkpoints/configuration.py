@@ -22,6 +22,10 @@ def _json(path: Path) -> Any:
         return None
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 1e15  # neither NaN nor infinity
+
+
 def adam_beta1(trajectory: Trajectory) -> tuple[float, str]:
     """The optimizer's beta1 (0 for plain SGD) and where it was found."""
     record = _json(trajectory.checkpoints[-1].path.parent / "run.json")
@@ -40,7 +44,9 @@ def learning_rates(trajectory: Trajectory) -> dict[int, float]:
         if isinstance(history, list):
             rows = [row for row in history if isinstance(row, dict)]
             found = {
-                row["step"]: float(row["learning_rate"]) for row in rows if "step" in row and "learning_rate" in row
+                row["step"]: float(row["learning_rate"])
+                for row in rows
+                if _is_number(row.get("step")) and _is_number(row.get("learning_rate"))
             }
             if found:
                 return found

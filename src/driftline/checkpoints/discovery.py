@@ -11,8 +11,8 @@ from pathlib import Path
 
 from driftline.errors import InputError
 
-STEP_NAME = re.compile(r"^(?:checkpoint|global_steps?|step|iter|epoch)[-_]?0*(\d+)(?:_hf)?$")
-STEP_PAIR = re.compile(r"^(\d+)=(.+)$")
+STEP_NAME = re.compile(r"^(?:checkpoint|global_steps?|step|iter|epoch)[-_]?0*(\d{1,12})(?:_hf)?$")
+STEP_PAIR = re.compile(r"^(\d{1,12})=(.+)$")
 LOOKED_FOR = "checkpoint-N, global_step_N, step_N, step-N, iter_N"
 
 
@@ -49,9 +49,13 @@ def find_steps(run: Sequence[str | Path]) -> dict[int, Path]:
 
 
 def _must_be_folder(path: Path) -> None:
-    if not path.exists():
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    if not exists:
         raise InputError(f"{path} does not exist: give the folder that holds the checkpoints")
-    if not path.is_dir():
+    if not is_folder:
         raise InputError(f"{path} is a file, not a folder of checkpoints: give the folder that holds them")
 
 

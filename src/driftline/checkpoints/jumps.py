@@ -20,6 +20,7 @@ from driftline.errors import InputError
 NAME = "jumps.json"
 Jumps = list[dict[str, Any]]
 
+_STEPS = ("trained_from", "trained_to", "projected_to", "step", "rolled_back_at")
 _KEYS = ("cycle", "trained_from", "trained_to", "projected_to", "alpha", "accepted")
 
 
@@ -36,11 +37,18 @@ def read_jumps(folder: Path) -> Jumps:
         return []
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): mend or remove it") from error
-    if not isinstance(jumps, list) or not all(
-        isinstance(jump, dict) and all(k in jump for k in _KEYS) for jump in jumps
-    ):
+    if not isinstance(jumps, list) or not all(map(_is_jump, jumps)):
         raise InputError(f"{path} is not a list of jumps with {', '.join(_KEYS)}: mend or remove it")
     return jumps
+
+
+def _is_jump(jump: Any) -> bool:
+    if not isinstance(jump, dict) or any(key not in jump for key in _KEYS):
+        return False
+    steps = [jump[key] for key in _STEPS if key in _KEYS or key in jump]
+    if "rolled_back_at" in jump and jump["rolled_back_at"] is None:
+        steps.pop()
+    return all(type(step) in (int, float) and abs(step) < 1e15 for step in steps)
 
 
 def write_jumps(folder: Path, jumps: Jumps) -> None:

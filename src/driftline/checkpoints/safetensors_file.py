@@ -19,7 +19,10 @@ import numpy as np
 from driftline.checkpoints.dtypes import ITEM_BYTES
 from driftline.errors import UnreadableCheckpoint
 
-HEADER_LIMIT = 100_000_000  # the format's own limit, in bytes
+# The format allows headers of 100 MB; these, enough for 200,000 tensors in one file, bound the memory that a
+# hostile one can take when it is parsed.
+HEADER_LIMIT = 32 << 20  # bytes
+_ITEMS_LIMIT = 2_000_000  # brackets and commas
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror}") from error
     if len(text) < length:
         raise UnreadableCheckpoint(f"{path} ends inside its header: still being written, or truncated")
+    if sum(map(text.count, (b"{", b"[", b","))) > _ITEMS_LIMIT:
+        raise UnreadableCheckpoint(f"{path} has a header of more than {_ITEMS_LIMIT:,} items: damaged")
     try:
         header = json.loads(text, object_pairs_hook=_no_duplicates)
         header.pop("__metadata__", None)
@@ -92,6 +97,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def _tensor(path: Path, name: str, entry: dict, data_start: int) -> TensorInfo:
+    name.encode()  # refuses half a character
     shape, dtype, (begin, end) = tuple(entry["shape"]), entry["dtype"], entry["data_offsets"]
     if dtype not in ITEM_BYTES:
         raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")

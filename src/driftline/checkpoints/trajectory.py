@@ -147,10 +147,17 @@ def open_trajectory(
 
 
 def _open(folder: Path) -> Checkpoint:
-    layout = layout_of(folder)
-    if layout is None:
-        raise UnreadableCheckpoint(f"{folder} holds no weights in a known layout: still being written, or not a model")
-    return layout.open(folder)
+    try:
+        layout = layout_of(folder)
+        if layout is None:
+            raise UnreadableCheckpoint(
+                f"{folder} holds no weights in a known layout: still being written, or not a model"
+            )
+        return layout.open(folder)
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
+    except RecursionError as error:
+        raise UnreadableCheckpoint(f"{folder} has a damaged file: its JSON is nested too deeply") from error
 
 
 def _shared_tensors(opened: dict[int, Checkpoint]) -> tuple[tuple[TensorSeries, ...], dict[str, str]]:

@@ -24,7 +24,8 @@ from driftline.errors import InputError
 from driftline.forecast.backtest import FEWEST_SEEN, Scores, pool, recommended_horizon, score
 from driftline.forecast.extrapolators import method_named
 from driftline.forecast.observations import Observations
-from driftline.linearity import null, skill, statistics
+from driftline.linearity import null, statistics
+from driftline.linearity.collapse import collapse, skills_ahead
 from driftline.linearity.drift import drift_test
 from driftline.training import hooks
 from driftline.training.regrounding import RegroundingCallback
@@ -37,10 +38,7 @@ _NULL_DRAWS = 4_000
 _R2_EVERY, _HORIZON_EVERY = 1.25, 1.5  # costly figures are had anew when the run has grown by this factor
 _WALKS = 199  # of the drift test: a verdict at the 5 % level needs no more
 _ENOUGH_ROWS = 8  # for a horizon, and for a warning
-_RUN = 3  # intervals that a collapse must last before it is called one
-_BASELINE = 4  # intervals before it
-_FASTER = 2.0  # times the usual length of an increment
-_USUAL_COSINE = 0.1  # below, there is no direction to lose
+_RECENT = 3  # forecasts whose mean skill is shown
 _METHODS = ("two-point", "damped")
 
 logger = logging.getLogger(__name__)
@@ -52,7 +50,7 @@ class LinearityCallback(TrainerCallback):
     r2_mean, r2_median beside null_r2_mean, null_r2_median (a driftless walk with the optimizer's momentum at the
     same steps); increment_cosine of separated increments; growth_exponent; drift_to_noise per kept interval;
     skill_ahead, of two-point forecasts one interval ahead; recommended_horizon in steps, by back-tests;
-    collapse_warning, 0 or 1, with collapse_since, the step at which it began (see `collapse`). R² is had anew
+    collapse_warning, 0 or 1, with collapse_since, the step at which it began (see `linearity.collapse`). R² is had anew
     when the run has grown by a quarter, the horizon by half, so that a log costs milliseconds.
 
     Args:
@@ -113,7 +111,7 @@ class LinearityCallback(TrainerCallback):
                 "increment_cosine": statistics.mean_cosine(self._gram, pairs)[0],
                 "growth_exponent": statistics.growth_exponent(gram, steps)[0],
                 "drift_to_noise": 1 / noise_to_drift if noise_to_drift else math.inf,
-                "skill_ahead": float(skills_ahead(gram, steps)[-_RUN:].mean()),
+                "skill_ahead": float(skills_ahead(gram, steps)[-_RECENT:].mean()),
             }
         if steps.size >= _ENOUGH_ROWS:
             found |= self._now_and_then("horizon", _HORIZON_EVERY, lambda: self._horizon(gram, steps))
@@ -256,42 +254,3 @@ def positions(values: dict[str, torch.Tensor], sample: int, seed: int) -> dict[s
             drawn = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) * (size / count)
             found[name] = drawn.long().clamp_(max=size - 1).to(value.device)
     return found
-
-
-def skills_ahead(gram: Array, clock: Array) -> Array:
-    """Skill of the two-point forecast of every step k >= 2 from the steps before it, [T - 2]."""
-    T = clock.size
-    found = []
-    for k in range(2, T):
-        b, still = np.zeros(T), np.zeros(T)
-        b[:k] = skill.two_point(clock[:k], float(clock[k]))
-        still[k - 1] = 1
-        b[k] = still[k] = -1
-        base = still @ gram @ still
-        found.append(1 - b @ gram @ b / base if base > 0 else 0.0)
-    return np.array(found)
-
-
-def collapse(increments: Array, clock: Array, spans: Array) -> float | None:
-    """The step at which a collapse began that has lasted three intervals or more, up to now; None without one.
-
-    Either increments have become twice as long as usual for their learning rate; or their cosine with the last
-    but one has fallen below half of the usual while the skill one interval ahead is negative and below the
-    usual. Usual: the median before.
-
-    Args:
-        increments: C [T-1, T-1] between `clock` [T]; `spans`: learning rate x steps of each, or zeros.
-    """
-    K = clock.size - 1
-    size = np.where(spans > 0, spans, np.diff(clock) if not (spans > 0).any() else np.inf)
-    speed = np.sqrt(np.diag(increments)) / size
-    cosine, ahead = np.full(K, np.nan), np.full(K, np.nan)
-    cosine[2:] = np.diag(statistics.cosines(increments), 2)
-    ahead[1:] = skills_ahead(statistics.gram_of_increments(increments), clock)
-    for j in range(_BASELINE, K - _RUN + 1):
-        faster = (speed[j:] > _FASTER * np.median(speed[1:j])).all()
-        usual = np.nanmedian(cosine[:j])
-        astray = usual > _USUAL_COSINE and (cosine[j:] < usual / 2).all()
-        if faster or (astray and (ahead[j:] < min(0.0, np.nanmedian(ahead[:j]))).all()):
-            return float(clock[j])
-    return None

@@ -1,0 +1,291 @@
+"""Mutated runs for everything that reads one: no crash, no hang, bounded memory, nothing read outside the folder.
+
+    python tests/fuzz/readers.py --cases 100000 --seed 0
+
+A case is a run of two checkpoints, one of which, or a file beside it, is damaged at random: bits flipped, bytes cut,
+doubled, moved or inserted, lengths of headers changed, and numbers, names and brackets of JSON replaced by ones made
+to hurt. It is then opened, inspected and read as `analyze`, `watch` and `inspect` do. The only exception allowed is
+InputError, with a message of one sentence. A failure is kept: its files are left and its number is printed, which
+makes it again with --first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+import driftline
+from driftline.checkpoints.configuration import clock_values, learning_rates
+from driftline.checkpoints.inspection import inspect
+from driftline.checkpoints.jumps import read_jumps, regrounded
+from driftline.checkpoints.trajectory import open_trajectory
+from driftline.checkpoints.writer import json_text
+from driftline.errors import InputError
+from driftline.linearity.sketch import parts_of, read_checkpoint, sample_positions
+from driftline.linearity.watch_state import files_of
+
+LONGEST, LARGEST = 5.0, 512  # seconds of a case, MiB of the process
+_NUMBERS = ["-1", "0", "1", "4", "2147483648", "9223372036854775807", "18446744073709551616", "1e999", "0.5", "true",
+            "null", "9" * 400, "9" * 5000]  # fmt: skip
+_STRINGS = ["..", "../../etc/passwd", "/etc/passwd", "", ".", "a/b", "x" * 300, "x" * 5000, "\\u0000", "\\ud800", "~",
+            "model.safetensors", "F32", "BF16", "F4", "F8_E4M3", "I64", "__metadata__", "新", "s3://b/c"]  # fmt: skip
+_PIECES = ["{", "}", "[", "]", ",", ":", '"', "[" * 5000, '{"a":' * 3000, "NaN", "\\", "\n", "\x1b[2J"]
+
+_OURS = (sys.base_prefix, sys.prefix, str(Path(driftline.__file__).parent))  # modules that are imported late
+_watched: dict[str, Any] = {"folder": None, "outside": []}
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    folder = _watched["folder"]
+    if folder is None or event not in ("open", "os.listdir", "os.scandir") or not isinstance(arguments[0], (str, Path)):
+        return
+    path = os.path.abspath(arguments[0])
+    if path != folder and not path.startswith((folder + os.sep, *_OURS)):
+        _watched["outside"].append(path)
+
+
+@dataclass
+class Figures:
+    cases: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    slowest: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def mebibytes(self) -> float:
+        """The most that this process had resident (getrusage counts that of its parent before exec)."""
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    names = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "int64": "int64"}
+    specs = {
+        name: safetensors.TensorSpec(
+            dtype=names[str(value.dtype)], shape=list(value.shape), data_ptr=value.ctypes.data, data_len=value.nbytes
+        )
+        for name, value in tensors.items()
+    }
+    safetensors.serialize_file(specs, str(path))
+
+
+def make_seeds(folder: Path) -> dict[str, bytes]:
+    """The files that are damaged, by their path inside a run; `sharded/` stands for a checkpoint in two files."""
+    rng = np.random.default_rng(0)
+    one = {
+        "model.embed_tokens.weight": rng.standard_normal((6, 4)).astype(ml_dtypes.bfloat16),
+        "layers.0.up.weight": rng.standard_normal((5, 3)).astype(np.float32),
+        "layers.0.norm.weight": rng.standard_normal(3).astype(np.float16),
+        "ids": np.arange(4),
+        "scale": np.float32(rng.standard_normal(1)).reshape(()),
+    }
+    folder.mkdir()
+    _save(folder / "whole", one)
+    parts = ({key: one[key] for key in list(one)[:2]}, {key: one[key] for key in list(one)[2:]})
+    for number, part in enumerate(parts):
+        _save(folder / f"part{number}", part)
+    index = {key: f"part{number}.safetensors" for number, part in enumerate(parts) for key in part}
+    state = {"log_history": [{"step": step, "learning_rate": 1e-6, "loss": 0.1} for step in (1, 2, 10)]}
+    jump = {
+        "cycle": 1,
+        "trained_from": 0,
+        "trained_to": 5,
+        "projected_to": 9,
+        "alpha": 2.0,
+        "accepted": True,
+        "step": 5,
+    }
+    return {
+        "checkpoint-10/model.safetensors": (folder / "whole").read_bytes(),
+        "checkpoint-10/config.json": json.dumps({"tie_word_embeddings": True, "text_config": {}}).encode(),
+        "checkpoint-10/trainer_state.json": json.dumps(state).encode(),
+        "sharded/model.safetensors.index.json": json.dumps({"metadata": {}, "weight_map": index}).encode(),
+        "sharded/part0.safetensors": (folder / "part0").read_bytes(),
+        "sharded/part1.safetensors": (folder / "part1").read_bytes(),
+        "jumps.json": json.dumps([jump]).encode(),
+        "run.json": json.dumps({"optimizer": {"name": "adamw", "adam_beta1": 0.9}}).encode(),
+    }
+
+
+def mutate(data: bytes, rng: random.Random, *, framed: bool) -> bytes:
+    """One to four random changes; of a `framed` file half the time to its JSON header, the length set right."""
+    if framed and rng.random() < 0.6:
+        length = int.from_bytes(data[:8], "little")
+        text = data[8 : 8 + length]
+        for _ in range(rng.randint(1, 4)):
+            text = _mutate_json(text, rng)
+        claimed = len(text) if rng.random() < 0.9 else rng.choice([0, len(text) + 1, 2**31, 2**63, 100_000_000, 2**25])
+        return claimed.to_bytes(8, "little") + text + data[8 + length :]
+    for _ in range(rng.randint(1, 4)):
+        data = _mutate_bytes(data, rng) if framed or rng.random() < 0.4 else _mutate_json(data, rng)
+    return data
+
+
+def _mutate_bytes(data: bytes, rng: random.Random) -> bytes:
+    if not data:
+        return bytes(rng.randrange(256) for _ in range(rng.randint(0, 20)))
+    at, size = rng.randrange(len(data)), rng.choice([1, 1, 2, 8, 64])
+    kind = rng.randrange(7)
+    if kind == 0:
+        return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
+    if kind == 1:
+        return data[:at]
+    if kind == 2:
+        return data[:at] + data[at + size :]
+    if kind == 3:
+        return data[:at] + bytes(rng.randrange(256) for _ in range(size)) + data[at:]
+    if kind == 4:
+        return data[:at] + data[at : at + size] * 2 + data[at + size :]
+    if kind == 5:
+        return data[:at] + rng.choice([b"\0", b"\xff", b"\x7f\xc0"]) * size + data[at + size :]
+    other = rng.randrange(len(data))
+    return data[:at] + data[other : other + size] + data[at + size :]
+
+
+def _mutate_json(text: bytes, rng: random.Random) -> bytes:
+    """Replace a number, a string or a piece of structure."""
+    kind = rng.randrange(4)
+    if kind == 0 or not text:
+        return _mutate_bytes(text, rng)
+    starts = {1: b"0123456789", 2: b'"', 3: b"{}[],:"}[kind]
+    places = [i for i, byte in enumerate(text) if byte in starts]
+    if not places:
+        return _mutate_bytes(text, rng)
+    at = rng.choice(places)
+    if kind == 1:
+        end = at
+        while end < len(text) and text[end] in b"0123456789.":
+            end += 1
+        return text[:at] + rng.choice(_NUMBERS).encode() + text[end:]
+    if kind == 2:
+        end = text.find(b'"', at + 1)
+        return text[: at + 1] + rng.choice(_STRINGS).encode() + (text[end:] if end > 0 else b"")
+    return text[:at] + rng.choice(_PIECES).encode() + text[at + rng.randrange(2) :]
+
+
+def read_everything(run: Path) -> str:
+    """What the commands do with a run before they compute; the kind of outcome."""
+    trajectory = open_trajectory([str(run)])
+    json_text(inspect(trajectory)).encode()
+    learning_rates(trajectory)
+    jumps = regrounded(read_jumps(run), list(trajectory.steps))
+    if jumps:
+        json_text(jumps.summary()).encode()
+    clock_values(trajectory, "step")
+    for folder in (run / "checkpoint-0", run / "checkpoint-10"):
+        files_of(folder)
+    parts = parts_of(trajectory)
+    for step in trajectory.steps:
+        tensors = {tensor.name: tensor for tensor in trajectory.only([step])}
+        if set(tensors) >= {part.name for part in parts}:
+            read_checkpoint(tensors, parts, sample_positions(parts[-1].stop, 1000, 0))
+    return "skipped" if trajectory.skipped else "left out" if len(trajectory.left_out) > 2 else "read"
+
+
+def fuzz(cases: int, *, seed: int, first: int = 0, keep: Path | None = None) -> Figures:
+    """Run the cases; failures are described in `failures`, their files copied to `keep`."""
+
+    def too_long(*_: Any) -> None:
+        raise TimeoutError
+
+    figures = Figures()
+    sys.addaudithook(_audit)
+    previous = signal.signal(signal.SIGALRM, too_long)
+    base = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    try:
+        seeds = make_seeds(base / "seeds")
+        run = base / "run"
+        for name in ("whole", "sharded"):  # what is imported late is imported here
+            _write(
+                run,
+                {path: data for path, data in seeds.items() if path.startswith("sharded") == (name == "sharded")},
+                seeds,
+            )
+            read_everything(run)
+        for number in range(first, first + cases):
+            name = _write_case(run, seeds, random.Random(f"{seed}/{number}"))
+            _watched["folder"], _watched["outside"] = str(run), []
+            started = time.perf_counter()
+            signal.setitimer(signal.ITIMER_REAL, LONGEST)
+            failure = None
+            try:
+                outcome = read_everything(run)
+            except InputError as error:
+                outcome = "refused"
+                if len(str(error)) < 10:
+                    failure = f"says only {error}"
+            except Exception as error:
+                outcome, failure = "crash", f"{type(error).__name__}: {str(error)[:200]}"
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                _watched["folder"] = None
+            figures.slowest = max(figures.slowest, time.perf_counter() - started)
+            figures.outcomes[outcome] += 1
+            if _watched["outside"]:
+                failure = f"read outside the folder: {_watched['outside'][0]}"
+            if failure:
+                figures.failures.append(f"case {number} ({name}): {failure}")
+                if keep is not None:
+                    shutil.copytree(run, keep / str(number), dirs_exist_ok=True)
+            figures.cases += 1
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+        shutil.rmtree(base, ignore_errors=True)
+    if figures.mebibytes > LARGEST:
+        figures.failures.append(f"{figures.mebibytes:.0f} MiB at most")
+    return figures
+
+
+def _write_case(run: Path, seeds: dict[str, bytes], rng: random.Random) -> str:
+    """A run with one damaged file, which is named."""
+    name = rng.choice(list(seeds))
+    sharded = name.startswith("sharded/")
+    files = {path: data for path, data in seeds.items() if path.startswith("sharded/") == sharded or "/" not in path}
+    if name != "jumps.json":
+        files.pop("jumps.json")
+    files[name] = mutate(seeds[name], rng, framed=name.endswith(".safetensors"))
+    _write(run, files, seeds)
+    return name
+
+
+def _write(run: Path, files: dict[str, bytes], seeds: dict[str, bytes]) -> None:
+    shutil.rmtree(run, ignore_errors=True)
+    files["checkpoint-0/model.safetensors"] = seeds["checkpoint-10/model.safetensors"]
+    for path, data in files.items():
+        target = run / path.replace("sharded", "checkpoint-10")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=None)
+    settings = parser.parse_args()
+    started = time.monotonic()
+    figures = fuzz(settings.cases, seed=settings.seed, first=settings.first, keep=settings.keep)
+    print(f"{figures.cases:,} cases in {time.monotonic() - started:.0f} s: {dict(figures.outcomes)}")
+    print(f"slowest {figures.slowest:.3f} s, at most {figures.mebibytes:.0f} MiB, {len(figures.failures)} failures")
+    print("\n".join(figures.failures[:20]))
+    sys.exit(bool(figures.failures))
+
+
+if __name__ == "__main__":
+    main()

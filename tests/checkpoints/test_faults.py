@@ -130,7 +130,7 @@ def test_special_files_are_not_opened(run: Path) -> None:
     weights_file(run, 30).symlink_to("/dev/zero")
     trajectory = open_trajectory(run)
     assert trajectory.steps == (0, 10)
-    assert all("no model.safetensors yet" in reason for reason in trajectory.skipped.values())
+    assert all("holds no weights yet" in reason for reason in trajectory.skipped.values())
 
 
 @pytest.mark.parametrize(

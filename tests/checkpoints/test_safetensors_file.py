@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import save_tensors
-from driftline.checkpoints.safetensors_file import read_header, read_into
+from driftline.checkpoints.safetensors_file import read_header
 from driftline.errors import UnreadableCheckpoint
 
 
@@ -32,7 +32,7 @@ def test_reads_any_flat_range(file: Path, rng: np.random.Generator) -> None:
     assert tensors["b"].shape == ()
     for start, stop in [(0, 15), (4, 9), (14, 15)]:
         out = np.empty(stop - start, np.float32)
-        read_into(tensors["a"], start, out.view(np.uint8))
+        tensors["a"].read_into(start, out.view(np.uint8))
         np.testing.assert_array_equal(out, expected["a"].ravel()[start:stop])
 
 
@@ -83,11 +83,11 @@ def test_a_file_that_shrinks_while_read_is_named(file: Path) -> None:
     tensor = read_header(file)["a"]
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(UnreadableCheckpoint, match="became shorter"):
-        read_into(tensor, 0, np.empty(tensor.nbytes + 40, np.uint8))
+        tensor.read_into(0, np.empty(tensor.nbytes + 40, np.uint8))
 
 
 def test_a_file_that_vanishes_is_named(file: Path) -> None:
     tensor = read_header(file)["a"]
     file.unlink()
     with pytest.raises(UnreadableCheckpoint, match=r"model\.safetensors cannot be read"):
-        read_into(tensor, 0, np.empty(4, np.uint8))
+        tensor.read_into(0, np.empty(4, np.uint8))

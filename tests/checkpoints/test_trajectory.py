@@ -77,7 +77,7 @@ def test_an_unfinished_checkpoint_is_skipped(make_run: MakeRun) -> None:
     file.write_bytes(file.read_bytes()[:500])
     trajectory = open_trajectory(run)
     assert trajectory.steps == (0, 1)
-    assert "has no model.safetensors yet" in trajectory.skipped[2]
+    assert "holds no weights yet" in trajectory.skipped[2]
     assert "still being written, or truncated" in trajectory.skipped[3]
 
 

@@ -43,6 +43,7 @@ def _problems(trajectory: Trajectory, dtypes: list[list[str]]) -> list[str]:
         problems.append("dtypes differ between checkpoints: the narrower ones' rounding enters the first changes")
     if any(name.startswith("F8") for names in dtypes for name in names):
         problems.append("fp8 values are measured as stored, without their scales")
+    problems += dict.fromkeys(note for checkpoint in trajectory.checkpoints for note in checkpoint.notes)
     gaps = np.diff(trajectory.steps)
     if gaps.size and gaps.min() != gaps.max():
         problems.append(f"uneven spacing, {gaps.min()} to {gaps.max()} steps: lines are fitted on the real steps")

@@ -1,47 +1,25 @@
-"""A safetensors file read by flat slices with `pread`: bounded memory, no maps, nothing trusted.
+"""The header of a safetensors file: what tensors it holds and where their bytes lie. Nothing in it is trusted.
 
 Mapped pages count as resident memory and are slow on network disks, and the library's slices follow
 tensor axes; the scan wants any flat range of elements, into a buffer it owns. So the header is read
-and checked here, and data goes straight from the file into the caller's buffer.
+and checked here, and `Stored.read_into` takes data straight from the file into the caller's buffer.
 Format: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from driftline.checkpoints.dtypes import ITEM_BYTES
+from driftline.checkpoints.tensors import Stored
 from driftline.errors import UnreadableCheckpoint
 
 # The format allows headers of 100 MB; these, enough for 200,000 tensors in one file, bound the memory that a
 # hostile one can take when it is parsed.
 HEADER_LIMIT = 32 << 20  # bytes
 _ITEMS_LIMIT = 2_000_000  # brackets and commas
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a checkpoint: shape, dtype (safetensors name), and where its bytes lie."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    file: Path
-    offset: int  # of the first byte, from the start of the file
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * ITEM_BYTES[self.dtype]
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -51,7 +29,7 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return keys
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
+def read_header(path: Path) -> dict[str, Stored]:
     """The tensors of one file, in file order, every offset checked against the file's size.
 
     Raises:
@@ -96,40 +74,14 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return {tensor.name: tensor for tensor in tensors}
 
 
-def _tensor(path: Path, name: str, entry: dict, data_start: int) -> TensorInfo:
+def _tensor(path: Path, name: str, entry: dict, data_start: int) -> Stored:
     name.encode()  # refuses half a character
     shape, dtype, (begin, end) = tuple(entry["shape"]), entry["dtype"], entry["data_offsets"]
     if dtype not in ITEM_BYTES:
         raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")
     if any(type(extent) is not int or extent < 0 for extent in (*shape, begin, end)):
         raise ValueError(f"tensor {name!r} has a shape or offset that is not a count")
-    tensor = TensorInfo(name, shape, dtype, path, data_start + begin)
+    tensor = Stored(name, shape, dtype, path, data_start + begin)
     if end - begin != tensor.nbytes:
         raise ValueError(f"tensor {name!r} has {end - begin} bytes where its shape needs {tensor.nbytes}")
     return tensor
-
-
-def read_into(tensor: TensorInfo, start: int, buffer: np.ndarray) -> None:
-    """Fill uint8 `buffer` with the bytes of the tensor from flat element `start` on.
-
-    The file is opened for each read, so that no run, however long, runs out of file descriptors.
-
-    Raises:
-        UnreadableCheckpoint: the file has gone, shrunk or cannot be read.
-    """
-    position = tensor.offset + start * ITEM_BYTES[tensor.dtype]
-    view = memoryview(buffer)  # type: ignore[arg-type]
-    try:
-        descriptor = os.open(tensor.file, os.O_RDONLY)
-        try:
-            while view:
-                got = os.preadv(descriptor, [view], position)
-                if got == 0:
-                    raise UnreadableCheckpoint(f"{tensor.file} became shorter while {tensor.name!r} was read")
-                view, position = view[got:], position + got
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise UnreadableCheckpoint(
-            f"{tensor.file} cannot be read ({error.strerror}), at tensor {tensor.name!r}"
-        ) from error

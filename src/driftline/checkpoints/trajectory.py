@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.discovery import choose_steps, find_steps
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
-from driftline.checkpoints.layouts import Checkpoint, layout_of
-from driftline.checkpoints.safetensors_file import TensorInfo, read_into
+from driftline.checkpoints.layouts import Checkpoint, adapter, layouts_of
+from driftline.checkpoints.tensors import TensorInfo
 from driftline.errors import InputError, UnreadableCheckpoint
 
 
@@ -41,9 +41,9 @@ class TensorSeries:
         for row, info in zip(out, self.stored, strict=True):
             nbytes = (stop - start) * dtypes.ITEM_BYTES[info.dtype]
             if info.dtype == "F32":
-                read_into(info, start, row.view(np.uint8))
+                info.read_into(start, row.view(np.uint8))
             else:
-                read_into(info, start, scratch[:nbytes])
+                info.read_into(start, scratch[:nbytes])
                 dtypes.decode(scratch[:nbytes], info.dtype, row)
 
 
@@ -127,7 +127,10 @@ def open_trajectory(
         if step in skipped:
             continue
         try:
-            opened[step] = _open(folders[step])
+            checkpoint = _open(folders[step])
+            if base is not None and step > 0 and checkpoint.layout == adapter.NAME:
+                checkpoint = adapter.on_base(checkpoint, opened[0])
+            opened[step] = checkpoint
         except UnreadableCheckpoint as error:
             if strict:
                 raise InputError(f"{error} (--strict refuses a run with such a checkpoint)") from error
@@ -148,12 +151,14 @@ def open_trajectory(
 
 def _open(folder: Path) -> Checkpoint:
     try:
-        layout = layout_of(folder)
-        if layout is None:
-            raise UnreadableCheckpoint(
-                f"{folder} holds no weights in a known layout: still being written, or not a model"
-            )
-        return layout.open(folder)
+        layouts = layouts_of(folder)
+        if not layouts:
+            raise UnreadableCheckpoint(f"{folder} holds no weights yet: still being written, or not a model")
+        checkpoint = layouts[0].open(folder)
+        if len(layouts) > 1:
+            note = f"{folder} holds {' and '.join(layout.NAME for layout in layouts)}: {layouts[0].NAME} is read"
+            checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
+        return checkpoint
     except OSError as error:
         raise UnreadableCheckpoint(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
     except RecursionError as error:

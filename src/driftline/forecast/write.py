@@ -26,7 +26,7 @@ from blake3 import blake3
 
 from driftline._version import __version__
 from driftline.checkpoints import dtypes
-from driftline.checkpoints.safetensors_file import TensorInfo, read_into
+from driftline.checkpoints.tensors import TensorInfo
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.engines import Buffers, default_threads, local_map
@@ -169,7 +169,7 @@ def write(
         result.kept = [p.info.name for p in layout if p.series and _kept(p.info.name, settings.keep)]
         result.copied = [p.info.name for p in layout if p.series is None]
         _write_index(forecast.folder, layout, shards)
-        _copy_rest(trajectory.checkpoints[-1].path, forecast.folder, settings)
+        _copy_rest(trajectory.checkpoints[-1].model, forecast.folder, settings)
         record = _recipe(trajectory, layout, forecast, result, settings, hashed)
         (forecast.folder / "driftline.json").write_text(json_text(record))
         (forecast.folder / "README.md").write_text(_card(record, trajectory), encoding="utf-8")
@@ -345,7 +345,7 @@ def _store(
     kept = _kept(name, settings.keep)
     if place.series is None or (kept and place.dtype not in _CONFIG_NAMES):
         raw = np.empty(n * item, np.uint8)
-        read_into(place.info, chunk.start, raw)
+        place.info.read_into(chunk.start, raw)
         for files in handles:
             _put(files[place.shard], raw, place.offset + chunk.start * item)
         return chunk, [(0.0, 0.0)] * len(forecasts)
@@ -396,7 +396,7 @@ def _store_bfloat16(
     place, n = chunk.place, chunk.stop - chunk.start
     raw = _buffers.get("raw", 2 * len(rows) * n).view(np.uint16).reshape(len(rows), n)
     for bits, info in zip(raw, stored, strict=True):
-        read_into(info, chunk.start, bits.view(np.uint8))
+        info.read_into(chunk.start, bits.view(np.uint8))
     sums = []
     for vector, files in zip(vectors, handles, strict=True):
         mine = [rows.index(row) for row in _used(vector)]
@@ -462,7 +462,7 @@ def _files_read(trajectory: Trajectory, forecasts: Sequence[Forecast]) -> list[t
     return [
         (trajectory.steps[row], file)
         for row in sorted(rows)
-        for file in sorted({info.file for info in trajectory.checkpoints[row].tensors.values()})
+        for file in sorted({file for info in trajectory.checkpoints[row].tensors.values() for file in info.files})
     ]
 
 
@@ -516,7 +516,7 @@ def _card(record: dict[str, Any], trajectory: Trajectory) -> str:
     """A model card with the fields that the Hub reads."""
     base = ""
     try:
-        config = json.loads((trajectory.checkpoints[-1].path / "config.json").read_bytes())
+        config = json.loads((trajectory.checkpoints[-1].model / "config.json").read_bytes())
         name = config.get("_name_or_path", "") if isinstance(config, dict) else ""
         if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")):
             base = f"base_model: {json.dumps(name)}\nbase_model_relation: finetune\n"

@@ -18,7 +18,6 @@ from functools import lru_cache, partial
 import numpy as np
 
 from driftline.checkpoints import dtypes
-from driftline.checkpoints.safetensors_file import read_into
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.engines import Buffers, default_threads, local_map
 from driftline.errors import InputError
@@ -130,7 +129,7 @@ def _read(chunk: _Chunk) -> np.ndarray:
         return values
     bits = _buffers.get("raw", T * n * 2).view(np.uint16).reshape(T, n)
     for row, info in zip(bits, chunk.tensor.stored, strict=True):
-        read_into(info, chunk.start, row.view(np.uint8))
+        info.read_into(chunk.start, row.view(np.uint8))
     return bits
 
 

@@ -36,7 +36,7 @@ from driftline.checkpoints import configuration
 from driftline.checkpoints.discovery import choose_steps, find_steps
 from driftline.checkpoints.jumps import read_jumps, regrounded, replace_text
 from driftline.checkpoints.layouts import Checkpoint
-from driftline.checkpoints.safetensors_file import TensorInfo
+from driftline.checkpoints.tensors import TensorInfo
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory, open_trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.errors import InputError, UnreadableCheckpoint
@@ -352,7 +352,7 @@ def _tensors(state: State, steps: list[int]) -> tuple[TensorSeries, ...]:
         TensorSeries(
             part.name,
             part.shape,
-            tuple(TensorInfo(part.name, part.shape, dtype, Path(row.path), 0) for dtype, row in zip(kind, rows, strict=True)),
+            tuple(TensorInfo(part.name, part.shape, dtype, Path(row.path)) for dtype, row in zip(kind, rows, strict=True)),
         )
         for kind, part in kinds.items()
     )  # fmt: skip

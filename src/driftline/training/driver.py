@@ -32,9 +32,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints import layouts
 from driftline.checkpoints.discovery import find_steps
 from driftline.checkpoints.jumps import NAME, Jumps, read_jumps, replace_text, write_jumps
+from driftline.checkpoints.layouts import huggingface
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
 from driftline.errors import InputError, UnreadableCheckpoint
@@ -194,10 +194,9 @@ def furthest_checkpoint(output: Path, m: int) -> tuple[int, Path]:
 def _model_in(folder: Path) -> Path | None:
     """The complete model in a checkpoint's folder, or None."""
     for within in _WITHIN:
-        layout = layouts.layout_of(folder / within)
-        if layout is not None:
+        if huggingface.holds(folder / within):
             try:
-                layout.open(folder / within)
+                huggingface.open(folder / within)
             except UnreadableCheckpoint:
                 continue
             return folder / within

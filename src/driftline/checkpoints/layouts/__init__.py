@@ -2,10 +2,10 @@
 
 A layout module has a docstring that names its trainers, a `NAME`, and two functions:
 
-    holds(folder: Path) -> bool          is this such a checkpoint, complete or not?
+    holds(folder: Path) -> bool          are there weights in this layout, complete or not?
     open(folder: Path) -> Checkpoint     its tensors; UnreadableCheckpoint when incomplete or damaged
 
-To add one, write the module and add it to `all_layouts`; the first that holds a folder wins.
+To add one, write the module and add it to `all_layouts`; the first that holds a folder is read.
 """
 
 from __future__ import annotations
@@ -14,25 +14,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from driftline.checkpoints.safetensors_file import TensorInfo
+from driftline.checkpoints.tensors import TensorInfo
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of one complete checkpoint, and what its configuration says of them."""
+    """The tensors of one complete checkpoint, and what its configuration says of them.
+
+    Attributes:
+        tied: a copy -> the tensor it is a copy of.
+        model_folder: where its configuration and tokenizer are, if not in `path`.
+        notes: sentences its reader should know, for `driftline inspect`.
+    """
 
     path: Path
     layout: str
     tensors: dict[str, TensorInfo]
-    tied: dict[str, str] = field(default_factory=dict)  # a copy -> the tensor it is a copy of
+    tied: dict[str, str] = field(default_factory=dict)
+    model_folder: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Path:
+        """The folder that holds its configuration and tokenizer."""
+        return self.model_folder or self.path
 
 
 def all_layouts() -> tuple[ModuleType, ...]:
-    from driftline.checkpoints.layouts import huggingface
+    """In the order in which they are tried: full precision before rounded copies, whole models before adapters."""
+    from driftline.checkpoints.layouts import adapter, huggingface
 
-    return (huggingface,)
+    return (huggingface, adapter)
 
 
-def layout_of(folder: Path) -> ModuleType | None:
-    """The layout that recognises `folder`, or None."""
-    return next((layout for layout in all_layouts() if layout.holds(folder)), None)
+def layouts_of(folder: Path) -> list[ModuleType]:
+    """The layouts that find weights in `folder`, the one to read first."""
+    return [layout for layout in all_layouts() if layout.holds(folder)]

@@ -9,17 +9,17 @@ import json
 from pathlib import Path
 
 from driftline.checkpoints.layouts import Checkpoint
-from driftline.checkpoints.safetensors_file import TensorInfo, read_header
+from driftline.checkpoints.safetensors_file import read_header
+from driftline.checkpoints.tensors import TensorInfo
 from driftline.errors import UnreadableCheckpoint
 
 NAME = "huggingface"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_TRAINER_FILES = ("config.json", "trainer_state.json")
 
 
 def holds(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (_SINGLE, _INDEX, *_PICKLES, *_TRAINER_FILES))
+    return any((folder / name).is_file() for name in (_SINGLE, _INDEX, *_PICKLES))
 
 
 def open(folder: Path) -> Checkpoint:
@@ -28,20 +28,15 @@ def open(folder: Path) -> Checkpoint:
     Raises:
         UnreadableCheckpoint: weights missing, a shard missing, truncated, or outside the folder.
     """
+    tensors: dict[str, TensorInfo]
     if (folder / _INDEX).is_file():
         tensors = _sharded(folder)
     elif (folder / _SINGLE).is_file():
-        tensors = read_header(folder / _SINGLE)
-    elif any((folder / name).is_file() for name in _PICKLES):
+        tensors = dict(read_header(folder / _SINGLE))
+    else:
         raise UnreadableCheckpoint(
             f"{folder} holds pickled weights only; load it once with transformers and save_pretrained() for safetensors"
         )
-    elif (folder / "adapter_config.json").is_file():
-        raise UnreadableCheckpoint(
-            f"{folder} holds a LoRA adapter only, which this version cannot read; merge it with peft's merge_and_unload() first"
-        )
-    else:
-        raise UnreadableCheckpoint(f"{folder} has no {_SINGLE} yet: still being written, or weights were not saved")
     return Checkpoint(folder, NAME, tensors, _tied(folder, tensors))
 
 

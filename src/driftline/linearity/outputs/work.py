@@ -56,7 +56,7 @@ def identity(trajectory: Trajectory, sequences: Sequence[Sequence[int]], **setti
     """What makes two requests the same: files by size and time, token ids by hash, settings."""
     files = []
     for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True):
-        for file in sorted({info.file for info in checkpoint.tensors.values()}):
+        for file in sorted({file for info in checkpoint.tensors.values() for file in info.files}):
             stat = file.stat()
             files.append([step, str(file.absolute()), stat.st_size, stat.st_mtime_ns])
     digest = hashlib.sha256()

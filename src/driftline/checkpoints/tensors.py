@@ -1,0 +1,261 @@
+"""A tensor as checkpoints store it, read by any flat range of elements into a buffer that the caller owns.
+
+Whatever the layout, what matters of a tensor is the same: its name, shape and dtype, and how to get the bytes of
+elements [start, stop). A safetensors file holds it in one run of bytes (`Stored`), trainers that shard spread it
+over the files of their ranks (`Sharded`), and a LoRA adapter holds two factors of it (`LowRank`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from driftline.checkpoints import dtypes
+from driftline.errors import UnreadableCheckpoint
+
+
+def read_range(file: Path, position: int, buffer: np.ndarray, what: str) -> None:
+    """Fill uint8 `buffer` with the bytes of `file` from `position` on.
+
+    The file is opened for each read, so that no run, however long, runs out of file descriptors.
+
+    Args:
+        what: the tensor, for the sentence that says what could not be read.
+
+    Raises:
+        UnreadableCheckpoint: the file has gone, shrunk or cannot be read.
+    """
+    view = memoryview(buffer)  # type: ignore[arg-type]
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            while view:
+                got = os.preadv(descriptor, [view], position)
+                if got == 0:
+                    raise UnreadableCheckpoint(f"{file} became shorter while {what!r} was read")
+                view, position = view[got:], position + got
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{file} cannot be read ({error.strerror}), at tensor {what!r}") from error
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a checkpoint.
+
+    Attributes:
+        dtype: its safetensors name.
+        file: the file that sentences about it name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * dtypes.ITEM_BYTES[self.dtype]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that holds some of it."""
+        return (self.file,)
+
+    def read_into(self, start: int, buffer: np.ndarray) -> None:
+        """Fill uint8 `buffer` with the bytes of the tensor from flat element `start` on.
+
+        Raises:
+            UnreadableCheckpoint: a file has gone, shrunk or cannot be read.
+        """
+        raise NotImplementedError
+
+    def values(self, start: int, stop: int) -> np.ndarray:
+        """Elements [start, stop) as float32."""
+        raw = np.empty((stop - start) * dtypes.ITEM_BYTES[self.dtype], np.uint8)
+        self.read_into(start, raw)
+        out = np.empty(stop - start, np.float32)
+        dtypes.decode(raw, self.dtype, out)
+        return out
+
+
+@dataclass(frozen=True)
+class Stored(TensorInfo):
+    """All of it in one run of bytes, from `offset` of the file on."""
+
+    offset: int
+
+    def read_into(self, start: int, buffer: np.ndarray) -> None:
+        read_range(self.file, self.offset + start * dtypes.ITEM_BYTES[self.dtype], buffer, self.name)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A box of a tensor, stored row by row from `offset` of `file` on.
+
+    Attributes:
+        begin: its first element's place, one number for each axis of the tensor; or one number, its flat position.
+        shape: its extent along the same axes.
+    """
+
+    file: Path
+    offset: int
+    begin: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Sharded(TensorInfo):
+    """Pieces that make up the tensor together; see `sharded`."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(piece.file for piece in self.pieces))
+
+    def read_into(self, start: int, buffer: np.ndarray) -> None:
+        item = dtypes.ITEM_BYTES[self.dtype]
+        out = buffer.reshape(-1, item)
+        for piece in self.pieces:
+            self._read_piece(piece, start, start + len(out), out)
+
+    def _read_piece(self, piece: Piece, start: int, stop: int, out: np.ndarray) -> None:
+        """The piece is a row of flat runs of one length; those within [start, stop) lie together in its file."""
+        axes = self.shape if len(piece.begin) == len(self.shape) else (self.size,)
+        strides = [math.prod(axes[axis + 1 :]) for axis in range(len(axes))]
+        cut = max((axis for axis, extent in enumerate(axes) if piece.shape[axis] != extent), default=0)
+        length = math.prod(piece.shape[cut:])
+        counts = piece.shape[:cut]
+
+        def flat(run: int) -> int:
+            position = piece.begin[cut] * strides[cut]
+            for axis in reversed(range(cut)):
+                run, index = divmod(run, counts[axis])
+                position += (piece.begin[axis] + index) * strides[axis]
+            return position
+
+        runs = range(math.prod(counts))
+        first = bisect_right(runs, start - length, key=flat)  # the first run that ends after start
+        last = bisect_left(runs, stop, key=flat)
+        if first >= last:
+            return
+        skipped = max(start - flat(first), 0)
+        end = (last - 1) * length + min(stop - flat(last - 1), length)
+        begin = first * length + skipped
+        item = out.shape[1]
+        raw = np.empty((end - begin, item), np.uint8)
+        read_range(piece.file, piece.offset + begin * item, raw.reshape(-1), self.name)
+        done = 0
+        for run in range(first, last):
+            target = max(flat(run), start)
+            count = min(flat(run) + length, stop) - target
+            out[target - start : target - start + count] = raw[done : done + count]
+            done += count
+
+
+def sharded(name: str, shape: Sequence[int], dtype: str, pieces: Sequence[Piece]) -> TensorInfo:
+    """A tensor of pieces, which must cover it exactly once; a copy of a piece (a replica) is left out.
+
+    Raises:
+        UnreadableCheckpoint: a piece is missing, reaches beyond the tensor, or overlaps another.
+    """
+    shape = tuple(shape)
+    unique = list({(piece.begin, piece.shape): piece for piece in reversed(pieces) if piece.size}.values())[::-1]
+    if not pieces:
+        raise UnreadableCheckpoint(f"tensor {name!r} has no pieces: still being written, or a file is missing")
+    file = pieces[0].file
+    size = math.prod(shape)
+    for piece in unique:
+        axes = shape if len(piece.begin) == len(shape) else (size,)
+        inside = len(piece.begin) == len(piece.shape) == len(axes) and all(
+            begin >= 0 and begin + extent <= axis
+            for begin, extent, axis in zip(piece.begin, piece.shape, axes, strict=True)
+        )
+        if not inside:
+            raise UnreadableCheckpoint(
+                f"{piece.file}: a piece of tensor {name!r} reaches beyond its shape {list(shape)}"
+            )
+    if sum(piece.size for piece in unique) != size or _overlap(unique):
+        raise UnreadableCheckpoint(
+            f"{file}: the pieces of tensor {name!r} hold {sum(piece.size for piece in unique)} elements where its shape "
+            f"{list(shape)} needs {size}, each once: a rank's file is missing, or of another save"
+        )
+    if len(unique) == 1:
+        return Stored(name, shape, dtype, unique[0].file, unique[0].offset)
+    return Sharded(name, shape, dtype, file, tuple(unique))
+
+
+def _overlap(pieces: Sequence[Piece]) -> bool:
+    if len(pieces) < 2:
+        return False
+    if len({len(piece.begin) for piece in pieces}) > 1:
+        return True
+    begin = np.array([piece.begin for piece in pieces])
+    end = begin + np.array([piece.shape for piece in pieces])
+    order = np.argsort(begin[:, 0], kind="stable")
+    begin, end = begin[order], end[order]
+    for place in range(len(pieces) - 1):  # only pieces that begin before this one ends can meet it
+        last = np.searchsorted(begin[:, 0], end[place, 0])
+        meets = (begin[place + 1 : last] < end[place]) & (begin[place] < end[place + 1 : last])
+        if meets.all(axis=1).any():
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class LowRank(TensorInfo):
+    """scale · B · A of a LoRA adapter (transposed where the layer stores its weight so), plus the base's weight if given.
+
+    Each range is computed when it is read, in double precision, and rounded to float32 once: neither the product nor
+    the sum is ever held whole.
+
+    Attributes:
+        left: B, [out, rank].
+        right: A, [rank, in].
+        transposed: the weight is [in, out].
+    """
+
+    left: TensorInfo
+    right: TensorInfo
+    scale: float
+    transposed: bool = False
+    base: TensorInfo | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        base = self.base.files if self.base else ()
+        return tuple(dict.fromkeys([*self.left.files, *self.right.files, *base]))
+
+    def read_into(self, start: int, buffer: np.ndarray) -> None:
+        out = buffer.view(np.float32)
+        rank, fan_in = self.right.shape
+        width = self.shape[1]
+        first, last = start // width, -(-(start + out.size) // width)
+        if self.transposed:
+            left = self.left.values(0, self.left.size).reshape(-1, rank).astype(np.float64)
+            right = self.right.values(0, self.right.size).reshape(rank, fan_in)[:, first:last].astype(np.float64)
+            product = right.T @ left.T
+        else:
+            left = self.left.values(first * rank, last * rank).reshape(-1, rank).astype(np.float64)
+            right = self.right.values(0, self.right.size).reshape(rank, fan_in).astype(np.float64)
+            product = left @ right
+        change = product.reshape(-1)[start - first * width :][: out.size] * self.scale
+        if self.base is not None:
+            change += self.base.values(start, start + out.size)
+        out[:] = change

@@ -64,6 +64,29 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
     return model.to(device or default_device()).eval()
 
 
+def model_of(source: str | Path, *, dtype: str, device: torch.device | str | None = None) -> PreTrainedModel:
+    """A causal language model as its configuration describes it, in evaluation mode, its weights not loaded.
+
+    Raises:
+        InputError: transformers is not installed, or knows no such model.
+    """
+    try:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise InputError(f"running a model needs {error.name}: pip install 'driftline[models]'") from error
+    if dtype not in DTYPES[1:]:
+        raise InputError(f"--dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
+    quiet_libraries()
+    _must_look_like_a_model(source)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(f"{source} has no configuration that loads ({_first_line(error)})") from error
+    return model.to(device or default_device()).eval()
+
+
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """Its tokenizer, padding on the left.
 

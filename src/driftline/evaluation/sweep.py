@@ -37,6 +37,7 @@ from driftline.evaluation.tasks import Task
 from driftline.forecast.extrapolate import Request, make_plan
 from driftline.forecast.write import Settings as Storage
 from driftline.forecast.write import write
+from driftline.linearity.outputs.checkpoint_model import load_checkpoint
 from driftline.linearity.outputs.logprobs import tokenizer_of
 from driftline.linearity.outputs.work import identity
 
@@ -228,8 +229,8 @@ def _in_logits(trajectory: Trajectory, request: Request, seen: Sequence[int], dt
 
     @cache
     def loaded() -> tuple[Any, Any, Any]:
-        paths = [trajectory.checkpoints[trajectory.steps.index(step)].path for step in (late, early)]
-        return (*(models.load_model(path, dtype=dtype) for path in paths), tokenizer_of(trajectory))
+        found = [trajectory.checkpoints[trajectory.steps.index(step)] for step in (late, early)]
+        return (*(load_checkpoint(checkpoint, dtype=dtype) for checkpoint in found), tokenizer_of(trajectory))
 
     def sampler(target: int) -> AbstractContextManager[Sampler]:
         last, first, tokenizer = loaded()
@@ -240,8 +241,8 @@ def _in_logits(trajectory: Trajectory, request: Request, seen: Sequence[int], dt
 
 def _checkpoint(trajectory: Trajectory, step: int, dtype: str) -> Candidate:
     def opened() -> AbstractContextManager[Sampler]:
-        path = trajectory.checkpoints[trajectory.steps.index(step)].path
-        return nullcontext(Sampler(models.load_model(path, dtype=dtype), tokenizer_of(trajectory)))
+        model = load_checkpoint(trajectory.checkpoints[trajectory.steps.index(step)], dtype=dtype)
+        return nullcontext(Sampler(model, tokenizer_of(trajectory)))
 
     return Candidate(f"checkpoint of step {step}", step, opened)
 

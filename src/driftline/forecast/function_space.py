@@ -28,6 +28,7 @@ from driftline.forecast.extrapolators import method_named
 from driftline.forecast.observations import Observations
 from driftline.forecast.write import Forecast, Settings, write
 from driftline.linearity.drift import drift_test
+from driftline.linearity.outputs.checkpoint_model import load_checkpoint
 from driftline.linearity.outputs.logprobs import tokenizer_of
 from driftline.linearity.outputs.rollouts import Rollout, read_rollouts
 from driftline.linearity.outputs.teacher_forcing import token_logprobs
@@ -69,10 +70,10 @@ def choose(
             f"{trajectory.name}: {steps.size} checkpoints: scoring forecasts by --rollouts needs {_FEWEST_SEEN + 1} or more"
         )
     part = trajectory.only(steps.tolist())
-    last = part.checkpoints[-1].path
+    last = part.checkpoints[-1].model
     rollouts = _some(read_rollouts(rollouts_file, tokenizer_of(part), longest=models.context_of(last)))
     cutoff = _cutoff(clock, ahead)
-    truth, held = (token_logprobs(models.load_model(part.checkpoints[row].path), rollouts) for row in (-1, cutoff))
+    truth, held = (token_logprobs(load_checkpoint(part.checkpoints[row]), rollouts) for row in (-1, cutoff))
     starts = np.cumsum([0, *(len(rollout.response_ids) for rollout in rollouts[:-1])])
 
     def errors(values: Array) -> Array:

@@ -26,7 +26,7 @@ from blake3 import blake3
 
 from driftline._version import __version__
 from driftline.checkpoints import dtypes
-from driftline.checkpoints.tensors import TensorInfo
+from driftline.checkpoints.tensors import LowRank, TensorInfo
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.engines import Buffers, default_threads, local_map
@@ -205,6 +205,11 @@ def _kept(name: str, patterns: Sequence[str]) -> bool:
 def _refuse_differences(trajectory: Trajectory, settings: Settings) -> None:
     """A tensor missing, of another shape, or of another dtype at some step, named with step and file."""
     last, last_step = trajectory.checkpoints[-1], trajectory.steps[-1]
+    if any(isinstance(info, LowRank) and info.base is None for info in last.tensors.values()):
+        raise InputError(
+            f"the checkpoints of {trajectory.name} are LoRA adapters: say with --base which model they were trained on, "
+            "and the forecast is written as a whole model"
+        )
     for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True):
         for name in {**last.tensors, **checkpoint.tensors}:
             if name in last.tied or name in checkpoint.tied:

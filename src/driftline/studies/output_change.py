@@ -45,10 +45,9 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
         sampling = Sampling(positions=64 if quick else 512)
         positions = sampled_positions(rollouts, sampling)
         layers = sorted({layer for tensor in trajectory if (layer := layer_and_module(tensor.name)[0]) is not None})
-        paths = [checkpoint.path for checkpoint in trajectory.checkpoints]
         for step in sorted({int(steps[1:][np.abs(steps[1:] - share * steps[-1]).argmin()]) for share in AT}):
-            late = paths[trajectory.steps.index(step)]
-            for change in change_of_outputs(paths[0], late, rollouts, positions, layers=layers):
+            late = trajectory.checkpoints[trajectory.steps.index(step)]
+            for change in change_of_outputs(trajectory.checkpoints[0], late, rollouts, positions, layers=layers):
                 record = change.record()
                 size = record["sd_total"] or np.nan
                 rows.append(

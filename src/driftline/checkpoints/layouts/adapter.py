@@ -21,6 +21,10 @@ from driftline.errors import UnreadableCheckpoint
 NAME = "lora-adapter"
 _WEIGHTS, _CONFIG, _PICKLE = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
 _PREFIX = "base_model.model."
+_OTHER_KINDS = (
+    "use_dora", "use_bdlora", "use_qalora", "arrow_config", "kasa_config", "monteclora_config", "layer_replication",
+    "alora_invocation_tokens", "target_parameters",
+)  # fmt: skip
 _FACTOR = re.compile(r"^(.*)\.lora_(embedding_)?([AB])(?:\.weight)?$")
 
 
@@ -90,7 +94,7 @@ def _configuration(path: Path) -> dict[str, Any]:
         raise UnreadableCheckpoint(f"{path} is damaged or still being written") from error
     if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
         raise UnreadableCheckpoint(f"{path} is not of a LoRA adapter: merge each checkpoint into a full model first")
-    for option in ("use_dora", "target_parameters"):
+    for option in _OTHER_KINDS:
         if config.get(option):
             raise UnreadableCheckpoint(
                 f"{path} has {option}, whose change is not scale·B·A of one matrix: merge each checkpoint with peft's "

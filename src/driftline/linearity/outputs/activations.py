@@ -25,6 +25,7 @@ from driftline.errors import InputError
 from driftline.linearity import figures, null
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.outputs import series
+from driftline.linearity.outputs.checkpoint_model import load_checkpoint
 from driftline.linearity.outputs.hooks import decoder_layers, run_with_hooks
 from driftline.linearity.outputs.logprobs import tokenizer_of
 from driftline.linearity.outputs.rollouts import Rollout, read_rollouts
@@ -73,7 +74,7 @@ def activations(
     if len(trajectory.steps) < 3:
         raise InputError(f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3")
     clock_values = configuration.clock_values(trajectory, clock)
-    context = models.context_of(trajectory.checkpoints[-1].path)
+    context = models.context_of(trajectory.checkpoints[-1].model)
     rollouts = read_rollouts(rollouts_file, tokenizer_of(trajectory), longest=context)
     settings = {
         "layers": list(sampling.layers),
@@ -89,7 +90,7 @@ def activations(
     for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True):
         found = work.load(step)
         if found is None or not names:
-            model = models.load_model(checkpoint.path, dtype=dtype)
+            model = load_checkpoint(checkpoint, dtype=dtype)
             blocks = chosen_blocks(model, sampling.layers)
             names = list(blocks)
         if found is None:
@@ -99,7 +100,7 @@ def activations(
         rows.append(found)
     values = np.stack(rows)  # [T, blocks, positions x units]
     del model
-    first, last = (trajectory.checkpoints[i].path for i in (0, -1))
+    first, last = (trajectory.checkpoints[i] for i in (0, -1))
     changes = change_of_outputs(first, last, rollouts, positions, layers=_layers_of(names), dtype=dtype)
     summary = _summarize(values, names, trajectory, clock_values, clock, len(rollouts), settings, changes)
     _write(folder / "activations.parquet", values, names, clock_values, trajectory.steps)

@@ -20,6 +20,7 @@ from driftline.checkpoints import configuration
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.linearity.outputs import series
+from driftline.linearity.outputs.checkpoint_model import load_checkpoint
 from driftline.linearity.outputs.rollouts import Rollout, read_rollouts
 from driftline.linearity.outputs.work import Work, identity
 
@@ -72,16 +73,16 @@ def tokenizer_of(trajectory: Trajectory) -> PreTrainedTokenizerBase:
     """The tokenizer of the last checkpoint that has one."""
     for checkpoint in reversed(trajectory.checkpoints):
         if any(
-            (checkpoint.path / name).is_file()
+            (checkpoint.model / name).is_file()
             for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
         ):
-            return models.load_tokenizer(checkpoint.path)
+            return models.load_tokenizer(checkpoint.model)
     raise InputError(f"{trajectory.name}: no checkpoint has a tokenizer: save it beside the weights of the last one")
 
 
 def context_of(trajectory: Trajectory) -> int | None:
     """Positions that the last checkpoint's model takes, where its configuration says so."""
-    return models.context_of(trajectory.checkpoints[-1].path)
+    return models.context_of(trajectory.checkpoints[-1].model)
 
 
 def _of_checkpoint(
@@ -97,7 +98,7 @@ def _of_checkpoint(
     step = trajectory.steps[index]
     found = work.load(step)
     if found is None:
-        model = models.load_model(trajectory.checkpoints[index].path, dtype=dtype)
+        model = load_checkpoint(trajectory.checkpoints[index], dtype=dtype)
         advance = progress(f"step {step}", sum(rollout.length for rollout in rollouts))
         found = token_logprobs(model, rollouts, progress=advance)
         if not np.isfinite(found).all():

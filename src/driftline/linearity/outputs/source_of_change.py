@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from driftline import models
+from driftline.checkpoints.layouts import Checkpoint
+from driftline.linearity.outputs.checkpoint_model import load_checkpoint
 from driftline.linearity.outputs.hooks import decoder_layers, run_with_hooks
 from driftline.linearity.outputs.rollouts import Rollout
 
@@ -81,8 +82,8 @@ class _Seen:
 
 
 def change_of_outputs(
-    early: Path,
-    late: Path,
+    early: Checkpoint | Path,
+    late: Checkpoint | Path,
     rollouts: Sequence[Rollout],
     positions: Sequence[Array],
     *,
@@ -90,7 +91,9 @@ def change_of_outputs(
     dtype: str = "auto",
 ) -> list[Change]:
     """The split for every linear module of the chosen layers; one model in memory at a time."""
-    before, after = (_seen(models.load_model(path, dtype=dtype), rollouts, positions, layers) for path in (early, late))
+    before, after = (
+        _seen(load_checkpoint(source, dtype=dtype), rollouts, positions, layers) for source in (early, late)
+    )
     return [
         Change(
             name,

@@ -175,7 +175,7 @@ class RayEngine:
         start: Callable[[Item], Advance],
     ) -> Iterator[tuple[Item, Result]]:
         """An accelerator for each item, or all cores of a node where no node has one."""
-        task = self._task(_one_model, max_calls=1, **self._whole())  # a worker leaves with its model
+        task = self._task(_one_model, **self._whole())
         shared = self._shared(function, None)
         pending = {task.remote(shared, item): item for item in items}
         try:

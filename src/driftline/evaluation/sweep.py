@@ -111,7 +111,8 @@ def sweep(
         else:
             candidates, forecast = _in_weights(trajectory, request, settings.dtype, work, engine)
         beside = [
-            Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, settings.dtype)) for step in _spread(trajectory.steps, observed, seen[-1])
+            Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, settings.dtype))
+            for step in _spread(trajectory.steps, observed, seen[-1])
         ]
         room = _Room(_Desk(work, task, settings, batch_size), engine or LocalEngine(), progress)
         room.score(beside, len(task.problems))
@@ -163,9 +164,7 @@ class _Desk:
         with candidate.source.open() as sampler:
             return self.samples(candidate.name).draw(sampler, problems, batch_size=self.batch_size, advance=advance)
 
-    def control(
-        self, asked: tuple[Candidate, Candidate, list[Row]], advance: Callable[[int], None]
-    ) -> dict[str, Any]:
+    def control(self, asked: tuple[Candidate, Candidate, list[Row]], advance: Callable[[int], None]) -> dict[str, Any]:
         """The best forecast beside the late model, whose samples are drawn already."""
         best, late, rows = asked
 
@@ -305,9 +304,7 @@ def _in_weights(
     plan = make_plan(trajectory, request, Storage(), scratch, engine=engine)
     tokenizer_of(trajectory)  # refuses a run without one before anything is scored
     candidates = [
-        Candidate(
-            f"forecast of step {target}", target, _Written(trajectory, plan.trajectory, forecast, scratch, dtype)
-        )
+        Candidate(f"forecast of step {target}", target, _Written(trajectory, plan.trajectory, forecast, scratch, dtype))
         for target, forecast in zip(request.targets, plan.forecasts, strict=True)
     ]
     return candidates, plan.sentence

@@ -89,7 +89,10 @@ def observe(
         grams = _read(analysis, trajectory, clock)
         return Observations(np.asarray(trajectory.steps), values, beta1, grams).only(rows)
     part = trajectory.only(chosen)
-    grams = {tensor.name: tensor.gram for tensor in scan(part, clock=values[rows], sample=0, engine=engine, progress=progress)}
+    grams = {
+        tensor.name: tensor.gram
+        for tensor in scan(part, clock=values[rows], sample=0, engine=engine, progress=progress)
+    }
     return Observations(np.asarray(chosen), values[rows], beta1, grams)
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +108,15 @@ def _run(words: list[str]) -> None:
         main()
 
 
-def killed(words: list[str], after: float) -> bool:
-    """Run a command in a process group of its own and kill all of it after so many seconds; False if it ended before."""
+def killed(words: list[str], after: float, *, once: Callable[[], bool] = lambda: True) -> bool:
+    """Run a command in a process group of its own and kill all of it; False if it ended before.
+
+    The moment is so many seconds after something is `once` true.
+    """
     process = _forks.Process(target=_run, args=(words,))
     process.start()
+    while not once() and process.is_alive():
+        time.sleep(0.002)
     process.join(after)
     assert process.pid is not None
     with contextlib.suppress(ProcessLookupError):  # before it has its group, or when it has ended
@@ -145,15 +151,21 @@ def test_generate_killed_at_fifty_moments_goes_on(rng: np.random.Generator, tmp_
         shape = ["--samples", "2", "--batch-size", "4", "--max-new-tokens", "12", "--temperature", "1.0", "--quiet"]
         return ["generate", "--late", model, "--prompts", str(prompts), "--out", str(out), *shape]
 
-    finished(words(tmp_path / "warm.jsonl"))
-    whole = finished(words(tmp_path / "reference.jsonl"))
+    def rows_of(out: Path) -> list[str]:
+        text = out.read_text() if out.exists() else ""
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def has(rows: int) -> bool:
+        return len(rows_of(out)) >= rows
+
+    finished(words(tmp_path / "reference.jsonl"))
     reference = (tmp_path / "reference.jsonl").read_text().splitlines()
     assert len(reference) == 24
     out, kills, cut_short, done = tmp_path / "out.jsonl", 0, 0, 0
     while kills < 50:
-        kills += killed(words(out), rng.uniform(0.05, 1.0) * whole)
-        text = out.read_text() if out.exists() else ""
-        rows = text[: text.rfind("\n") + 1].splitlines()
+        goal = int(rng.integers(0, len(reference) + 1))
+        kills += killed(words(out), rng.uniform(0, 0.2), once=partial(has, goal))
+        rows = rows_of(out)
         assert rows == reference[: len(rows)]
         cut_short += 0 < len(rows) < len(reference)
         if len(rows) == len(reference):

@@ -26,7 +26,9 @@ from blake3 import blake3
 
 from driftline._version import __version__
 from driftline.checkpoints import dtypes
-from driftline.checkpoints.tensors import LowRank, TensorInfo
+from driftline.checkpoints.layouts import huggingface
+from driftline.checkpoints.low_rank import needs_base
+from driftline.checkpoints.tensors import TensorInfo
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.engines import Buffers, Engine, LocalEngine
@@ -211,10 +213,15 @@ def _kept(name: str, patterns: Sequence[str]) -> bool:
 def _refuse_differences(trajectory: Trajectory, settings: Settings) -> None:
     """A tensor missing, of another shape, or of another dtype at some step, named with step and file."""
     last, last_step = trajectory.checkpoints[-1], trajectory.steps[-1]
-    if any(isinstance(info, LowRank) and info.base is None for info in last.tensors.values()):
+    if any(map(needs_base, last.tensors.values())):
         raise InputError(
             f"the checkpoints of {trajectory.name} are LoRA adapters: say with --base which model they were trained on, "
             "and the forecast is written as a whole model"
+        )
+    if last.layout != huggingface.NAME and not (last.model / "config.json").is_file():
+        raise InputError(
+            f"{last.path} has no config.json, without which no model can be loaded: name with --base the model that the "
+            "run began with, whose configuration and tokenizer are then used"
         )
     for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True):
         for name in {**last.tensors, **checkpoint.tensors}:

@@ -133,7 +133,7 @@ def test_a_forecast_takes_its_configuration_from_the_base(tmp_path):
 def test_a_base_that_cannot_be_read_is_refused(tmp_path):
     save(tmp_path / "run" / "step-10", weights(10))
     (tmp_path / "base").mkdir()
-    with pytest.raises(InputError, match="--base cannot be read: .* holds no weights"):
+    with pytest.raises(InputError, match=r"--base cannot be read: .* holds no weights"):
         open_trajectory(tmp_path / "run", base=tmp_path / "base")
 
 

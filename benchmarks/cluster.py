@@ -38,7 +38,7 @@ from driftline.engines import Engine, LocalEngine, open_engine
 from driftline.forecast.write import Forecast, Settings, write
 from generate import generate, shapes
 
-CHUNK = {"analyze": 8 << 20, "extrapolate": 1 << 20}  # bytes: of all checkpoints together, and of each
+ITEM = {"analyze": 128 << 20, "extrapolate": 1 << 20}  # bytes at a time: of all checkpoints together, and of each
 TENSORS = 723  # of a Llama of 70 billion parameters: 80 layers x 9, embeddings, head, last norm
 
 
@@ -80,7 +80,7 @@ def job(command: str, parameters: float, checkpoints: int, tensors: float, nodes
     """Of `analyze` over all checkpoints, or of a two-point `extrapolate`; bfloat16 in and out."""
     rows = checkpoints if command == "analyze" else 2
     read = 2 * parameters * rows
-    chunks = read / CHUNK[command] if command == "analyze" else 2 * parameters / CHUNK[command]
+    chunks = read / ITEM[command] if command == "analyze" else 2 * parameters / ITEM[command]
     written = 0.0 if command == "analyze" else 2 * parameters
     again = 2 if command == "extrapolate" and nodes > 1 else 1
     return Job(read, written, chunks + tensors, tensors, again * read)
@@ -176,7 +176,9 @@ def check(rates: dict[str, Rates], run: Trajectory, data: Path, repeats: int) ->
 
     here = len(os.sched_getaffinity(0))
     node = {"num_cpus": 1, "object_store_memory": 200 << 20}
-    print(f"\nthe model against measurements: {run.nbytes / 1e9:.2f} GB in the page cache, {here} cores, one for each node")
+    print(
+        f"\nthe model against measurements: {run.nbytes / 1e9:.2f} GB in the page cache, {here} cores, one for each node"
+    )
     print(f"{'':14}{'engine':>10}{'predicted s':>14}{'measured s':>13}{'measured / predicted':>22}")
     cluster = Nodes(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     try:
@@ -195,13 +197,17 @@ def check(rates: dict[str, Rates], run: Trajectory, data: Path, repeats: int) ->
                         (asked.read * found.work + measured_rates.driver(asked.chunks, asked.tensors)) / here,
                     )
                     measured = wall(lambda c=command, e=engine: run_once(c, run, e, data), repeats)  # type: ignore[misc]
-                    print(f"{command:14}{f'{nodes} node(s)':>10}{predicted:14.2f}{measured:13.2f}{measured / predicted:22.2f}")
+                    print(
+                        f"{command:14}{f'{nodes} node(s)':>10}{predicted:14.2f}{measured:13.2f}{measured / predicted:22.2f}"
+                    )
         for threads in sorted({1, here}):
             for command, found in rates.items():
                 asked = job(command, run.parameters, len(run.steps), len(run.tensors), 1)
                 predicted = seconds(asked, replace(found, chunk=0.0), Cluster(1, threads))["wall"]
                 measured = wall(lambda c=command, n=threads: run_once(c, run, LocalEngine(n), data), repeats)  # type: ignore[misc]
-                print(f"{command:14}{f'{threads} thread(s)':>10}{predicted:14.2f}{measured:13.2f}{measured / predicted:22.2f}")
+                print(
+                    f"{command:14}{f'{threads} thread(s)':>10}{predicted:14.2f}{measured:13.2f}{measured / predicted:22.2f}"
+                )
     finally:
         cluster.shutdown()
     return rates
@@ -239,17 +245,21 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=64, help="of each node")
     parser.add_argument("--link", type=float, default=10.0, help="GB/s that one node gets from storage")
     parser.add_argument("--storage", type=float, default=40.0, help="GB/s that all nodes together get")
-    parser.add_argument("--start", type=float, default=15.0, help="seconds until workers have started, and for the page")
+    parser.add_argument(
+        "--start", type=float, default=15.0, help="seconds until workers have started, and for the page"
+    )
     arguments = parser.parse_args()
     size = 0.02e9 if arguments.small else 0.1e9
     run = arguments.data / f"run-{size:.0e}x{arguments.checkpoints}"
     generate(run, size, arguments.checkpoints)
     generate(arguments.data / "tiny", 0.0, arguments.checkpoints)  # the narrowest model
     large, tiny = open_trajectory(run), open_trajectory(arguments.data / "tiny")
-    rates = {command: calibrate(command, large, tiny, arguments.data) for command in CHUNK}
+    rates = {command: calibrate(command, large, tiny, arguments.data) for command in ITEM}
     if not arguments.no_check:
         rates = check(rates, large, arguments.data, arguments.repeats)
-    print(f"\n{'':14}{'GB/s a core':>13}{'ms a chunk':>12}{'ms a tensor':>13}   (of the driver; {len(shapes(size))} tensors)")
+    print(
+        f"\n{'':14}{'GB/s a core':>13}{'ms a chunk':>12}{'ms a tensor':>13}   (of the driver; {len(shapes(size))} tensors)"
+    )
     for command, found in rates.items():
         print(f"{command:14}{1e-9 / found.work:13.2f}{1e3 * found.chunk:12.3f}{1e3 * found.tensor:13.3f}")
     table(rates, arguments)

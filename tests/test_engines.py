@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from conftest import walk_weights
+from driftline import engines
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.engines import LocalEngine, open_engine
 from driftline.errors import InputError, UnreadableCheckpoint
@@ -107,6 +108,12 @@ def driftline(folder: Path, *arguments: object) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=500, check=False)
 
 
+def test_small_items_share_a_task() -> None:
+    sizes = [10, 30 << 20, 40 << 20, 1, 2, 100 << 20, 3]
+    assert list(engines._batches(sizes, lambda size: size)) == [sizes[:3], sizes[3:6], sizes[6:]]
+    assert list(engines._batches("abc", None)) == [["a"], ["b"], ["c"]]
+
+
 # The Ray engine, on two nodes of one core each
 
 
@@ -153,7 +160,7 @@ def test_errors_of_a_task_arrive_as_they_were_raised(cluster: Any) -> None:
         return item
 
     with open_engine("ray", cluster.address) as engine:
-        results = engine.map(refuse, range(10), together=2)
+        results = engine.map(refuse, range(10), size=lambda item: 32 << 20)
         with pytest.raises(UnreadableCheckpoint, match=r"^file 3 is short$"):
             list(results)
 
@@ -163,7 +170,8 @@ def test_the_scan_is_the_same_to_the_last_bit_with_a_node_killed_in_it(
     cluster: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan_module, "_CHUNK_BYTES", 1 << 16)
-    monkeypatch.setattr(scan_module, "_TOGETHER", 2)
+    monkeypatch.setattr(scan_module, "_CHUNKS", 2)
+    monkeypatch.setattr(engines, "_TASK_BYTES", 1 << 18)
     trajectory = open_trajectory(run)
     expected = list(scan(trajectory))
     doomed = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)

@@ -22,7 +22,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -36,6 +35,7 @@ Advance = Callable[[int], None]
 
 ENGINES = ("local", "ray")
 _MOST_THREADS = 16  # bounds the memory of a pass, not only its speed
+_TASK_BYTES = 64 << 20
 _IN_FLIGHT = 3  # tasks for each core of a cluster: one at work, others on their way
 _RETRIES = 5  # of a task whose worker or node is lost
 _PATIENCE = 10.0  # seconds in which a cluster's address must answer
@@ -50,13 +50,13 @@ class Engine(Protocol):
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        together: int = 1,
+        size: Callable[[Item], int] | None = None,
         settle: Callable[[list[Item]], None] | None = None,
     ) -> Iterator[Result]:
         """`function` over `items`, a core for each, results in the items' order; few items are held at a time.
 
         Args:
-            together: items that make up one task, where a task costs more than a call.
+            size: bytes of an item; where a task costs more than a call, small items share one.
             settle: called with the items of a task when they are done, where that is not in this process.
 
         Raises:
@@ -110,10 +110,10 @@ class LocalEngine:
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        together: int = 1,
+        size: Callable[[Item], int] | None = None,
         settle: Callable[[list[Item]], None] | None = None,
     ) -> Iterator[Result]:
-        """At most two items a thread are in flight; `together` and `settle` play no part."""
+        """At most two items a thread are in flight; `size` and `settle` play no part."""
         pending: deque[Future[Result]] = deque()
         with ThreadPoolExecutor(self.threads, thread_name_prefix="driftline") as pool:
             try:
@@ -148,17 +148,16 @@ class RayEngine:
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        together: int = 1,
+        size: Callable[[Item], int] | None = None,
         settle: Callable[[list[Item]], None] | None = None,
     ) -> Iterator[Result]:
         """A core for each task; at most three tasks a core are in flight."""
         task = self._task(_several, num_cpus=1)
         shared = self._shared(function, settle)
         most = _IN_FLIGHT * max(int(self._ray.cluster_resources().get("CPU", 1)), 1)
-        remaining = iter(items)
         pending: deque[Any] = deque()
         try:
-            while batch := list(islice(remaining, together)):
+            for batch in _batches(items, size):
                 pending.append(task.remote(shared, batch))
                 if len(pending) >= most:
                     yield from self._result(pending.popleft())
@@ -214,6 +213,20 @@ class RayEngine:
                 f"a task was lost with its worker {_RETRIES + 1} times on the Ray cluster: its nodes need more memory, or fewer "
                 f"cores each ({type(error).__name__})"
             ) from error
+
+
+def _batches(items: Iterable[Item], size: Callable[[Item], int] | None) -> Iterator[list[Item]]:
+    """Items in order, as many as make up a task of `_TASK_BYTES`; one by one where they have no size."""
+    batch: list[Item] = []
+    used = 0
+    for item in items:
+        batch.append(item)
+        used += _TASK_BYTES if size is None else size(item)
+        if used >= _TASK_BYTES:
+            yield batch
+            batch, used = [], 0
+    if batch:
+        yield batch
 
 
 # Arguments and results travel as pickled bytes: arrays that Ray unpacks itself are read-only, for which the

@@ -15,6 +15,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -310,15 +311,15 @@ def open_engine(name: str = "local", address: str | None = None) -> Iterator[Eng
         import ray
     except ImportError as error:
         raise InputError('--engine ray needs Ray: pip install "driftline[ray]"') from error
-    connected = ray.is_initialized()
-    if not connected:
-        _connect(ray, address)
-    try:
-        if ray.cluster_resources().get("CPU", 0) < 1:
-            raise InputError("the Ray cluster offers no CPU to run on: add a node to it with ray start --address")
+    if ray.is_initialized():
         yield RayEngine(ray)
-    finally:
-        if not connected:
+        return
+    with _own_sigterm(lambda: _connect(ray, address)):
+        try:
+            if ray.cluster_resources().get("CPU", 0) < 1:
+                raise InputError("the Ray cluster offers no CPU to run on: add a node to it with ray start --address")
+            yield RayEngine(ray)
+        finally:
             ray.shutdown()
 
 
@@ -327,7 +328,6 @@ def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyway, and warns of
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     address = address or os.environ.get("RAY_ADDRESS")
-    before = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             _must_answer(address)
@@ -343,8 +343,34 @@ def _connect(ray: Any, address: str | None) -> None:
             f"no Ray cluster can be used at {address or 'this machine'} ({why}): start one with ray start --head, or leave "
             "--ray-address out"
         ) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray puts in its own
+
+
+@contextmanager
+def _own_sigterm(connect: Callable[[], None]) -> Iterator[None]:
+    """The caller's handler of SIGTERM, and the exit code it chooses: Ray has its own handler, and its own code."""
+    before = signal.getsignal(signal.SIGTERM)
+    codes: list[Any] = []
+
+    def handler(number: int, frame: Any) -> None:
+        try:
+            if callable(before):
+                before(number, frame)
+            sys.exit(128 + number)
+        except SystemExit as stop:
+            codes.append(stop.code)
+            raise
+
+    connect()
+    here = threading.current_thread() is threading.main_thread()
+    if here:
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    except SystemExit as stop:
+        raise SystemExit(codes[0] if codes else stop.code) from None
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _must_answer(address: str) -> None:

@@ -44,7 +44,6 @@ _HASH_BLOCK = 1 << 16
 _FLUSHED_BYTES = 256 << 20  # written before the disk is asked to take them
 _LONGEST_CHUNK = 1 << 19  # weights: a megabyte of bfloat16 for each checkpoint
 _CHUNK_BYTES = 20 << 20  # of one worker's buffers
-_TOGETHER = 32  # chunks of a task on a cluster
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", "driftline.json")
 
@@ -153,13 +152,12 @@ def write(
         with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(1) as flusher:
             hashing = beside.submit(lambda: list(engine.map(_source, _files_read(trajectory, forecasts))))
             unflushed = 0
-            for chunk, sums in engine.map(store, chunks, together=_TOGETHER, settle=settle):
+            for chunk, sums in engine.map(store, chunks, size=lambda chunk: chunk.nbytes, settle=settle):
                 for result, (lost, moved) in zip(results, sums, strict=True):
                     result.lost += lost
                     result.moved += moved
-                nbytes = (chunk.stop - chunk.start) * dtypes.ITEM_BYTES[chunk.place.info.dtype]
-                progress(nbytes)
-                unflushed += nbytes * len(forecasts)
+                progress(chunk.nbytes)
+                unflushed += chunk.nbytes * len(forecasts)
                 if unflushed > _FLUSHED_BYTES:
                     unflushed = 0
                     for files in handles:
@@ -321,6 +319,11 @@ class _Chunk:
     place: _Place
     start: int
     stop: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of the last checkpoint."""
+        return (self.stop - self.start) * dtypes.ITEM_BYTES[self.place.info.dtype]
 
 
 def _used(coefficients: Array) -> Array:

@@ -372,7 +372,7 @@ def evaluate(
     from driftline.report import terminal
 
     if (model is None) == (late is None):
-        raise InputError("name either one MODEL, or --early and --late with --alpha")
+        raise InputError("no model, or two ways of naming one: give either MODEL, or --early and --late with --alpha")
     chosen = open_task(task, problems=problems, seed=seed, verifier=verifier, extraction=extract)
     settings = Settings(
         late=model or str(late), early=early, alpha=alpha, temperature=temperature, top_p=top_p, top_k=top_k,

@@ -231,7 +231,7 @@ def _refuse_differences(trajectory: Trajectory, settings: Settings) -> None:
             if mixed and not {here.dtype, there.dtype} <= set(dtypes.FLOATS):
                 raise InputError(
                     f"{here.file}: tensor {name!r} is {here.dtype} at step {step} but {there.dtype} at step {last_step}: "
-                    "these are not checkpoints of one model"
+                    "choose checkpoints of one model with --steps"
                 )
             if mixed and settings.dtype == "same":
                 raise InputError(
@@ -247,7 +247,7 @@ def _layout(trajectory: Trajectory, settings: Settings) -> list[_Place]:
     for pattern in settings.keep:
         if pattern not in NORM_LAYERS and not any(_kept(name, [pattern]) for name in last.tensors):
             raise InputError(
-                f"--keep {pattern!r} matches no tensor of {last.path}: patterns are those of a shell, such as '*{pattern}*'"
+                f"--keep {pattern!r} matches no tensor of {last.path}: write it as in a shell, such as '*{pattern}*'"
             )
     chosen: list[tuple[TensorInfo, TensorSeries | None, str]] = []
     for name, info in last.tensors.items():
@@ -529,12 +529,21 @@ def _card(record: dict[str, Any], trajectory: Trajectory) -> str:
         pass
     used = ", ".join(str(step) for step in sorted({source["step"] for source in record["sources"]}))
     return (
-        f"---\nlibrary_name: transformers\n{base}tags:\n- driftline\n- rlvr\n- extrapolated\n---\n\n"
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n{base}"
+        f"tags:\n- driftline\n- rlvr\n- extrapolated\n{_card_recipe(record)}---\n\n"
         f"# {_what(record)}\n\n"
         f"These weights were not trained: driftline {record['driftline']} computed them from the checkpoints of steps {used}, "
         f"method `{record['method']}`. `driftline.json` holds the recipe: coefficients, sources with their hashes, "
         f"kept tensors, dtype. Rounding lost {record['rounding_loss']:.2%} of the update.\n"
     )
+
+
+def _card_recipe(record: dict[str, Any]) -> str:
+    """The recipe in short, as a field of the card; JSON is YAML too."""
+    short = {
+        key: record[key] for key in ("driftline", "method", "target", "reached", "steps", "alpha") if key in record
+    }
+    return f"driftline: {json.dumps(short)}\n"
 
 
 def _what(record: dict[str, Any]) -> str:

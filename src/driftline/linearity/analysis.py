@@ -78,7 +78,7 @@ def analyze(
     if totals.populations[0].count == 0:
         raise InputError(
             f"{trajectory.name}: no weight changes between step {trajectory.steps[0]} and {trajectory.steps[-1]}: "
-            "are these copies of one checkpoint?"
+            "they look like copies of one checkpoint, so choose others with --steps"
         )
     if totals.populations[FILTERS[filter]].count == 0:
         raise InputError(f"{trajectory.name}: no weight passes --filter {filter}: use --filter none")

@@ -199,7 +199,9 @@ def _refuse_not_finite(chunk: _Chunk, values: np.ndarray) -> None:
                 f"{info.file}: tensor {info.name!r} at step {step} holds a weight that is not finite "
                 f"(flat position {chunk.start + int(bad.argmax())}): leave that checkpoint out with --steps"
             )
-    raise InputError(f"tensor {chunk.tensor.name!r} changes by more than float32 can hold: is it really weights?")
+    raise InputError(
+        f"tensor {chunk.tensor.name!r} changes by more than float32 can hold: if it holds no weights, leave its checkpoints out with --steps"
+    )
 
 
 def _chunks(trajectory: Trajectory, seed: int) -> Iterator[_Chunk]:

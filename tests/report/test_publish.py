@@ -10,11 +10,11 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
-from conftest import walk_weights
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import LocalTokenNotFoundError
 
 import driftline
+from conftest import walk_weights
 
 MakeRun = Callable[..., Path]
 

@@ -67,3 +67,11 @@ def test_every_error_ends_with_what_to_do() -> None:
         if sentence.kind == "InputError" and not any(_DOES.search(clause) or clause == "{}" for clause in last[-3:]):
             silent.append(f"{sentence.where}: {sentence.text}")
     assert not silent, "say what to do, after a colon:\n" + "\n".join(silent)
+
+
+def test_every_sentence_on_the_page_is_raised_somewhere() -> None:
+    raised = [sentence.text.replace("{}", "…") for sentence in sentences()]
+    documented = re.findall(r"^### `(.+)`$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(documented) > 30
+    gone = [text for text in documented if not any(text in sentence for sentence in raised)]
+    assert not gone, "no longer raised as they stand there:\n" + "\n".join(gone)

@@ -7,6 +7,7 @@ import json
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ Base = Annotated[str | None, arg(metavar="MODEL", help="a model folder to use as
 Out = Annotated[Path, arg(metavar="DIR", help="folder to write; must be empty or absent")]
 Overwrite = Annotated[bool, arg(help="replace what driftline wrote there before")]
 Quiet = Annotated[bool, arg(help="print results only, no progress")]
+Json = Annotated[bool, arg(name="json", help="print the record as JSON, and nothing else")]
 Strict = Annotated[bool, arg(help="refuse a run with incomplete checkpoints or differing tensors")]
 Filter = Annotated[
     Literal["none", "paper"], arg(help="paper: only weights whose range exceeds 1e-4, with 4 or more values")
@@ -62,7 +64,7 @@ DemoOut = Annotated[Path, arg(metavar="DIR", help="the demo's folder; a second c
 @app.command(name="inspect")
 def inspect_(
     run: Run, steps: Steps = None, base: Base = None, strict: Strict = False,
-    json_: Annotated[bool, arg(name="json", help="print the record as JSON")] = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """What is there: layout, steps, tensors, dtypes, sizes, problems."""
     from driftline.checkpoints.inspection import inspect
@@ -82,6 +84,7 @@ def analyze(
     filter: Filter = "none",
     clock: Clock = "step",
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """How straight is the run, and does it mean anything: one pass over all weights."""
     from driftline.checkpoints.trajectory import open_trajectory
@@ -97,7 +100,7 @@ def analyze(
             summary = analyze_run(trajectory, folder, filter=filter, clock=clock, progress=advance)
         (folder / "summary.json").write_text(json_text(summary))
         analysis.write(folder, summary, _command())
-    terminal.analysis(summary, out)
+    _print(terminal.analysis, summary, out, json_)
 
 
 @app.command
@@ -127,6 +130,7 @@ def backtest(
     rank: Rank = 1,
     analysis: Analysis = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """How well each method would have forecast the run's own later checkpoints, and how far ahead to trust it."""
     from driftline.checkpoints.trajectory import open_trajectory
@@ -145,7 +149,7 @@ def backtest(
         note = trajectory.regrounded.sentence if trajectory.regrounded else ""
         record = write(folder, observed, run=trajectory.name, clock=clock, rank=rank, note=note)
         page.write(folder, record, _command())
-    terminal.backtest(record, out)
+    _print(terminal.backtest, record, out, json_)
 
 
 @app.command
@@ -171,6 +175,7 @@ def extrapolate(
     scores: Annotated[Path | None, arg(metavar="FILE", help="alpharl: JSON object of step to score")] = None,
     target_score: Annotated[float | None, arg(help="alpharl: the score to reach")] = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Write the model that the run is heading for: one streaming pass, loadable by from_pretrained."""
     from functools import partial
@@ -195,7 +200,7 @@ def extrapolate(
         open_trajectory(run, steps=steps, base=base, strict=strict), out, request, settings,
         overwrite=overwrite, progress=partial(progress_bar, quiet=quiet),
     )  # fmt: skip
-    terminal.forecast(written, out)
+    _print(terminal.forecast, written, out, json_)
 
 
 @app.command
@@ -204,6 +209,7 @@ def logprobs(
     clock: Clock = "step",
     dtype: ModelDtype = "auto",
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Teacher-forced log-probs of fixed responses at every checkpoint, and how straight they run."""
     import time
@@ -222,7 +228,7 @@ def logprobs(
         summary["cost"] = {"seconds": time.monotonic() - started}
         (folder / "summary.json").write_text(json_text(summary))
         outputs.write_logprobs(folder, summary, _command())
-    terminal.analysis(summary, out)
+    _print(terminal.analysis, summary, out, json_)
 
 
 @app.command
@@ -235,6 +241,7 @@ def activations(
     clock: Clock = "step",
     dtype: ModelDtype = "auto",
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """The same for hidden states, attention and MLP outputs; and where a layer's change comes from."""
     import time
@@ -256,7 +263,7 @@ def activations(
         summary["cost"] = {"seconds": time.monotonic() - started}
         (folder / "summary.json").write_text(json_text(summary))
         outputs.write_activations(folder, summary, _command())
-    terminal.analysis(summary, out)
+    _print(terminal.analysis, summary, out, json_)
 
 
 @app.command
@@ -363,6 +370,7 @@ def evaluate(
     batch_size: BatchSize = 16,
     dtype: ModelDtype = "auto",
     overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Accuracy on a task: avg@k and pass@k with intervals; of extrapolated decoding beside its controls."""
     from driftline.decoding.generate import Settings
@@ -383,7 +391,7 @@ def evaluate(
             chosen, out, settings, control=not no_control, against=against, batch_size=batch_size,
             overwrite=overwrite, progress=progress,
         )  # fmt: skip
-    terminal.evaluation(record, out)
+    _print(terminal.evaluation, record, out, json_)
 
 
 @app.command
@@ -403,6 +411,7 @@ def sweep(
     batch_size: BatchSize = 16,
     dtype: ModelDtype = "auto",
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Which target scores best on a task: few problems for all, more for the best."""
     from driftline.checkpoints.trajectory import open_trajectory
@@ -430,7 +439,7 @@ def sweep(
             batch_size=batch_size, progress=progress,
         )  # fmt: skip
         page.write(folder, record, _command())
-    terminal.sweep(record, out)
+    _print(terminal.sweep, record, out, json_)
 
 
 @app.command
@@ -483,7 +492,7 @@ def train(
 @app.command
 def compare(
     results: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR", help="results of analyze, logprobs or activations")],
-    out: Out, overwrite: Overwrite = False,
+    out: Out, overwrite: Overwrite = False, json_: Json = False,
 ) -> None:  # fmt: skip
     """Several analyses side by side, each beside its own chance."""
     from driftline.checkpoints.writer import json_text, output_folder
@@ -495,7 +504,7 @@ def compare(
     with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         (folder / MARK).write_text(json_text(record))
         comparison.write(folder, record, _command())
-    terminal.comparison(record, out)
+    _print(terminal.comparison, record, out, json_)
 
 
 @app.command
@@ -532,6 +541,16 @@ def demo_(
     demo(out, quick=quick, quiet=quiet)
 
 
+def _print(show: Callable[[Any, Path], None], record: Any, out: Path, as_json: bool) -> None:
+    """A result as a table with a sentence, or its record for a program."""
+    from driftline.checkpoints.writer import json_text
+
+    if as_json:
+        print(json_text(getattr(record, "records", record)), end="")
+    else:
+        show(record, out)
+
+
 def _command() -> str:
     return shlex.join(["driftline", *sys.argv[1:]])
 
@@ -557,7 +576,8 @@ Start here:
   driftline backtest RUN --out DIR      how far ahead it can be forecast
   driftline extrapolate RUN --to STEP --out MODEL    the forecast model
 
-All commands: driftline --help
+All commands: driftline --help; what one takes: driftline COMMAND --help
+Completion in your shell: driftline --tyro-print-completion bash (or zsh)
 """
 
 

@@ -1,4 +1,4 @@
-"""Progress on standard error, of what takes over two seconds: a bar in a terminal, now and then a line elsewhere."""
+"""Progress on standard error: a bar in a terminal for what takes over two seconds, now and then a line elsewhere."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
 
-_PATIENCE = 2.0  # seconds before anything is shown
-_BETWEEN = 30.0  # seconds between two lines, where there is no terminal
+_PATIENCE = 2.0  # seconds before a bar is shown
+_FIRST, _BETWEEN = 10.0, 30.0  # seconds before the first line and between two, where there is no terminal
 
 
 @contextmanager
@@ -69,12 +69,12 @@ def _bar(unit: str) -> Progress:
 
 
 class _Lines:
-    """A line after two seconds, then one every half minute: `reading weights: 1.2 of 4.7 GB, 420 MB/s, 8 s left`."""
+    """A line after ten seconds, then one every half minute."""
 
     def __init__(self, what: str, total: int, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._begun = time.monotonic()
-        self._next = self._begun + _PATIENCE
+        self._next = self._begun + _FIRST
         self._done = 0
 
     def advance(self, amount: int) -> None:

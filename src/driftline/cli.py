@@ -570,10 +570,10 @@ def _spell_out_config() -> None:
 _FIRST = """driftline {version}: measure, judge and forecast RLVR training runs.
 
 Start here:
-  driftline demo                        a real small run, made and analysed on this machine
-  driftline inspect RUN                 what a folder of checkpoints holds
-  driftline analyze RUN --out DIR       how straight it is, and whether that means anything
-  driftline backtest RUN --out DIR      how far ahead it can be forecast
+  driftline demo                    a real small run, made and analysed here
+  driftline inspect RUN             what a folder of checkpoints holds
+  driftline analyze RUN --out DIR   how straight it is, and what that means
+  driftline backtest RUN --out DIR  how far ahead it can be forecast
   driftline extrapolate RUN --to STEP --out MODEL    the forecast model
 
 All commands: driftline --help; what one takes: driftline COMMAND --help

@@ -65,7 +65,8 @@ def test_the_notebook_reads_the_tensors(
     make_run: Callable[..., Path], rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its code cells in one process, in their order, as a kernel runs them."""
-    cells, printed = _analysed(make_run, rng, tmp_path, monkeypatch), {}
+    cells = _analysed(make_run, rng, tmp_path, monkeypatch)
+    printed: dict[str, str] = {}
     import plotly.graph_objects as go
 
     monkeypatch.setattr(go.Figure, "show", lambda figure: printed.update(title=figure.layout.title.text))

@@ -8,6 +8,7 @@ be done to has `<!-- not run: reason -->` above it.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,8 +36,12 @@ _READS_A_RUN = {"inspect", "analyze", "backtest", "extrapolate", "compare"}
 _LANGUAGES = {"sh", "python", "text", "json", "toml", "bibtex"}
 
 
+_EXAMPLES = ROOT / "CONTRIBUTING.md"  # whose Python blocks build on each other, and so are one test
+
+
 def of(language: str) -> list[Any]:
-    return [pytest.param(b, id=b.name) for b in _ALL if b.language == language and b.reason is None]
+    chosen = [b for b in _ALL if b.language == language and b.reason is None]
+    return [pytest.param(b, id=b.name) for b in chosen if language != "python" or b.page != _EXAMPLES]
 
 
 def test_every_block_says_what_it_is_and_every_exception_why() -> None:
@@ -213,10 +219,35 @@ def test_python_runs(block: Block, house: Path) -> None:
         assert len(names["trainer"].callbacks) == code.count("Callback(")
 
 
+def test_worked_examples_pass_their_own_tests(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The layout, the extrapolator and the task of CONTRIBUTING, each with the test that stands there."""
+    from driftline.checkpoints import layouts
+    from driftline.checkpoints.trajectory import open_trajectory
+    from driftline.forecast import extrapolators
+
+    names: dict[str, Any] = {**vars(extrapolators), "__name__": "contributing", "open_trajectory": open_trajectory}
+    ran = set()
+    for block in blocks(_EXAMPLES):
+        if block.language == "python":
+            exec(compile(block.code, block.name, "exec"), names)
+            if "NAME" in names and "verl" not in ran:
+                layout = SimpleNamespace(**{name: names[name] for name in ("NAME", "holds", "open")})
+                known = layouts.all_layouts()
+                monkeypatch.setattr(layouts, "all_layouts", lambda first=layout, known=known: (first, *known))
+                ran.add("verl")
+                names.pop("open")  # the module's own, not a test's
+        for name in [name for name in names if name.startswith("test_") and name not in ran]:
+            needed = inspect.signature(names[name]).parameters
+            names[name](*(request.getfixturevalue(fixture) for fixture in needed))
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)  # make_run makes it anew
+            ran.add(name)
+    assert len(ran) == 5
+
+
 @pytest.mark.slow
 def test_the_stand_in_trainer_takes_what_the_real_one_does() -> None:
-    import inspect
-
     from trl import GRPOTrainer
 
     assert "callbacks" in inspect.signature(GRPOTrainer).parameters

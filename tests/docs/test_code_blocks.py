@@ -47,7 +47,9 @@ def of(language: str) -> list[Any]:
 def test_every_block_says_what_it_is_and_every_exception_why() -> None:
     assert [b.name for b in _ALL if b.language not in _LANGUAGES] == []
     assert [b.name for b in _ALL if b.reason is not None and len(b.reason.split()) < 3] == []
-    markers = sum(page.read_text(encoding="utf-8").count("<!-- not run") for page in PAGES)
+    markers = sum(
+        len(re.findall(r"^\s*<!-- not run", page.read_text(encoding="utf-8"), re.MULTILINE)) for page in PAGES
+    )
     assert markers == sum(b.reason is not None for b in _ALL), "a marker belongs right above its block"
     for block in _ALL:
         if block.language in ("json", "toml"):

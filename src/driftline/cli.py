@@ -29,6 +29,12 @@ Overwrite = Annotated[bool, arg(help="replace what driftline wrote there before"
 Quiet = Annotated[bool, arg(help="print results only, no progress")]
 Json = Annotated[bool, arg(name="json", help="print the record as JSON, and nothing else")]
 Strict = Annotated[bool, arg(help="refuse a run with incomplete checkpoints or differing tensors")]
+EngineName = Annotated[
+    str, arg(name="engine", metavar="{local,ray}", help="where work runs: this process, or a Ray cluster")
+]
+RayAddress = Annotated[
+    str | None, arg(metavar="HOST:PORT", help="of the cluster; default RAY_ADDRESS, one on this machine, or a new one")
+]
 Filter = Annotated[
     Literal["none", "paper"], arg(help="paper: only weights whose range exceeds 1e-4, with 4 or more values")
 ]
@@ -83,21 +89,23 @@ def analyze(
     run: Run, out: Out, steps: Steps = None, base: Base = None,
     filter: Filter = "none",
     clock: Clock = "step",
+    engine: EngineName = "local", ray_address: RayAddress = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
     json_: Json = False,
 ) -> None:  # fmt: skip
     """How straight is the run, and does it mean anything: one pass over all weights."""
     from driftline.checkpoints.trajectory import open_trajectory
     from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
+    from driftline.engines import open_engine
     from driftline.linearity.analysis import analyze as analyze_run
     from driftline.progress import progress_bar
     from driftline.report import analysis, terminal
 
     refuse_occupied(out, overwrite=overwrite, mark="summary.json")
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
-    with output_folder(out, overwrite=overwrite) as folder:
+    with open_engine(engine, ray_address) as where, output_folder(out, overwrite=overwrite) as folder:
         with progress_bar("reading weights", trajectory.nbytes, quiet=quiet) as advance:
-            summary = analyze_run(trajectory, folder, filter=filter, clock=clock, progress=advance)
+            summary = analyze_run(trajectory, folder, filter=filter, clock=clock, engine=where, progress=advance)
         (folder / "summary.json").write_text(json_text(summary))
         analysis.write(folder, summary, _command())
     _print(terminal.analysis, summary, out, json_)
@@ -174,6 +182,7 @@ def extrapolate(
     reconstruct: Annotated[bool, arg(help="relex: the rank-r part of an observed step")] = False,
     scores: Annotated[Path | None, arg(metavar="FILE", help="alpharl: JSON object of step to score")] = None,
     target_score: Annotated[float | None, arg(help="alpharl: the score to reach")] = None,
+    engine: EngineName = "local", ray_address: RayAddress = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
     json_: Json = False,
 ) -> None:  # fmt: skip
@@ -181,6 +190,7 @@ def extrapolate(
     from functools import partial
 
     from driftline.checkpoints.trajectory import open_trajectory
+    from driftline.engines import open_engine
     from driftline.forecast import extrapolate as forecasts
     from driftline.forecast.write import Settings, parse_size
     from driftline.progress import progress_bar
@@ -196,10 +206,12 @@ def extrapolate(
         keep=() if keep == ("none",) else keep, dtype=dtype, rounding=rounding, seed=seed,
         shard_bytes=parse_size(shard_size),
     )  # fmt: skip
-    written = forecasts.extrapolate(
-        open_trajectory(run, steps=steps, base=base, strict=strict), out, request, settings,
-        overwrite=overwrite, progress=partial(progress_bar, quiet=quiet),
-    )  # fmt: skip
+    trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
+    with open_engine(engine, ray_address) as where:
+        written = forecasts.extrapolate(
+            trajectory, out, request, settings,
+            overwrite=overwrite, engine=where, progress=partial(progress_bar, quiet=quiet),
+        )  # fmt: skip
     _print(terminal.forecast, written, out, json_)
 
 
@@ -208,6 +220,7 @@ def logprobs(
     run: Run, rollouts: Rollouts, out: Out, steps: Steps = None, base: Base = None,
     clock: Clock = "step",
     dtype: ModelDtype = "auto",
+    engine: EngineName = "local", ray_address: RayAddress = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
     json_: Json = False,
 ) -> None:  # fmt: skip
@@ -216,6 +229,7 @@ def logprobs(
 
     from driftline.checkpoints.trajectory import open_trajectory
     from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
+    from driftline.engines import open_engine
     from driftline.linearity.outputs import logprobs as measure
     from driftline.progress import counter
     from driftline.report import outputs, terminal
@@ -223,8 +237,14 @@ def logprobs(
     refuse_occupied(out, overwrite=overwrite, mark="summary.json")
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
     started = time.monotonic()
-    with output_folder(out, overwrite=overwrite) as folder, counter(quiet=quiet) as progress:
-        summary = measure.logprobs(trajectory, rollouts, folder, out, clock=clock, dtype=dtype, progress=progress)
+    with (
+        open_engine(engine, ray_address) as where,
+        output_folder(out, overwrite=overwrite) as folder,
+        counter(quiet=quiet) as progress,
+    ):
+        summary = measure.logprobs(
+            trajectory, rollouts, folder, out, clock=clock, dtype=dtype, engine=where, progress=progress
+        )
         summary["cost"] = {"seconds": time.monotonic() - started}
         (folder / "summary.json").write_text(json_text(summary))
         outputs.write_logprobs(folder, summary, _command())
@@ -410,6 +430,7 @@ def sweep(
     seed: Annotated[int, arg(help="of the sampling, and of problems that are made")] = 0,
     batch_size: BatchSize = 16,
     dtype: ModelDtype = "auto",
+    engine: EngineName = "local", ray_address: RayAddress = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
     json_: Json = False,
 ) -> None:  # fmt: skip
@@ -417,6 +438,7 @@ def sweep(
     from driftline.checkpoints.trajectory import open_trajectory
     from driftline.checkpoints.writer import output_folder, refuse_occupied
     from driftline.decoding.generate import Settings
+    from driftline.engines import open_engine
     from driftline.evaluation.sweep import MARK
     from driftline.evaluation.sweep import sweep as sweep_targets
     from driftline.evaluation.tasks import open_task
@@ -433,10 +455,14 @@ def sweep(
         max_new_tokens=max_new_tokens or chosen.max_new_tokens, seed=seed, dtype=dtype,
     )  # fmt: skip
     request = Request(targets=parse_targets(to), method=method, seen=from_)
-    with output_folder(out, overwrite=overwrite, mark=MARK) as folder, counter(quiet=quiet) as progress:
+    with (
+        open_engine(engine, ray_address) as where,
+        output_folder(out, overwrite=overwrite, mark=MARK) as folder,
+        counter(quiet=quiet) as progress,
+    ):
         record = sweep_targets(
             trajectory, chosen, folder, out, request, settings, output_space=output_space, observed=observed,
-            batch_size=batch_size, progress=progress,
+            batch_size=batch_size, engine=where, progress=progress,
         )  # fmt: skip
         page.write(folder, record, _command())
     _print(terminal.sweep, record, out, json_)

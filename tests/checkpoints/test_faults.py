@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -272,3 +273,15 @@ main()
     assert "could not be written" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "config.json", "trainer_state.json"])
+def test_json_of_any_size_takes_bounded_memory(run: Path, name: str) -> None:
+    """A sparse file of 8 GiB in the place of a small one is not read whole."""
+    with open(run / "checkpoint-30" / name, "wb") as file:
+        file.truncate(8 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    trajectory = open_trajectory(run)
+    assert learning_rates(trajectory) == {}
+    assert trajectory.steps == ((0, 10, 20) if "index" in name else (0, 10, 20, 30))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 << 10  # KiB

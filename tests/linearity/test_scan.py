@@ -11,6 +11,7 @@ from scipy import stats
 
 from conftest import NUMPY, walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.engines import LocalEngine
 from driftline.errors import InputError
 from driftline.linearity import scan as scan_module
 from driftline.linearity.scan import histogram_quantile, parameter_statistics, scan
@@ -45,7 +46,7 @@ def test_agrees_with_float64_over_whole_checkpoints(
 ) -> None:
     run = walk_weights(rng, steps, SHAPES, drift=0.05, noise=noise)
     clock = np.array(steps, float)
-    for tensor in scan(open_trajectory(make_run(run, dtype)), threads=2):
+    for tensor in scan(open_trajectory(make_run(run, dtype)), engine=LocalEngine(2)):
         expected = reference(run, tensor.name, dtype, clock)
         changed = expected["range"] > 0
         paper = (expected["range"] > 1e-4) & (expected["distinct"] >= 4)
@@ -114,7 +115,7 @@ def test_results_do_not_depend_on_threads_or_on_where_chunks_fall(
 ) -> None:
     trajectory = open_trajectory(make_run(walk_weights(rng, [0, 1, 2, 3], {"w": (300, 100)})))
     monkeypatch.setattr(scan_module, "_CHUNK_BYTES", 1 << 16)
-    (one,), (four,) = scan(trajectory, threads=1), scan(trajectory, threads=4)
+    (one,), (four,) = scan(trajectory, engine=LocalEngine(1)), scan(trajectory, engine=LocalEngine(4))
     assert one.populations[0].sum_r2 == four.populations[0].sum_r2
     np.testing.assert_array_equal(one.gram, four.gram)
     np.testing.assert_array_equal(one.positions, four.positions)

@@ -78,4 +78,4 @@ def test_quick_studies_train_and_draw(tmp_path: Path, name: str) -> None:
         assert row["late"] == 8
         assert row["horizons"] == [1, 2, 4, 8, 16]
         assert all(0 <= score <= 1 for score in row["scores"])
-        assert not [path for path in (tmp_path / "out" / "runs").iterdir() if path.name.startswith(".")]
+        assert not list((tmp_path / "out" / "runs").glob(".*.forecasts"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 
@@ -17,8 +17,8 @@ DEFAULT_BETA1 = 0.9  # AdamW's default in every trainer we read
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except (OSError, ValueError):
         return None
 
 

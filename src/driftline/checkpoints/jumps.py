@@ -7,13 +7,13 @@ jump, after which its checkpoints hold projected weights, and "rolled_back_at" w
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.writer import json_text
 from driftline.errors import InputError
 
@@ -32,10 +32,10 @@ def read_jumps(folder: Path) -> Jumps:
     """
     path = folder / NAME
     try:
-        jumps = json.loads(path.read_bytes())
+        jumps = read_json(path)
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): mend or remove it") from error
     if not isinstance(jumps, list) or not all(map(_is_jump, jumps)):
         raise InputError(f"{path} is not a list of jumps with {', '.join(_KEYS)}: mend or remove it")

@@ -40,7 +40,13 @@ class Samples:
         if not self.file.exists():
             return []
         lines = self.file.read_bytes().split(b"\n")[:-1]  # what follows the last line's end was cut short
-        return [json.loads(line) for line in lines[: problems * self.settings.samples]]
+        rows: list[Row] = []
+        for line in lines[: problems * self.settings.samples]:
+            row = json.loads(line)
+            if (row["index"], row["sample"]) != divmod(len(rows), self.settings.samples):
+                break  # a worker that was given up for lost wrote on beside the next
+            rows.append(row)
+        return rows
 
     def missing(self, problems: int) -> int:
         """How many are still to be drawn."""

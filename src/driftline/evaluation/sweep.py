@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,13 +31,14 @@ from driftline.checkpoints.trajectory import Trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.decoding.generate import Settings
 from driftline.decoding.sampler import Sampler
+from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.evaluation.evaluate import Progress, compare_with_late, versions
 from driftline.evaluation.samples import Row, Samples, figures, kept, right
 from driftline.evaluation.tasks import Task
 from driftline.forecast.extrapolate import Request, make_plan
+from driftline.forecast.write import Forecast, write
 from driftline.forecast.write import Settings as Storage
-from driftline.forecast.write import write
 from driftline.linearity.outputs.checkpoint_model import load_checkpoint
 from driftline.linearity.outputs.logprobs import tokenizer_of
 from driftline.linearity.outputs.work import identity
@@ -47,6 +49,13 @@ MARK = "sweep.json"
 OBSERVED = 4
 _FEWEST_PROBLEMS = 16  # of the first round
 _LEVEL = 0.05
+_SCRATCH = ".forecast-"  # folders of forecasts that are being scored
+
+
+class Source(Protocol):
+    """How to have a model ready, here or on another machine."""
+
+    def open(self) -> AbstractContextManager[Sampler]: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Candidate:
 
     name: str
     step: int
-    open: Callable[[], AbstractContextManager[Sampler]]
+    source: Source
 
 
 def sweep(
@@ -69,6 +78,7 @@ def sweep(
     output_space: bool = False,
     observed: int = OBSERVED,
     batch_size: int = 16,
+    engine: Engine | None = None,
     progress: Progress = lambda what, total: lambda rows: None,
 ) -> dict[str, Any]:
     """Score the targets of `request` and the observed checkpoints, and write `sweep.json`.
@@ -79,6 +89,7 @@ def sweep(
             are early and late.
         settings: how models are sampled; the models that it names play no part.
         observed: checkpoints of the run to score beside; the last one used is always among them.
+        engine: where the models run; default one after another in this process.
         progress: called for each model with its name and its samples; returns what counts them.
 
     Returns:
@@ -99,19 +110,18 @@ def sweep(
             candidates = _in_logits(trajectory, request, seen, settings.dtype)
             forecast = f"logits of steps {seen[0]} and {seen[-1]}"
         else:
-            candidates, forecast = _in_weights(trajectory, request, settings.dtype, work)
+            candidates, forecast = _in_weights(trajectory, request, settings.dtype, work, engine)
         beside = [
-            _checkpoint(trajectory, step, settings.dtype) for step in _spread(trajectory.steps, observed, seen[-1])
+            Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, settings.dtype))
+            for step in _spread(trajectory.steps, observed, seen[-1])
         ]
-        room = _Room(work, task, settings, batch_size, progress)
-        for checkpoint in beside:
-            room.score(checkpoint, len(task.problems))
+        room = _Room(_Desk(work, task, settings, batch_size), engine or LocalEngine(), progress)
+        room.score(beside, len(task.problems))
         rounds = schedule(len(candidates), len(task.problems))
         alive = candidates
         for count, problems in rounds:
             alive = alive[:count]
-            for candidate in alive:
-                room.score(candidate, problems)
+            room.score(alive, problems)
             alive = sorted(alive, key=lambda c: -room.shares(c).mean())
         best, last = alive[0], next(c for c in beside if c.step == seen[-1])
         control = room.control(best, last)
@@ -137,45 +147,77 @@ def sweep(
     return record
 
 
-class _Room:
-    """The samples of every model of one sweep, each in its own file of `work`."""
+@dataclass(frozen=True)
+class _Desk:
+    """How samples are drawn, whichever machine draws them: those of each model into its own file of `work`."""
 
-    def __init__(self, work: Path, task: Task, settings: Settings, batch_size: int, progress: Progress) -> None:
-        self.work, self.task, self.settings = work, task, settings
-        self.batch_size, self.progress = batch_size, progress
+    work: Path
+    task: Task
+    settings: Settings
+    batch_size: int
+
+    def samples(self, name: str, settings: Settings | None = None) -> Samples:
+        return Samples(self.work / f"{name}.jsonl", self.task, settings or self.settings)
+
+    def score(self, asked: tuple[Candidate, int], advance: Callable[[int], None]) -> list[Row]:
+        """Samples of the first so many problems by a candidate."""
+        candidate, problems = asked
+        with candidate.source.open() as sampler:
+            return self.samples(candidate.name).draw(sampler, problems, batch_size=self.batch_size, advance=advance)
+
+    def control(self, asked: tuple[Candidate, Candidate, list[Row]], advance: Callable[[int], None]) -> dict[str, Any]:
+        """The best forecast beside the late model, whose samples are drawn already."""
+        best, late, rows = asked
+
+        def draw(arm: str, sampler: Sampler, settings: Settings) -> list[Row]:
+            samples = self.samples(late.name if arm == "late" else arm, settings)
+            return samples.draw(sampler, len(self.task.problems), batch_size=self.batch_size, advance=advance)
+
+        with best.source.open() as forecast, late.source.open() as last:
+            return compare_with_late(draw, f"the {best.name}", forecast, last, rows, self.task, self.settings)[1]
+
+    def missing_controls(self) -> int:
+        """Samples that `control` has still to draw."""
+        if self.settings.temperature == 0:
+            return 0
+        greedy = replace(self.settings, temperature=0.0, samples=1)
+        arms = {"late-matched": self.settings, "forecast-greedy": greedy, "late-greedy": greedy}
+        return sum(self.samples(arm, settings).missing(len(self.task.problems)) for arm, settings in arms.items())
+
+
+class _Room:
+    """The samples of every model of one sweep."""
+
+    def __init__(self, desk: _Desk, engine: Engine, progress: Progress) -> None:
+        self.desk, self.engine, self.progress = desk, engine, progress
         self.rows: dict[str, list[Row]] = {}
 
-    def score(self, candidate: Candidate, problems: int) -> None:
-        """Have the candidate's samples of the first `problems`; its model is opened only if some are missing."""
-        samples = Samples(self.work / f"{candidate.name}.jsonl", self.task, self.settings)
-        if samples.missing(problems):
-            with candidate.open() as sampler:
-                self.rows[candidate.name] = self._draw(candidate.name, samples, sampler, problems)
-        else:
-            self.rows[candidate.name] = samples.rows(problems)
+    def score(self, candidates: Sequence[Candidate], problems: int) -> None:
+        """Have their samples of the first `problems`; a model is opened only if some of its are missing."""
+        missing = {c.name: self.desk.samples(c.name).missing(problems) for c in candidates}
+        asked = [(c, problems) for c in candidates if missing[c.name]]
+        for c in candidates:
+            if not missing[c.name]:
+                self.rows[c.name] = self.desk.samples(c.name).rows(problems)
+        drawn = self.engine.map_models(
+            self.desk.score, asked, lambda item: self.progress(item[0].name, missing[item[0].name])
+        )
+        for (candidate, _), rows in drawn:
+            self.rows[candidate.name] = rows
 
     def control(self, best: Candidate, late: Candidate) -> dict[str, Any]:
         """The best forecast beside the late model, whose samples are drawn already."""
-
-        def draw(arm: str, sampler: Sampler, settings: Settings) -> list[Row]:
-            name = late.name if arm == "late" else arm
-            samples = Samples(self.work / f"{name}.jsonl", self.task, settings)
-            return self._draw(name, samples, sampler, len(self.task.problems))
-
-        rows = self.rows[best.name]
-        with best.open() as forecast, late.open() as last:
-            return compare_with_late(draw, f"the {best.name}", forecast, last, rows, self.task, self.settings)[1]
-
-    def _draw(self, name: str, samples: Samples, sampler: Sampler, problems: int) -> list[Row]:
-        advance = self.progress(name, samples.missing(problems))
-        return samples.draw(sampler, problems, batch_size=self.batch_size, advance=advance)
+        total = self.desk.missing_controls()
+        asked = [(best, late, self.rows[best.name])]
+        ((_, record),) = self.engine.map_models(self.desk.control, asked, lambda _: self.progress("controls", total))
+        return record
 
     def shares(self, candidate: Candidate) -> Array:
         """Share of right samples of each problem [P]."""
-        return right(self.rows[candidate.name], self.settings.samples).mean(1)
+        return right(self.rows[candidate.name], self.desk.settings.samples).mean(1)
 
     def record(self, candidate: Candidate) -> dict[str, Any]:
-        rows, samples = self.rows[candidate.name], self.settings.samples
+        rows, samples = self.rows[candidate.name], self.desk.settings.samples
         return {"step": candidate.step, "problems": len(rows) // samples, **figures(rows, samples)}
 
 
@@ -191,32 +233,84 @@ def schedule(candidates: int, problems: int) -> list[tuple[int, int]]:
     ]
 
 
-def _in_weights(trajectory: Trajectory, request: Request, dtype: str, scratch: Path) -> tuple[list[Candidate], str]:
-    """Forecast weights, each written when it is wanted and deleted after; and how they are made, in words."""
-    storage = Storage()
-    plan = make_plan(trajectory, request, storage, scratch)
-    tokenizer = tokenizer_of(trajectory)
-    folder = scratch / "forecast"
+@dataclass(frozen=True)
+class _Saved:
+    """A checkpoint of the run."""
+
+    trajectory: Trajectory
+    step: int
+    dtype: str
+
+    def open(self) -> AbstractContextManager[Sampler]:
+        model = load_checkpoint(self.trajectory.checkpoints[self.trajectory.steps.index(self.step)], dtype=self.dtype)
+        return nullcontext(Sampler(model, tokenizer_of(self.trajectory)))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Forecast weights, written into `scratch` when they are wanted and deleted after."""
+
+    trajectory: Trajectory
+    plan: Trajectory
+    forecast: Forecast
+    scratch: Path
+    dtype: str
 
     @contextmanager
-    def written(place: int) -> Iterator[Sampler]:
-        shutil.rmtree(folder, ignore_errors=True)  # of a sweep that was killed
-        folder.mkdir()
+    def open(self) -> Iterator[Sampler]:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.scratch))
         try:
-            write(plan.trajectory, [replace(plan.forecasts[place], folder=folder)], storage)
-            yield Sampler(models.load_model(folder, dtype=dtype), tokenizer)
+            write(self.plan, [replace(self.forecast, folder=folder)], Storage())
+            yield Sampler(models.load_model(folder, dtype=self.dtype), tokenizer_of(self.trajectory))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+
+class _Pair:
+    """Two checkpoints, both of which stay loaded where they are once opened."""
+
+    def __init__(self, trajectory: Trajectory, early: int, late: int, dtype: str) -> None:
+        self.trajectory, self.early, self.late, self.dtype = trajectory, early, late, dtype
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any, Any]:
+        found = [self.trajectory.checkpoints[self.trajectory.steps.index(step)] for step in (self.late, self.early)]
+        return (*(load_checkpoint(checkpoint, dtype=self.dtype) for checkpoint in found), tokenizer_of(self.trajectory))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "loaded"}  # models stay where they are
+
+
+@dataclass(frozen=True)
+class _Logits:
+    """Extrapolated logits of a pair."""
+
+    pair: _Pair
+    target: int
+
+    def open(self) -> AbstractContextManager[Sampler]:
+        last, first, tokenizer = self.pair.loaded
+        alpha = (self.target - self.pair.early) / (self.pair.late - self.pair.early)
+        return nullcontext(Sampler(last, tokenizer, early=first, alpha=alpha))
+
+
+def _in_weights(
+    trajectory: Trajectory, request: Request, dtype: str, scratch: Path, engine: Engine | None
+) -> tuple[list[Candidate], str]:
+    """Forecast weights, and how they are made, in words."""
+    for left in scratch.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a sweep that was killed
+    plan = make_plan(trajectory, request, Storage(), scratch, engine=engine)
+    tokenizer_of(trajectory)  # refuses a run without one before anything is scored
     candidates = [
-        Candidate(f"forecast of step {target}", target, partial(written, place))
-        for place, target in enumerate(request.targets)
+        Candidate(f"forecast of step {target}", target, _Written(trajectory, plan.trajectory, forecast, scratch, dtype))
+        for target, forecast in zip(request.targets, plan.forecasts, strict=True)
     ]
     return candidates, plan.sentence
 
 
 def _in_logits(trajectory: Trajectory, request: Request, seen: Sequence[int], dtype: str) -> list[Candidate]:
-    """Extrapolated logits of the first and the last of the steps `seen`; both models stay loaded."""
+    """Extrapolated logits of the first and the last of the steps `seen`."""
     early, late = seen[0], seen[-1]
     if early == late:
         raise InputError(f"{trajectory.name}: one checkpoint (step {late}) makes no line: give two with --from")
@@ -228,25 +322,8 @@ def _in_logits(trajectory: Trajectory, request: Request, seen: Sequence[int], dt
     for target in request.targets:
         if target <= late:
             raise InputError(f"--to {target} is not beyond the late checkpoint, step {late}: give a later one")
-
-    @cache
-    def loaded() -> tuple[Any, Any, Any]:
-        found = [trajectory.checkpoints[trajectory.steps.index(step)] for step in (late, early)]
-        return (*(load_checkpoint(checkpoint, dtype=dtype) for checkpoint in found), tokenizer_of(trajectory))
-
-    def sampler(target: int) -> AbstractContextManager[Sampler]:
-        last, first, tokenizer = loaded()
-        return nullcontext(Sampler(last, tokenizer, early=first, alpha=(target - early) / (late - early)))
-
-    return [Candidate(f"logits at step {target}", target, partial(sampler, target)) for target in request.targets]
-
-
-def _checkpoint(trajectory: Trajectory, step: int, dtype: str) -> Candidate:
-    def opened() -> AbstractContextManager[Sampler]:
-        model = load_checkpoint(trajectory.checkpoints[trajectory.steps.index(step)], dtype=dtype)
-        return nullcontext(Sampler(model, tokenizer_of(trajectory)))
-
-    return Candidate(f"checkpoint of step {step}", step, opened)
+    pair = _Pair(trajectory, early, late, dtype)
+    return [Candidate(f"logits at step {target}", target, _Logits(pair, target)) for target in request.targets]
 
 
 def _spread(steps: Sequence[int], count: int, always: int) -> list[int]:

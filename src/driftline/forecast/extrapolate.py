@@ -18,6 +18,7 @@ import numpy as np
 
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
+from driftline.engines import Engine
 from driftline.errors import InputError
 from driftline.forecast import gaussian
 from driftline.forecast.alpharl import AlphaRL
@@ -113,6 +114,7 @@ def extrapolate(
     settings: Settings | None = None,
     *,
     overwrite: bool = False,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Write the forecast models: one target into `out` itself, several into `out/checkpoint-STEP`.
@@ -122,7 +124,7 @@ def extrapolate(
     """
     out, settings, progress = Path(out), settings or Settings(), progress or _silent
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
-    plan = make_plan(trajectory, request, settings, out.absolute().parent, progress)
+    plan = make_plan(trajectory, request, settings, out.absolute().parent, progress, engine)
     with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         forecasts = [replace(f, folder=folder) for f in plan.forecasts]
         if len(forecasts) > 1:
@@ -130,7 +132,7 @@ def extrapolate(
             for forecast in forecasts:
                 forecast.folder.mkdir()
         with progress("writing the forecast", bytes_read(plan.trajectory)) as advance:
-            records = write(plan.trajectory, forecasts, settings, progress=advance)
+            records = write(plan.trajectory, forecasts, settings, engine=engine, progress=advance)
         if len(records) > 1:
             shared = {key: records[0][key] for key in ("driftline", "method", "steps")}
             targets = [record["target"] for record in records]
@@ -145,7 +147,12 @@ def _silent(what: str, total: int) -> AbstractContextManager[Callable[[int], Non
 
 
 def make_plan(
-    trajectory: Trajectory, request: Request, settings: Settings, scratch: Path, progress: Progress = _silent
+    trajectory: Trajectory,
+    request: Request,
+    settings: Settings,
+    scratch: Path,
+    progress: Progress = _silent,
+    engine: Engine | None = None,
 ) -> Plan:
     """Everything that can be decided, and refused, before a model is written; `scratch` is used for scoring only."""
     if request.method not in ("auto", "alpharl"):
@@ -158,7 +165,9 @@ def make_plan(
 
     def scan(steps: Sequence[int]) -> Observations:
         with progress("reading weights", trajectory.only(steps).nbytes) as advance:
-            return observe(trajectory, steps=steps, clock=request.clock, analysis=request.analysis, progress=advance)
+            return observe(
+                trajectory, steps=steps, clock=request.clock, analysis=request.analysis, engine=engine, progress=advance
+            )
 
     if request.method != "auto":
         method = method_named(request.method, rank=request.rank)

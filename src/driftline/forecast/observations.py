@@ -15,6 +15,7 @@ import numpy as np
 
 from driftline.checkpoints import configuration
 from driftline.checkpoints.trajectory import Trajectory
+from driftline.engines import Engine
 from driftline.errors import InputError
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import scan
@@ -68,6 +69,7 @@ def observe(
     steps: Sequence[int] | None = None,
     clock: str = "step",
     analysis: Path | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Observations:
     """The Grams of the run, or of some of its steps, from the result of `driftline analyze` in `analysis`, or by a scan.
@@ -87,7 +89,10 @@ def observe(
         grams = _read(analysis, trajectory, clock)
         return Observations(np.asarray(trajectory.steps), values, beta1, grams).only(rows)
     part = trajectory.only(chosen)
-    grams = {tensor.name: tensor.gram for tensor in scan(part, clock=values[rows], sample=0, progress=progress)}
+    grams = {
+        tensor.name: tensor.gram
+        for tensor in scan(part, clock=values[rows], sample=0, engine=engine, progress=progress)
+    }
     return Observations(np.asarray(chosen), values[rows], beta1, grams)
 
 

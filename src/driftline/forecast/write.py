@@ -29,7 +29,7 @@ from driftline.checkpoints import dtypes
 from driftline.checkpoints.tensors import LowRank, TensorInfo
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.checkpoints.writer import json_text
-from driftline.engines import Buffers, default_threads, local_map
+from driftline.engines import Buffers, Engine, LocalEngine
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.forecast.combine import combine, combine_bfloat16, decoded, encode, losses
 
@@ -38,10 +38,11 @@ Array = np.ndarray
 NORM_LAYERS = ("*norm*", "*ln_*")  # the reference code's selection by substring
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _CONFIG_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_BUFFER_BYTES = 256 << 20  # of all workers together
 _HASH_BLOCK = 1 << 16
 _FLUSHED_BYTES = 256 << 20  # written before the disk is asked to take them
 _LONGEST_CHUNK = 1 << 19  # weights: a megabyte of bfloat16 for each checkpoint
+_CHUNK_BYTES = 20 << 20  # of one worker's buffers
+_TOGETHER = 32  # chunks of a task on a cluster
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", "driftline.json")
 
@@ -117,10 +118,13 @@ def write(
     forecasts: Sequence[Forecast],
     settings: Settings,
     *,
-    threads: int | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> list[dict[str, Any]]:
     """Write every forecast into its folder, reading each weight once for all of them.
+
+    Args:
+        engine: where the work runs; default threads of this process.
 
     Returns:
         What each folder's `driftline.json` holds.
@@ -130,7 +134,7 @@ def write(
             keeps nothing, or weights that are not finite.
         OSError: the disk is full; known before any work, as the space is reserved first.
     """
-    threads = threads or default_threads()
+    engine = engine or LocalEngine()
     _refuse_differences(trajectory, settings)
     layout = _layout(trajectory, settings)
     shards = sorted({place.shard for place in layout})
@@ -140,12 +144,14 @@ def write(
         for files in handles:
             for shard, handle in files.items():
                 _begin(handle, [place for place in layout if place.shard == shard])
-        store = partial(_store, forecasts=forecasts, handles=handles, settings=settings, steps=trajectory.steps)
+        store = partial(_store, forecasts=forecasts, settings=settings, steps=trajectory.steps)
+        settle = partial(_settle, folders=[forecast.folder for forecast in forecasts])
+        chunks = _chunks(layout, forecasts, settings)
         # hashes keep up with the pass, so that a file is fetched once; the disk takes what is there meanwhile
-        with ThreadPoolExecutor(threads) as beside, ThreadPoolExecutor(1) as flusher:
-            sources = [beside.submit(_source, step, file) for step, file in _files_read(trajectory, forecasts)]
+        with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(1) as flusher:
+            hashing = beside.submit(lambda: list(engine.map(_source, _files_read(trajectory, forecasts))))
             unflushed = 0
-            for chunk, sums in local_map(store, _chunks(layout, forecasts, settings, threads), threads):
+            for chunk, sums in engine.map(store, chunks, together=_TOGETHER, settle=settle):
                 for result, (lost, moved) in zip(results, sums, strict=True):
                     result.lost += lost
                     result.moved += moved
@@ -159,7 +165,7 @@ def write(
             for files in handles:
                 for handle in files.values():
                     os.fsync(handle)
-            hashed = [source.result() for source in sources]
+            hashed = hashing.result()
     finally:
         for files in handles:
             for handle in files.values():
@@ -315,7 +321,7 @@ def _used(coefficients: Array) -> Array:
     return np.flatnonzero(coefficients)
 
 
-def _chunks(layout: list[_Place], forecasts: Sequence[Forecast], settings: Settings, threads: int) -> Iterator[_Chunk]:
+def _chunks(layout: list[_Place], forecasts: Sequence[Forecast], settings: Settings) -> Iterator[_Chunk]:
     for place in layout:
         if place.series is not None and _rules(place, forecasts, settings):
             yield _Chunk(place, 0, place.info.size)
@@ -324,7 +330,7 @@ def _chunks(layout: list[_Place], forecasts: Sequence[Forecast], settings: Setti
         if place.series is not None and not _kept(place.info.name, settings.keep):
             rows = len(set().union(*(_used(f.coefficients[place.info.name]).tolist() for f in forecasts)))
         per_weight = 4 * 2 * rows + 24  # read, picked for one forecast, forecast, rounded, decoded, scratch
-        length = min(_LONGEST_CHUNK, max(1024, _BUFFER_BYTES // (threads * per_weight)))
+        length = min(_LONGEST_CHUNK, max(1024, _CHUNK_BYTES // per_weight))
         for start in range(0, place.info.size, length):
             yield _Chunk(place, start, min(start + length, place.info.size))
 
@@ -340,7 +346,6 @@ def _store(
     chunk: _Chunk,
     *,
     forecasts: Sequence[Forecast],
-    handles: list[dict[str, int]],
     settings: Settings,
     steps: tuple[int, ...],
 ) -> tuple[_Chunk, list[tuple[float, float]]]:
@@ -351,8 +356,8 @@ def _store(
     if place.series is None or (kept and place.dtype not in _CONFIG_NAMES):
         raw = np.empty(n * item, np.uint8)
         place.info.read_into(chunk.start, raw)
-        for files in handles:
-            _put(files[place.shard], raw, place.offset + chunk.start * item)
+        for forecast in forecasts:
+            _put(forecast.folder / place.shard, raw, place.offset + chunk.start * item)
         return chunk, [(0.0, 0.0)] * len(forecasts)
     last = np.eye(len(place.series.stored))[-1]
     vectors = [last if kept else f.coefficients[name] for f in forecasts]
@@ -361,11 +366,11 @@ def _store(
     whole = not kept and any(f.rule is not None and f.rule.applies(place.series) for f in forecasts)
     fused = place.dtype == "BF16" and settings.rounding == "nearest" and not whole
     if fused and all(info.dtype == "BF16" for info in stored):
-        return chunk, _store_bfloat16(chunk, stored, rows, vectors, handles, steps)
+        return chunk, _store_bfloat16(chunk, stored, rows, vectors, forecasts, steps)
     values = _buffers.get("values", 4 * len(rows) * n).view(np.float32).reshape(len(rows), n)
     TensorSeries(name, place.series.shape, stored).read(chunk.start, chunk.stop, values, _buffers.get("scratch", 8 * n))
     sums = []
-    for forecast, vector, files in zip(forecasts, vectors, handles, strict=True):
+    for forecast, vector in zip(forecasts, vectors, strict=True):
         mine = [rows.index(row) for row in _used(vector)]
         used = values if len(mine) == len(rows) else values[mine]
         if forecast.rule is not None and not kept and forecast.rule.applies(place.series):
@@ -384,7 +389,7 @@ def _store(
         lost, moved = losses(out, decoded(raw, place.dtype), used[0])
         if not math.isfinite(lost + moved):
             _refuse_not_finite(chunk, used, [rows[m] for m in mine], steps, place.dtype)
-        _put(files[place.shard], raw.view(np.uint8), place.offset + chunk.start * item)
+        _put(forecast.folder / place.shard, raw.view(np.uint8), place.offset + chunk.start * item)
         sums.append((lost, moved))
     return chunk, sums
 
@@ -394,7 +399,7 @@ def _store_bfloat16(
     stored: tuple[TensorInfo, ...],
     rows: list[int],
     vectors: list[Array],
-    handles: list[dict[str, int]],
+    forecasts: Sequence[Forecast],
     steps: tuple[int, ...],
 ) -> list[tuple[float, float]]:
     """The usual case, bfloat16 in and out, in one fused kernel: no float32 copy of anything is made."""
@@ -403,7 +408,7 @@ def _store_bfloat16(
     for bits, info in zip(raw, stored, strict=True):
         info.read_into(chunk.start, bits.view(np.uint8))
     sums = []
-    for vector, files in zip(vectors, handles, strict=True):
+    for forecast, vector in zip(forecasts, vectors, strict=True):
         mine = [rows.index(row) for row in _used(vector)]
         used = raw if len(mine) == len(rows) else raw[mine]
         out = _buffers.get("out", 2 * n).view(np.uint16)
@@ -411,7 +416,7 @@ def _store_bfloat16(
         if not math.isfinite(lost + moved):
             values = np.stack([decoded(bits, "BF16") for bits in used])
             _refuse_not_finite(chunk, values, [rows[m] for m in mine], steps, place.dtype)
-        _put(files[place.shard], out.view(np.uint8), place.offset + chunk.start * 2)
+        _put(forecast.folder / place.shard, out.view(np.uint8), place.offset + chunk.start * 2)
         sums.append((lost, moved))
     return sums
 
@@ -431,11 +436,29 @@ def _refuse_not_finite(chunk: _Chunk, values: Array, rows: list[int], steps: tup
     )
 
 
-def _put(handle: int, raw: Array, position: int) -> None:
+def _put(path: Path, raw: Array, position: int) -> None:
+    """Write into the file, which is opened for each writing, by whichever process and machine."""
     view = memoryview(raw)  # type: ignore[arg-type]
-    while view:
-        done = os.pwrite(handle, view, position)
-        view, position = view[done:], position + done
+    try:
+        handle = os.open(path, os.O_WRONLY)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is not there: it was removed while it was being written; repeat the call") from error
+    try:
+        while view:
+            done = os.pwrite(handle, view, position)
+            view, position = view[done:], position + done
+    finally:
+        os.close(handle)
+
+
+def _settle(chunks: Sequence[_Chunk], folders: Sequence[Path]) -> None:
+    """Have the disk take what this machine wrote: the process that renames the result may run on another one."""
+    for path in {folder / chunk.place.shard for chunk in chunks for folder in folders}:
+        handle = os.open(path, os.O_WRONLY)
+        try:
+            os.fdatasync(handle)
+        finally:
+            os.close(handle)
 
 
 def _write_index(folder: Path, layout: list[_Place], shards: list[str]) -> None:
@@ -471,9 +494,9 @@ def _files_read(trajectory: Trajectory, forecasts: Sequence[Forecast]) -> list[t
     ]
 
 
-def _source(step: int, file: Path) -> dict[str, Any]:
-    """One file, with its size and BLAKE3 hash (what `b3sum` prints)."""
-    digest, block = blake3(), memoryview(bytearray(_HASH_BLOCK))
+def _source(read: tuple[int, Path]) -> dict[str, Any]:
+    """One file that is read, with its size and BLAKE3 hash (what `b3sum` prints)."""
+    (step, file), digest, block = read, blake3(), memoryview(bytearray(_HASH_BLOCK))
     try:
         with open(file, "rb", buffering=0) as handle:
             while count := handle.readinto(block):

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from driftline._version import __version__
 from driftline.checkpoints import configuration
 from driftline.checkpoints.trajectory import Trajectory
+from driftline.engines import Engine
 from driftline.errors import InputError
 from driftline.linearity import figures, null
 from driftline.linearity.names import layer_and_module
@@ -57,7 +58,7 @@ def analyze(
     *,
     filter: str = "none",
     clock: str = "step",
-    threads: int | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> dict[str, Any]:
     """Measure a run: writes `tensors.parquet` into `folder` and returns the summary.
@@ -71,7 +72,7 @@ def analyze(
     time_values = configuration.clock_values(trajectory, clock)
     totals = RunTotals()
     with _TensorTable(folder / "tensors.parquet", trajectory, filter) as table:
-        for tensor in scan(trajectory, clock=time_values, threads=threads, progress=progress):
+        for tensor in scan(trajectory, clock=time_values, engine=engine, progress=progress):
             totals.add(tensor)
             table.add(tensor)
     scanned = time.monotonic()

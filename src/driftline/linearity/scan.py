@@ -4,8 +4,8 @@
         print(tensor.name, tensor.population().mean_r2)
 
 Each tensor is cut into chunks; a chunk's values at all T checkpoints are read and measured by one
-worker and come back as small sums. A tensor's sums are added in chunk order, so results do not depend
-on the number of threads.
+worker, a thread or a task on another machine, and come back as small sums. A tensor's sums are added in
+chunk order, so results do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import numpy as np
 
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
-from driftline.engines import Buffers, default_threads, local_map
+from driftline.engines import Buffers, Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.linearity import kernels
 from driftline.linearity.step_sizes import Moves, moves_of
 
 FILTERS = {"none": kernels.NO_FILTER, "paper": kernels.PAPER_FILTER}
 _CHUNK_BYTES = 8 << 20  # raw bytes of a chunk over all checkpoints, per worker
+_TOGETHER = 16  # chunks of a task on a cluster
 _CANDIDATES = 4096  # positions per tensor from which the samples are drawn
 
 
@@ -221,7 +222,7 @@ def scan(
     clock: Sequence[float] | np.ndarray | None = None,
     sample: int = 64,
     seed: int = 0,
-    threads: int | None = None,
+    engine: Engine | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Iterator[TensorScan]:
     """Measure every parameter of every tensor, in file order; one `TensorScan` as each tensor is done.
@@ -230,6 +231,7 @@ def scan(
         clock: what lines are drawn against, [T] strictly ascending; default the training steps.
         sample: trajectories of changed parameters to keep per tensor, for plots.
         seed: of that sample, together with the tensor's name.
+        engine: where the work runs; default threads of this process.
         progress: called with the bytes read, as they are read.
 
     Raises:
@@ -248,7 +250,7 @@ def scan(
     unit = np.sqrt(np.mean(centred**2))
     measure = partial(_measure, tau=(centred / unit).astype(np.float32))
     total = _Sums.zeros(time.size)
-    for chunk, sums in local_map(measure, _chunks(trajectory, seed), threads or default_threads()):
+    for chunk, sums in (engine or LocalEngine()).map(measure, _chunks(trajectory, seed), together=_TOGETHER):
         total.add(sums)
         progress((chunk.stop - chunk.start) * sum(dtypes.ITEM_BYTES[info.dtype] for info in chunk.tensor.stored))
         if chunk.stop == chunk.tensor.size:

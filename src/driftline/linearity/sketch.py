@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
-from driftline.engines import local_map
+from driftline.engines import LocalEngine
 from driftline.errors import UnreadableCheckpoint
 
 BUCKETS = 1_048_573  # a prime, so that neither rows nor columns of a matrix gather in few buckets
@@ -90,7 +90,7 @@ def read_checkpoint(
     """
     sample = np.empty(positions.size, np.float32)
     sketch = np.zeros(min(BUCKETS, parts[-1].stop))
-    for part, start, values in local_map(_read, _chunks(tensors, parts), _THREADS):
+    for part, start, values in LocalEngine(_THREADS).map(_read, _chunks(tensors, parts)):
         first, last = np.searchsorted(positions, [part.start + start, part.start + start + values.size])
         sample[first:last] = values[positions[first:last] - part.start - start]
         fold(values, part.start + start, sketch)

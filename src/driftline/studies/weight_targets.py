@@ -2,14 +2,15 @@
 
 From several late checkpoints of each run, two-point forecasts (from step 0, as the paper has it) at growing horizons
 are scored on held-out problems. The best target is set beside what the run itself says before any evaluation: the
-horizon that back-tests over the checkpoints up to that late one recommend, and the persistence length of its drift.
+horizon that back-tests over the checkpoints up to that late one recommend, the persistence length of its drift, and
+the skill of the same kind of forecast tested from half way to the late checkpoint, in weights and in log-probs.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ from driftline.errors import InputError
 from driftline.forecast.backtest import backtest
 from driftline.forecast.extrapolate import Request, extrapolate
 from driftline.forecast.observations import observe
+from driftline.linearity.outputs.checkpoint_model import load_checkpoint
+from driftline.linearity.outputs.logprobs import context_of, tokenizer_of
+from driftline.linearity.outputs.rollouts import Rollout, read_rollouts
+from driftline.linearity.outputs.teacher_forcing import token_logprobs
 from driftline.linearity.persistence import persistence
-from driftline.studies.measures import spread
+from driftline.studies.measures import rollouts_of, spread
 from driftline.studies.study import Outcome
 from driftline.training.lab.settings import LabRun
 
@@ -30,6 +35,16 @@ RATES = (1e-5, 2e-5)
 LATE = (1 / 3, 1 / 2, 2 / 3)  # of the run
 HORIZONS = (0.1, 0.25, 0.5, 1.0, 2.0)  # of the late step
 _PROBLEMS, _SAMPLES = 256, 4
+_TESTED = 4  # horizons of the test in log-probs
+SAID = {
+    "recommended_horizon": "the back-tests' horizon for two-point",
+    "recommended_by_best_method": "that of their best method",
+    "weight_skill": "two-point's skill in weights, tested from half way",
+    "logprob_skill": "its skill in log-probs",
+    "logprob_horizon": "the furthest horizon with skill in log-probs",
+    "persistence": "the persistence length",
+    "late": "the late step itself",
+}
 
 
 def plan(quick: bool) -> dict[str, LabRun]:
@@ -52,14 +67,24 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
         steps = np.array(trajectory.steps)
         lates = sorted({int(steps[np.abs(steps - share * steps[-1]).argmin()]) for share in LATE})
         scratch = folder.parent / f".{folder.name}.forecasts"
+        file = rollouts_of(folder, folder.parent / f".{folder.name}.rollouts.jsonl", samples=1)
+        rollouts = read_rollouts(file, tokenizer_of(trajectory), longest=context_of(trajectory))
         try:
-            rows += [of_late(name, folder, trajectory, late, scratch, quick) for late in lates]
+            rows += [of_late(name, folder, trajectory, late, scratch, rollouts, quick) for late in lates]
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return Outcome(rows, _findings(rows), {"correlations": correlations(rows)})
 
 
-def of_late(name: str, folder: Path, trajectory: Trajectory, late: int, scratch: Path, quick: bool) -> dict[str, Any]:
+def of_late(
+    name: str,
+    folder: Path,
+    trajectory: Trajectory,
+    late: int,
+    scratch: Path,
+    rollouts: Sequence[Rollout],
+    quick: bool,
+) -> dict[str, Any]:
     """Scores of the forecasts from step 0 and `late`, beside what the checkpoints up to `late` recommend."""
     from driftline.training.lab.scoring import accuracy_of_folder
 
@@ -100,6 +125,44 @@ def of_late(name: str, folder: Path, trajectory: Trajectory, late: int, scratch:
         "recommended_by_best_method": tests.horizons[tests.best] if tests.best != "hold" else 0,
         "best_method": tests.best,
         "persistence": kept.length if kept else None,
+        **tested_from_half_way(seen, observed.total, rollouts, scratch),
+    }
+
+
+def tested_from_half_way(
+    seen: Trajectory, gram: np.ndarray, rollouts: Sequence[Rollout], scratch: Path
+) -> dict[str, float | int | None]:
+    """Skill of two-point from the checkpoint half way to the last, in weights and in log-probs.
+
+    Args:
+        gram: of the deltas from the first checkpoint, [T, T].
+
+    Returns:
+        `weight_skill` and `logprob_skill` for the last checkpoint, and `logprob_horizon`, the largest horizon up to it
+        with a positive one in log-probs (0 if there is none); None where no checkpoint lies between first and last.
+    """
+    steps = np.array(seen.steps)
+    middle = int(np.abs(steps - (steps[0] + steps[-1]) / 2).argmin())
+    if middle in (0, steps.size - 1):
+        return {"weight_skill": None, "logprob_skill": None, "logprob_horizon": None}
+    rows = np.unique(np.linspace(middle + 1, steps.size - 1, _TESTED).round().astype(int))
+    alpha = (steps[-1] - steps[0]) / (steps[middle] - steps[0])
+    held = gram[middle, middle] - 2 * gram[middle, -1] + gram[-1, -1]
+    missed = alpha**2 * gram[middle, middle] - 2 * alpha * gram[middle, -1] + gram[-1, -1]
+    request = Request(tuple(int(steps[row]) for row in rows), "two-point", (int(steps[0]), int(steps[middle])))
+    extrapolate(seen.only([int(step) for step in steps[: middle + 1]]), scratch, request, overwrite=True)
+    models = [scratch if len(rows) == 1 else scratch / f"checkpoint-{steps[row]}" for row in rows]
+    before = token_logprobs(load_checkpoint(seen.checkpoints[middle]), rollouts)
+    skills = []
+    for row, model in zip(rows, models, strict=True):
+        truth = token_logprobs(load_checkpoint(seen.checkpoints[row]), rollouts)
+        error = token_logprobs(load_checkpoint(model), rollouts) - truth
+        skills.append(float(1 - (error**2).sum() / ((before - truth) ** 2).sum()))
+    able = [int(steps[row] - steps[middle]) for row, skill in zip(rows, skills, strict=True) if skill > 0]
+    return {
+        "weight_skill": float(1 - missed / held),
+        "logprob_skill": skills[-1],
+        "logprob_horizon": max(able, default=0),
     }
 
 
@@ -112,11 +175,11 @@ def correlations(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
     best = [row["best_horizon"] for row in rows]
     result: dict[str, float | None] = {}
-    for key in ("recommended_horizon", "recommended_by_best_method", "persistence", "late"):
+    for key in SAID:
         pairs = [
-            (one, row[key])
+            (one, row.get(key))
             for one, row in zip(best, rows, strict=True)
-            if row[key] is not None and np.isfinite(row[key])
+            if row.get(key) is not None and np.isfinite(row[key])
         ]
         one, other = (
             (ranks(list(values)) for values in zip(*pairs, strict=True)) if pairs else (np.zeros(0), np.zeros(0))
@@ -134,17 +197,8 @@ def _findings(rows: list[dict[str, Any]]) -> list[str]:
         f"target is better in {helped}. It lies {spread([row['best_horizon'] / row['late'] for row in rows])} of the late step ahead."
     ]
     said = ", ".join(
-        f"{label} {value:.2f}" if value is not None else f"{label} unknown"
-        for label, value in zip(
-            (
-                "the back-tests' horizon for two-point",
-                "that of their best method",
-                "the persistence length",
-                "the late step itself",
-            ),
-            correlations(rows).values(),
-            strict=True,
-        )
+        f"{SAID[key]} {value:.2f}" if value is not None else f"{SAID[key]} unknown"
+        for key, value in correlations(rows).items()
     )
     found.append(f"Rank correlation of the best horizon with what the run says before any evaluation: {said}.")
     short = [row for row in rows if row["recommended_horizon"] < row["best_horizon"]]

@@ -6,13 +6,13 @@ of: A and B apart mean nothing (B·A is the same for B·R, R⁻¹·A), and are n
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.checkpoints.tensors import LowRank, Stored, TensorInfo
@@ -87,10 +87,10 @@ def on_base(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
 
 def _configuration(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_bytes())
+        config = read_json(path)
     except OSError as error:
         raise UnreadableCheckpoint(f"{path} cannot be read ({error.strerror}): the adapter's scale is in it") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UnreadableCheckpoint(f"{path} is damaged or still being written") from error
     if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
         raise UnreadableCheckpoint(f"{path} is not of a LoRA adapter: merge each checkpoint into a full model first")

@@ -5,9 +5,9 @@ One `model.safetensors`, or shards named by `model.safetensors.index.json`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.checkpoints.tensors import TensorInfo
@@ -43,11 +43,11 @@ def open(folder: Path) -> Checkpoint:
 def _sharded(folder: Path) -> dict[str, TensorInfo]:
     index = folder / _INDEX
     try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         shards = sorted(set(weight_map.values()))
     except OSError as error:
         raise UnreadableCheckpoint(f"{index} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableCheckpoint(f"{index} is damaged or still being written") from error
     tensors: dict[str, TensorInfo] = {}
     for shard in shards:
@@ -67,7 +67,7 @@ def _sharded(folder: Path) -> dict[str, TensorInfo]:
 def _tied(folder: Path, tensors: dict[str, TensorInfo]) -> dict[str, str]:
     """Output embeddings that the configuration ties to the input embeddings, where both were saved."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config = read_json(folder / "config.json")
         tied = config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings"))
     except (OSError, ValueError, AttributeError):
         return {}

@@ -1,12 +1,13 @@
 """`driftline logprobs`: teacher-forced log-probs of fixed responses at every checkpoint, and how straight they run.
 
-One model in memory at a time; each checkpoint's result is kept as it finishes, so that a second call goes
-on. Writes `tokens.parquet` (a row for each token) and `sequences.parquet` (a row for each rollout).
+One model in memory at a time, or one to each node of a cluster; each checkpoint's result is kept as it finishes,
+so that a second call goes on. Writes `tokens.parquet` (a row for each token) and `sequences.parquet` (a row for each rollout).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ import pyarrow.parquet as pq
 from driftline import models
 from driftline._version import __version__
 from driftline.checkpoints import configuration
+from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.trajectory import Trajectory
+from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.linearity.outputs import series
 from driftline.linearity.outputs.checkpoint_model import load_checkpoint
@@ -38,12 +41,14 @@ def logprobs(
     *,
     clock: str = "step",
     dtype: str = "auto",
+    engine: Engine | None = None,
     progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda tokens: None,
 ) -> dict[str, Any]:
     """Score the rollouts under every checkpoint and measure the result.
 
     Args:
         folder: where the tables go; out: beside what unfinished work is kept.
+        engine: where the models run; default one after another in this process.
         progress: called for each checkpoint with what it is and its tokens; returns what counts them.
 
     Returns:
@@ -61,9 +66,19 @@ def logprobs(
     rollouts = read_rollouts(rollouts_file, tokenizer, longest=context_of(trajectory))
     request = identity(trajectory, [r.prompt_ids + r.response_ids for r in rollouts], kind="logprobs", dtype=dtype)
     work = Work(out, request)
-    values = np.stack(
-        [_of_checkpoint(trajectory, index, rollouts, work, dtype, progress) for index in range(len(trajectory.steps))]
-    )
+    found = {step: work.load(step) for step in trajectory.steps}
+    tokens = sum(rollout.length for rollout in rollouts)
+    score = partial(_of_checkpoint, rollouts=rollouts, dtype=dtype)
+    missing = [
+        (step, checkpoint)
+        for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True)
+        if found[step] is None
+    ]
+    scored = (engine or LocalEngine()).map_models(score, missing, lambda item: progress(f"step {item[0]}", tokens))
+    for (step, _), new in scored:
+        work.save(step, new)
+        found[step] = new
+    values = np.stack([value for value in found.values() if value is not None])
     summary = summarize(values, rollouts, trajectory, clock_values, clock)
     _write_tokens(folder / "tokens.parquet", values, rollouts, tokenizer, clock_values, trajectory.steps)
     _write_sequences(folder / "sequences.parquet", values, rollouts, trajectory.steps)
@@ -88,26 +103,14 @@ def context_of(trajectory: Trajectory) -> int | None:
 
 
 def _of_checkpoint(
-    trajectory: Trajectory,
-    index: int,
-    rollouts: Sequence[Rollout],
-    work: Work,
-    dtype: str,
-    progress: Callable[[str, int], Callable[[int], None]],
+    checkpoint: tuple[int, Checkpoint], advance: Callable[[int], None], *, rollouts: Sequence[Rollout], dtype: str
 ) -> np.ndarray:
     from driftline.linearity.outputs.teacher_forcing import token_logprobs
 
-    step = trajectory.steps[index]
-    found = work.load(step)
-    if found is None:
-        model = load_checkpoint(trajectory.checkpoints[index], dtype=dtype)
-        advance = progress(f"step {step}", sum(rollout.length for rollout in rollouts))
-        found = token_logprobs(model, rollouts, progress=advance)
-        if not np.isfinite(found).all():
-            raise InputError(
-                f"{trajectory.checkpoints[index].path}: log-probs are not finite: leave step {step} out with --steps"
-            )
-        work.save(step, found)
+    step, saved = checkpoint
+    found = token_logprobs(load_checkpoint(saved, dtype=dtype), rollouts, progress=advance)
+    if not np.isfinite(found).all():
+        raise InputError(f"{saved.path}: log-probs are not finite: leave step {step} out with --steps")
     return found
 
 

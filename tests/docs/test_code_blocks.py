@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from blocks import PAGES, ROOT, Block, blocks, inline_commands, parse
 
+import driftline
 from conftest import save_tensors, walk_weights
 from driftline import cli
 
@@ -54,6 +55,11 @@ def test_every_block_says_what_it_is_and_every_exception_why() -> None:
     for block in _ALL:
         if block.language in ("json", "toml"):
             assert json.loads(block.code) if block.language == "json" else tomllib.loads(block.code)
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    shown = re.findall(r"^::: driftline\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(shown) == sorted(set(driftline.__all__) - {"__version__"})
 
 
 @pytest.mark.parametrize("block", of("sh"))

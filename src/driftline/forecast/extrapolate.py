@@ -119,6 +119,17 @@ def extrapolate(
 ) -> Outcome:
     """Write the forecast models: one target into `out` itself, several into `out/checkpoint-STEP`.
 
+    Args:
+        out: a folder that is empty or absent; it appears when it is complete.
+        request: what to forecast.
+        settings: how to store it.
+        overwrite: replace forecasts that lie in `out`.
+        engine: where the work runs; default threads of this process.
+        progress: a context manager of (what, total) that gives what advances it.
+
+    Returns:
+        The recipes (`records`), a `sentence` that says what was done and why, and whether it is a `warning`.
+
     Raises:
         InputError: the request or the run cannot be used; nothing is written.
     """

@@ -78,7 +78,15 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Settings:
-    """How forecasts are stored."""
+    """How forecasts are stored.
+
+    Attributes:
+        keep: shell patterns of the tensors copied from the last checkpoint; the norm layers, as in the paper's code.
+        dtype: `same` as the last checkpoint, `float32`, `bfloat16` or `float16`.
+        rounding: `nearest`, or `stochastic` (to bfloat16, up or down by chance).
+        seed: of stochastic rounding.
+        shard_bytes: the largest file, in bytes.
+    """
 
     keep: tuple[str, ...] = NORM_LAYERS
     dtype: str = "same"

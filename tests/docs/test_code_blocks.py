@@ -34,6 +34,7 @@ else:
 
 _ALL = [block for page in PAGES for block in blocks(page)]
 _READS_A_RUN = {"inspect", "analyze", "backtest", "extrapolate", "compare"}
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LANGUAGES = {"sh", "python", "text", "json", "toml", "bibtex"}
 
 
@@ -189,6 +190,37 @@ def test_commands_that_read_a_run_do_what_they_say(
                 shutil.rmtree(out)
                 shutil.copytree("base", out)
     assert capsys.readouterr().out.strip()
+
+
+def test_every_key_of_a_result_is_defined(house: Path) -> None:
+    """Keys of real results stand in `docs/outputs.md`; those that name steps, tensors or methods are data."""
+    page = _FENCED.sub("", (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8"))
+    defined = {part for code in re.findall(r"`([^`]+)`", page) for part in (code, *code.split("."))}
+    with _inside(house):
+        _run(["backtest", "driftline-demo/run", "--analysis", "driftline-demo/analysis", "--out", "keys-backtest"])
+        _run(["extrapolate", "driftline-demo/run", "--to", "170", "--method", "blup", "--out", "keys-model"])
+        results = [
+            json.loads(Path(file).read_text())
+            for file in (
+                "driftline-demo/analysis/summary.json",
+                "keys-backtest/backtest.json",
+                "keys-model/driftline.json",
+            )
+        ]
+    keys = {key for result in results for key in _keys(result)}
+    assert len(keys) > 60
+    assert keys - defined == set()
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not re.fullmatch(r"[\d.]+", key):
+                yield key
+                if key not in {"skipped", "left_out", "methods", "horizons", "coefficients", "distinct_values"}:
+                    yield from _keys({} if key == "pooled" else item)
+    elif isinstance(value, list) and value:
+        yield from _keys(value[0])
 
 
 class _Trainer:

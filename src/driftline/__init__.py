@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from driftline.forecast.write import Settings
     from driftline.linearity.analysis import analyze
     from driftline.linearity.scan import TensorScan, scan
+    from driftline.report.publish import log_results, push, scalars
     from driftline.training.monitor import LinearityCallback
     from driftline.training.regrounding import RegroundingCallback
 
@@ -31,6 +32,9 @@ _HOMES = {
     "TensorScan": "driftline.linearity.scan",
     "scan": "driftline.linearity.scan",
     "analyze": "driftline.linearity.analysis",
+    "log_results": "driftline.report.publish",
+    "push": "driftline.report.publish",
+    "scalars": "driftline.report.publish",
     "extrapolate": "driftline.forecast.extrapolate",
     "Request": "driftline.forecast.extrapolate",
     "Settings": "driftline.forecast.write",
@@ -48,7 +52,10 @@ __all__ = [
     "__version__",
     "analyze",
     "extrapolate",
+    "log_results",
     "open_trajectory",
+    "push",
+    "scalars",
     "scan",
 ]
 

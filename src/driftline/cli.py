@@ -7,6 +7,7 @@ import json
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ Base = Annotated[str | None, arg(metavar="MODEL", help="a model folder to use as
 Out = Annotated[Path, arg(metavar="DIR", help="folder to write; must be empty or absent")]
 Overwrite = Annotated[bool, arg(help="replace what driftline wrote there before")]
 Quiet = Annotated[bool, arg(help="print results only, no progress")]
+Json = Annotated[bool, arg(name="json", help="print the record as JSON, and nothing else")]
 Strict = Annotated[bool, arg(help="refuse a run with incomplete checkpoints or differing tensors")]
 EngineName = Annotated[
     str, arg(name="engine", metavar="{local,ray}", help="where work runs: this process, or a Ray cluster")
@@ -68,7 +70,7 @@ DemoOut = Annotated[Path, arg(metavar="DIR", help="the demo's folder; a second c
 @app.command(name="inspect")
 def inspect_(
     run: Run, steps: Steps = None, base: Base = None, strict: Strict = False,
-    json_: Annotated[bool, arg(name="json", help="print the record as JSON")] = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """What is there: layout, steps, tensors, dtypes, sizes, problems."""
     from driftline.checkpoints.inspection import inspect
@@ -89,6 +91,7 @@ def analyze(
     clock: Clock = "step",
     engine: EngineName = "local", ray_address: RayAddress = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """How straight is the run, and does it mean anything: one pass over all weights."""
     from driftline.checkpoints.trajectory import open_trajectory
@@ -105,7 +108,7 @@ def analyze(
             summary = analyze_run(trajectory, folder, filter=filter, clock=clock, engine=where, progress=advance)
         (folder / "summary.json").write_text(json_text(summary))
         analysis.write(folder, summary, _command())
-    terminal.analysis(summary, out)
+    _print(terminal.analysis, summary, out, json_)
 
 
 @app.command
@@ -135,6 +138,7 @@ def backtest(
     rank: Rank = 1,
     analysis: Analysis = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """How well each method would have forecast the run's own later checkpoints, and how far ahead to trust it."""
     from driftline.checkpoints.trajectory import open_trajectory
@@ -153,7 +157,7 @@ def backtest(
         note = trajectory.regrounded.sentence if trajectory.regrounded else ""
         record = write(folder, observed, run=trajectory.name, clock=clock, rank=rank, note=note)
         page.write(folder, record, _command())
-    terminal.backtest(record, out)
+    _print(terminal.backtest, record, out, json_)
 
 
 @app.command
@@ -180,6 +184,7 @@ def extrapolate(
     target_score: Annotated[float | None, arg(help="alpharl: the score to reach")] = None,
     engine: EngineName = "local", ray_address: RayAddress = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Write the model that the run is heading for: one streaming pass, loadable by from_pretrained."""
     from functools import partial
@@ -207,7 +212,7 @@ def extrapolate(
             trajectory, out, request, settings,
             overwrite=overwrite, engine=where, progress=partial(progress_bar, quiet=quiet),
         )  # fmt: skip
-    terminal.forecast(written, out)
+    _print(terminal.forecast, written, out, json_)
 
 
 @app.command
@@ -217,6 +222,7 @@ def logprobs(
     dtype: ModelDtype = "auto",
     engine: EngineName = "local", ray_address: RayAddress = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Teacher-forced log-probs of fixed responses at every checkpoint, and how straight they run."""
     import time
@@ -242,7 +248,7 @@ def logprobs(
         summary["cost"] = {"seconds": time.monotonic() - started}
         (folder / "summary.json").write_text(json_text(summary))
         outputs.write_logprobs(folder, summary, _command())
-    terminal.analysis(summary, out)
+    _print(terminal.analysis, summary, out, json_)
 
 
 @app.command
@@ -255,6 +261,7 @@ def activations(
     clock: Clock = "step",
     dtype: ModelDtype = "auto",
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """The same for hidden states, attention and MLP outputs; and where a layer's change comes from."""
     import time
@@ -276,7 +283,7 @@ def activations(
         summary["cost"] = {"seconds": time.monotonic() - started}
         (folder / "summary.json").write_text(json_text(summary))
         outputs.write_activations(folder, summary, _command())
-    terminal.analysis(summary, out)
+    _print(terminal.analysis, summary, out, json_)
 
 
 @app.command
@@ -383,6 +390,7 @@ def evaluate(
     batch_size: BatchSize = 16,
     dtype: ModelDtype = "auto",
     overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Accuracy on a task: avg@k and pass@k with intervals; of extrapolated decoding beside its controls."""
     from driftline.decoding.generate import Settings
@@ -392,7 +400,7 @@ def evaluate(
     from driftline.report import terminal
 
     if (model is None) == (late is None):
-        raise InputError("name either one MODEL, or --early and --late with --alpha")
+        raise InputError("no model, or two ways of naming one: give either MODEL, or --early and --late with --alpha")
     chosen = open_task(task, problems=problems, seed=seed, verifier=verifier, extraction=extract)
     settings = Settings(
         late=model or str(late), early=early, alpha=alpha, temperature=temperature, top_p=top_p, top_k=top_k,
@@ -403,7 +411,7 @@ def evaluate(
             chosen, out, settings, control=not no_control, against=against, batch_size=batch_size,
             overwrite=overwrite, progress=progress,
         )  # fmt: skip
-    terminal.evaluation(record, out)
+    _print(terminal.evaluation, record, out, json_)
 
 
 @app.command
@@ -424,6 +432,7 @@ def sweep(
     dtype: ModelDtype = "auto",
     engine: EngineName = "local", ray_address: RayAddress = None,
     strict: Strict = False, overwrite: Overwrite = False, quiet: Quiet = False,
+    json_: Json = False,
 ) -> None:  # fmt: skip
     """Which target scores best on a task: few problems for all, more for the best."""
     from driftline.checkpoints.trajectory import open_trajectory
@@ -456,7 +465,7 @@ def sweep(
             batch_size=batch_size, engine=where, progress=progress,
         )  # fmt: skip
         page.write(folder, record, _command())
-    terminal.sweep(record, out)
+    _print(terminal.sweep, record, out, json_)
 
 
 @app.command
@@ -509,7 +518,7 @@ def train(
 @app.command
 def compare(
     results: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR", help="results of analyze, logprobs or activations")],
-    out: Out, overwrite: Overwrite = False,
+    out: Out, overwrite: Overwrite = False, json_: Json = False,
 ) -> None:  # fmt: skip
     """Several analyses side by side, each beside its own chance."""
     from driftline.checkpoints.writer import json_text, output_folder
@@ -521,7 +530,7 @@ def compare(
     with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         (folder / MARK).write_text(json_text(record))
         comparison.write(folder, record, _command())
-    terminal.comparison(record, out)
+    _print(terminal.comparison, record, out, json_)
 
 
 @app.command
@@ -558,6 +567,16 @@ def demo_(
     demo(out, quick=quick, quiet=quiet)
 
 
+def _print(show: Callable[[Any, Path], None], record: Any, out: Path, as_json: bool) -> None:
+    """A result as a table with a sentence, or its record for a program."""
+    from driftline.checkpoints.writer import json_text
+
+    if as_json:
+        print(json_text(getattr(record, "records", record)), end="")
+    else:
+        show(record, out)
+
+
 def _command() -> str:
     return shlex.join(["driftline", *sys.argv[1:]])
 
@@ -577,13 +596,14 @@ def _spell_out_config() -> None:
 _FIRST = """driftline {version}: measure, judge and forecast RLVR training runs.
 
 Start here:
-  driftline demo                        a real small run, made and analysed on this machine
-  driftline inspect RUN                 what a folder of checkpoints holds
-  driftline analyze RUN --out DIR       how straight it is, and whether that means anything
-  driftline backtest RUN --out DIR      how far ahead it can be forecast
+  driftline demo                    a real small run, made and analysed here
+  driftline inspect RUN             what a folder of checkpoints holds
+  driftline analyze RUN --out DIR   how straight it is, and what that means
+  driftline backtest RUN --out DIR  how far ahead it can be forecast
   driftline extrapolate RUN --to STEP --out MODEL    the forecast model
 
-All commands: driftline --help
+All commands: driftline --help; what one takes: driftline COMMAND --help
+Completion in your shell: driftline --tyro-print-completion bash (or zsh)
 """
 
 

@@ -211,8 +211,8 @@ class RayEngine:
             raise error.cause from error
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
             raise InputError(
-                f"a task was lost with its worker {_RETRIES + 1} times on the Ray cluster: its nodes need more memory, or fewer "
-                f"cores each ({type(error).__name__})"
+                f"a task was lost with its worker {_RETRIES + 1} times on the Ray cluster ({type(error).__name__}): "
+                "give its nodes more memory, or fewer cores each"
             ) from error
 
 
@@ -285,7 +285,7 @@ def _missing_files_named(caller: _Caller) -> Iterator[None]:
         if here == caller.machine or not any(isinstance(e, FileNotFoundError) for e in (error, error.__cause__)):
             raise
         raise InputError(
-            f"{error}; that is on node {here}: with --engine ray every node must see the run and --out under the same paths"
+            f"{error}; that is on node {here}: with --engine ray every node must see the run and --out under the same paths: mount them so"
         ) from error
 
 

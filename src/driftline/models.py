@@ -60,7 +60,9 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"{source} cannot be loaded as a causal language model ({_first_line(error)})") from error
+        raise InputError(
+            f"{source} cannot be loaded as a causal language model ({_first_line(error)}): give the folder of a complete one"
+        ) from error
     return model.to(device or default_device()).eval()
 
 
@@ -83,7 +85,9 @@ def model_of(source: str | Path, *, dtype: str, device: torch.device | str | Non
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"{source} has no configuration that loads ({_first_line(error)})") from error
+        raise InputError(
+            f"{source} has no configuration that loads ({_first_line(error)}): put that of its model there"
+        ) from error
     return model.to(device or default_device()).eval()
 
 
@@ -102,7 +106,9 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"{source} has no tokenizer that loads ({_first_line(error)})") from error
+        raise InputError(
+            f"{source} has no tokenizer that loads ({_first_line(error)}): save that of its model beside it"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -119,7 +125,7 @@ def refuse_different_vocabularies(early: str | Path, late: str | Path) -> None:
         token = sorted(set(first.items()) ^ set(second.items()))[0][0]
         raise InputError(
             f"{early} and {late} have different vocabularies ({token!r} is {first.get(token)} in one and "
-            f"{second.get(token)} in the other): both must come from one run"
+            f"{second.get(token)} in the other): give two models of one run"
         )
 
 
@@ -136,7 +142,9 @@ def context_of(source: str | Path) -> int | None:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{source} has no configuration that loads ({_first_line(error)})") from error
+        raise InputError(
+            f"{source} has no configuration that loads ({_first_line(error)}): put that of its model there"
+        ) from error
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 

@@ -40,9 +40,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}, is not JSON ({error.msg})") from error
+            raise InputError(f"{path}, line {number}, is not JSON ({error.msg}): write one object a line") from error
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}, is not a JSON object")
+            raise InputError(f"{path}, line {number}, is not a JSON object: write one a line")
         rows.append(row)
     if not rows:
         raise InputError(f"{path} has no rows: give one JSON object per line")
@@ -65,10 +65,12 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
         try:
             rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, KeyError) as error:
-            raise InputError(f"{where} does not fit the model's chat template ({error})") from error
+            raise InputError(
+                f"{where} does not fit the model's chat template ({error}): mend the messages, or give prompt"
+            ) from error
         return Prompt(rendered, tokenizer(rendered, add_special_tokens=False).input_ids)
     if not isinstance(text, str) or not text:
-        raise InputError(f"{where} has neither prompt (a text) nor messages")
+        raise InputError(f"{where} has neither prompt (a text) nor messages: add one")
     begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     return Prompt(text, tokenizer(text, add_special_tokens=not begun).input_ids)
 
@@ -76,4 +78,6 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
 def _must_be_messages(messages: Any, where: str) -> None:
     good = isinstance(messages, list) and messages
     if not good or not all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in messages):
-        raise InputError(f"{where} has messages that are not a list of objects with role and content")
+        raise InputError(
+            f"{where} has messages that are not a list of objects with role and content: write them so, or give prompt"
+        )

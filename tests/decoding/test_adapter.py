@@ -64,7 +64,7 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path, base):
     with pytest.raises(InputError, match="must be that, or another adapter"):
         load_sampler(tmp_path / "late", early=other, alpha=1.5)
     adapter(tmp_path / "elsewhere", other, 1)
-    with pytest.raises(InputError, match="both must come from one run"):
+    with pytest.raises(InputError, match="give two of one run"):
         load_sampler(tmp_path / "late", early=tmp_path / "elsewhere", alpha=1.5)
     (tmp_path / "late" / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="does not name its base"):

@@ -538,11 +538,31 @@ FLAGS = {
 }
 
 
+PRINT_JSON = {"analyze", "backtest", "extrapolate", "logprobs", "activations", "evaluate", "sweep", "compare"}
+RUN_ON_RAY = {"analyze", "extrapolate", "logprobs", "sweep"}
+
+
 @pytest.mark.parametrize("command", FLAGS)
 def test_the_set_of_flags_is_pinned(driftline: Shell, command: str) -> None:
     """A new flag is a decision: it is added here too."""
     found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", driftline(command, "--help", COLUMNS="200").stdout))
-    assert found - {"--help"} == FLAGS[command]
+    shared = {"--json"} if command in PRINT_JSON else set()
+    shared |= {"--engine", "--ray-address"} if command in RUN_ON_RAY else set()
+    assert found - {"--help"} == FLAGS[command] | shared
+
+
+def test_json_prints_the_record_and_nothing_else(driftline: Shell, run: Path, tmp_path: Path) -> None:
+    analyzed = driftline("analyze", run, "--out", "a", "--json")
+    assert json.loads(analyzed.stdout) == json.loads((tmp_path / "a" / "summary.json").read_text())
+    written = driftline("extrapolate", run, "--analysis", "a", "--to", 200, "--out", "model", "--json")
+    assert [record["target"] for record in json.loads(written.stdout)] == [200]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_commands_and_options(driftline: Shell, shell: str) -> None:
+    script = driftline("--tyro-print-completion", shell).stdout
+    assert "extrapolate" in script
+    assert "--shard-size" in script
 
 
 @pytest.mark.slow

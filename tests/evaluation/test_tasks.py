@@ -267,7 +267,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path, row: dict, settin
 def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch) -> None:
     for module, name in (("reasoning_gym", "chain_sum"), ("datasets", "aime24")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(InputError, match=f"needs {module}: pip install 'driftline\\[evaluate\\]'"):
+        with pytest.raises(InputError, match=f"needs {module}: pip install 'driftline\\[eval\\]'"):
             open_task(name)
     monkeypatch.setitem(sys.modules, "math_verify", None)
     task = open_task(jsonl(tmp_path, {"prompt": "x", "answer": "1"}))

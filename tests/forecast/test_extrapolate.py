@@ -335,7 +335,7 @@ BAD = [
     ({"targets": (120,), "reconstruct": True}, "add --method relex"),
     ({"targets": (120,), "seen": (50, 50)}, "--from 50 50 names a step twice"),
     ({"targets": (120,), "seen": (50,)}, r"one checkpoint \(step 50\) makes no line"),
-    ({"targets": (120,), "seen": (50, 55)}, "--from 55: not in the run, which has steps 0, 10"),
+    ({"targets": (120,), "seen": (50, 55)}, "--from 55: not in the run: choose among the steps 0, 10"),
     ({"alpha": float("nan")}, "--alpha nan is not a finite number"),
     ({"alpha": float("inf")}, "--alpha inf is not a finite number"),
     ({"alpha": 0.5}, "does not go beyond the late checkpoint"),

@@ -83,7 +83,9 @@ def _steps_in(folder: Path) -> list[tuple[int, Path]]:
         raise InputError(f"{folder} holds no checkpoints itself, but {deeper[0]} does: give that folder")
     there = [child.name + "/" * child.is_dir() for child in sorted(folder.iterdir())]
     listing = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "") if there else "nothing"
-    raise InputError(f"{folder} holds no checkpoints: looked for folders named {LOOKED_FOR}; there is {listing}")
+    raise InputError(
+        f"{folder} holds no checkpoints: looked for folders named {LOOKED_FOR}; there is {listing}: give their folder, or STEP=PATH pairs"
+    )
 
 
 def choose_steps(available: Sequence[int], chosen: str | None) -> list[int]:
@@ -103,11 +105,13 @@ def choose_steps(available: Sequence[int], chosen: str | None) -> list[int]:
         steps = sorted({int(step) for step in chosen.split(",")})
         for step in steps:
             if step not in available:
-                raise InputError(f"step {step} is not in the run: it has steps {_listed(available)}")
+                raise InputError(f"step {step} is not in the run: choose among the steps {_listed(available)}")
     else:
-        raise InputError(f"--steps {chosen!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200")
+        raise InputError(
+            f"--steps {chosen!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200: give one of these"
+        )
     if not steps:
-        raise InputError(f"--steps {chosen} selects no checkpoint: the run has steps {_listed(available)}")
+        raise InputError(f"--steps {chosen} selects no checkpoint: choose among the steps {_listed(available)}")
     return steps
 
 

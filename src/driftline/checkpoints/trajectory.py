@@ -138,18 +138,26 @@ def open_trajectory(
             if base is not None and step == 0:
                 raise InputError(f"--base cannot be read: {error}") from error
             if strict:
-                raise InputError(f"{error} (--strict refuses a run with such a checkpoint)") from error
+                raise InputError(
+                    f"{error} (--strict refuses a run with such a checkpoint): mend it, or choose others with --steps"
+                ) from error
             skipped[step] = str(error)
     name = str(arguments[0]) if len(arguments) == 1 else ", ".join(map(str, arguments))
     if not opened:
         first = next(iter(skipped.values()))
-        raise InputError(f"{name}: none of the {len(skipped)} checkpoints can be read; the first: {first}")
+        raise InputError(
+            f"{name}: none of the {len(skipped)} checkpoints can be read (the first: {first}): name a run with complete ones"
+        )
     tensors, left_out = _shared_tensors(opened)
     if strict and (differing := [f"{key!r}: {why}" for key, why in left_out.items() if "step" in why]):
-        raise InputError(f"{name}: tensor {differing[0]} (--strict refuses a run whose checkpoints differ)")
+        raise InputError(
+            f"{name}: tensor {differing[0]} (--strict refuses a run whose checkpoints differ): name the checkpoints to use with --steps"
+        )
     if not tensors:
         example = next(iter(left_out.items()), ("", "no tensors at all"))
-        raise InputError(f"{name}: no tensor is the same in all checkpoints; {example[0]!r}: {example[1]}")
+        raise InputError(
+            f"{name}: no tensor is the same in all checkpoints ({example[0]!r}: {example[1]}): choose those of one model with --steps"
+        )
     jumps = regrounded(jumps.jumps, list(opened)) if jumps else None
     return Trajectory(name, tuple(opened), tuple(opened.values()), tensors, left_out, skipped, jumps)
 

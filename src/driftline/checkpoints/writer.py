@@ -54,7 +54,9 @@ def output_folder(out: Path, *, overwrite: bool = False, mark: str = "summary.js
         _sync(out.parent)
     except OSError as error:
         if error.errno is not None and (error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
-            raise InputError(f"--out {out} could not be written ({error.strerror}): nothing was left there") from error
+            raise InputError(
+                f"--out {out} could not be written ({error.strerror}): nothing was left there; make room or mend that, and repeat the call"
+            ) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -45,11 +45,15 @@ def base_of(adapter: str | Path) -> str:
     try:
         from peft import PeftConfig
     except ImportError as error:
-        raise InputError(f"{adapter} is a LoRA adapter, which needs {error.name}: pip install peft") from error
+        raise InputError(
+            f"{adapter} is a LoRA adapter, which needs {error.name}: pip install 'driftline[lora]'"
+        ) from error
     try:
         base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{adapter} has an adapter_config.json that peft cannot read ({error})") from error
+        raise InputError(
+            f"{adapter} has an adapter_config.json that peft cannot read ({error}): save it again"
+        ) from error
     if not base:
         raise InputError(f"{adapter} does not name its base model: set base_model_name_or_path in adapter_config.json")
     return base
@@ -71,13 +75,15 @@ def load_adapted(
 
     base = base_of(late)
     if early is not None and base_of(early) != base:
-        raise InputError(f"{early} is an adapter of {base_of(early)} and {late} of {base}: both must come from one run")
+        raise InputError(f"{early} is an adapter of {base_of(early)} and {late} of {base}: give two of one run")
     model = load_model(base, dtype=dtype, device=device)
     try:
         adapted = PeftModel.from_pretrained(model, str(late), adapter_name="late")
         if early is not None:
             adapted.load_adapter(str(early), adapter_name="early")
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"the adapters cannot be loaded onto {base} ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"the adapters cannot be loaded onto {base} ({str(error).splitlines()[0]}): give adapters of that model"
+        ) from error
     adapted.eval()
     return Adapted(adapted, "late"), Adapted(adapted, None if early is None else "early")

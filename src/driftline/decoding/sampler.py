@@ -67,12 +67,12 @@ class Sampler:
         sizes = [model.config.get_text_config().vocab_size for model in models]
         if len(set(sizes)) > 1:
             raise InputError(
-                f"the late model has {sizes[0]} logits and the early one {sizes[1]}: both must come from one run"
+                f"the late model has {sizes[0]} logits and the early one {sizes[1]}: give two models of one run"
             )
         for model in models:
             if getattr(model, "_is_stateful", False):
                 raise InputError(
-                    f"{model.config.model_type} models carry a state that cannot be cut back: decoding from them is not supported"
+                    f"{model.config.model_type} models carry a state that cannot be cut back: write a forecast with driftline extrapolate instead"
                 )
 
     def sample(

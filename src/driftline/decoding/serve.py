@@ -177,7 +177,7 @@ def _must_be_supported(body: _Body, name: str) -> None:
 def _must_be_tokens(sampler: Sampler, ids: list[int]) -> None:
     size = sampler.late.config.get_text_config().vocab_size
     if not all(0 <= token < size for token in ids):
-        raise InputError(f"prompt has a token id outside 0 to {size - 1}")
+        raise InputError(f"prompt has a token id outside 0 to {size - 1}: use this model's tokenizer")
     sampler.must_fit(ids, "the prompt")
 
 

@@ -32,9 +32,9 @@ def load_sampler(
         InputError: something cannot be loaded, the two do not fit, or one of them is missing.
     """
     if alpha is None and early is not None:
-        raise InputError("--early needs --alpha: how far to go from the early model, through the late one at 1")
+        raise InputError("--early needs --alpha: give how far to go from the early model (1 is the late one)")
     if alpha is not None and early is None and not adapter.is_adapter(late):
-        raise InputError("--alpha needs --early: the model to extrapolate from")
+        raise InputError("--alpha needs --early: give the model to extrapolate from")
     first: Any = None
     if adapter.is_adapter(late):
         base = adapter.base_of(late)

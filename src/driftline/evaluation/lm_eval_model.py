@@ -22,7 +22,7 @@ try:
     from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as missing:
-    raise InputError(f"lm-evaluation-harness needs {missing.name}: pip install lm-eval") from missing
+    raise InputError(f"lm-evaluation-harness needs {missing.name}: pip install 'driftline[lm-eval]'") from missing
 
 _WITHOUT_CONTEXT = 2048  # tokens read at once, where the model names no context
 
@@ -46,7 +46,7 @@ class ExtrapolatedLM(TemplateLM):
     ) -> None:
         super().__init__()
         if sampler is None and late is None:
-            raise InputError("the model driftline needs late=: the folder of a model")
+            raise InputError("the model driftline needs late=: give the folder of a model")
         self.sampler = sampler or load_sampler(str(late), early=early, alpha=alpha, dtype=dtype, device=device)
         self.tokenizer = self.sampler.tokenizer
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 16

@@ -316,7 +316,9 @@ def _in_logits(trajectory: Trajectory, request: Request, seen: Sequence[int], dt
         raise InputError(f"{trajectory.name}: one checkpoint (step {late}) makes no line: give two with --from")
     for step in seen:
         if step not in trajectory.steps:
-            raise InputError(f"--from {step}: not in the run, which has steps {', '.join(map(str, trajectory.steps))}")
+            raise InputError(
+                f"--from {step}: not in the run: choose among the steps {', '.join(map(str, trajectory.steps))}"
+            )
     for target in request.targets:
         if target <= late:
             raise InputError(f"--to {target} is not beyond the late checkpoint, step {late}: give a later one")

@@ -45,17 +45,15 @@ class AlphaRL:
         if scores is None or target is None:
             raise InputError("--method alpharl needs --scores FILE (JSON, step to score) and --target-score X")
         if not math.isfinite(target):
-            raise InputError(f"--target-score {target} is not a finite number")
+            raise InputError(f"--target-score {target} is not a finite number: give one")
         try:
             import sklearn  # noqa: F401
         except ImportError as error:
-            raise InputError(
-                "--method alpharl needs scikit-learn: install driftline[alpharl], or pip install scikit-learn"
-            ) from error
+            raise InputError("--method alpharl needs scikit-learn: pip install 'driftline[alpharl]'") from error
         try:
             read = {int(step): float(score) for step, score in json.loads(scores.read_bytes()).items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"--scores {scores} is not a JSON object of step to score ({error})") from error
+            raise InputError(f"--scores {scores} is not a JSON object of step to score ({error}): write one") from error
         listed = tuple(read.get(step, math.nan) for step in trajectory.steps)
         for step, score in zip(trajectory.steps[1:], listed[1:], strict=True):
             if not math.isfinite(score):
@@ -65,7 +63,7 @@ class AlphaRL:
         if len(listed) <= _FEWEST or len(set(listed[1:])) == 1:
             raise InputError(
                 f"--scores {scores}: {len(listed) - 1} scored checkpoints after the first, {len(set(listed[1:]))} different "
-                f"scores; it takes {_FEWEST} checkpoints whose scores vary"
+                f"scores; it takes {_FEWEST} checkpoints whose scores vary, so score more of them"
             )
         return cls(listed, float(target))
 

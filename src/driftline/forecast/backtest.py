@@ -229,7 +229,7 @@ def write(
     if steps.size <= FEWEST_SEEN:
         raise InputError(
             f"{run}: {steps.size} checkpoints: a back-test needs {FEWEST_SEEN} to forecast from and a later one, "
-            f"{FEWEST_SEEN + 1} or more"
+            f"{FEWEST_SEEN + 1} or more; save more checkpoints, or add the base model with --base"
         )
     started = time.monotonic()
     tests = backtest(observed, rank=rank)

@@ -99,7 +99,9 @@ def parse_targets(text: str) -> tuple[int, ...]:
     else:
         targets = ()
     if not targets:
-        raise InputError(f"--to {text!r} is neither a step, a list 1200,1400 nor a range FIRST:LAST:STRIDE")
+        raise InputError(
+            f"--to {text!r} is neither a step, a list 1200,1400 nor a range FIRST:LAST:STRIDE: give one of these"
+        )
     if len(set(targets)) < len(targets):
         raise InputError(f"--to {text} names a step twice: name each once")
     return targets
@@ -116,6 +118,17 @@ def extrapolate(
     progress: Progress | None = None,
 ) -> Outcome:
     """Write the forecast models: one target into `out` itself, several into `out/checkpoint-STEP`.
+
+    Args:
+        out: a folder that is empty or absent; it appears when it is complete.
+        request: what to forecast.
+        settings: how to store it.
+        overwrite: replace forecasts that lie in `out`.
+        engine: where the work runs; default threads of this process.
+        progress: a context manager of (what, total) that gives what advances it.
+
+    Returns:
+        The recipes (`records`), a `sentence` that says what was done and why, and whether it is a `warning`.
 
     Raises:
         InputError: the request or the run cannot be used; nothing is written.
@@ -317,7 +330,7 @@ def _refuse_contradictions(request: Request) -> None:
     if request.alpha is not None:
         if not math.isfinite(request.alpha):
             raise InputError(
-                f"--alpha {request.alpha} is not a finite number: two-point writes early + alpha (late - early)"
+                f"--alpha {request.alpha} is not a finite number: give one, for early + alpha (late - early)"
             )
         if request.method not in ("auto", "two-point") or request.reconstruct:
             raise InputError(f"--alpha belongs to --method two-point, not to {request.method}: leave one of them out")
@@ -349,7 +362,7 @@ def _seen(trajectory: Trajectory, request: Request) -> list[int]:
             raise InputError(f"--from {' '.join(map(str, request.seen))} names a step twice: give different steps")
         for step in request.seen:
             if step not in steps:
-                raise InputError(f"--from {step}: not in the run, which has steps {', '.join(map(str, steps))}")
+                raise InputError(f"--from {step}: not in the run: choose among the steps {', '.join(map(str, steps))}")
         steps = sorted(request.seen)
     if len(steps) < 2 and trajectory.regrounded:
         raise InputError(
@@ -358,7 +371,7 @@ def _seen(trajectory: Trajectory, request: Request) -> list[int]:
         )
     if len(steps) < 2:
         raise InputError(
-            f"{trajectory.name}: one checkpoint (step {steps[0]}) makes no line: a forecast needs two or more"
+            f"{trajectory.name}: one checkpoint (step {steps[0]}) makes no line: a forecast needs two or more, so name another with --steps or --base"
         )
     return steps
 
@@ -369,7 +382,7 @@ def _targets(seen: list[int], request: Request) -> list[float]:
     for target in request.targets:
         if request.reconstruct and target not in seen:
             raise InputError(
-                f"--to {target}: --reconstruct rebuilds observed steps, which are {', '.join(map(str, seen))}"
+                f"--to {target}: --reconstruct rebuilds observed steps: choose among {', '.join(map(str, seen))}"
             )
         if target <= seen[-1] and not (request.reconstruct or request.interpolate):
             where = "before the observed steps" if target < seen[0] else "not beyond the observed steps"

@@ -67,7 +67,7 @@ def choose(
     steps, clock = observed.steps, observed.clock
     if steps.size <= _FEWEST_SEEN:
         raise InputError(
-            f"{trajectory.name}: {steps.size} checkpoints: scoring forecasts by --rollouts needs {_FEWEST_SEEN + 1} or more"
+            f"{trajectory.name}: {steps.size} checkpoints: scoring forecasts by --rollouts needs {_FEWEST_SEEN + 1} or more, so name a --method, or save more checkpoints"
         )
     part = trajectory.only(steps.tolist())
     last = part.checkpoints[-1].model
@@ -83,7 +83,7 @@ def choose(
     base = errors(held)
     if not base.sum() > 0:
         raise InputError(
-            f"{rollouts_file}: no response token changes its log-prob between step {steps[cutoff]} and {steps[-1]}"
+            f"{rollouts_file}: no response token changes its log-prob between step {steps[cutoff]} and {steps[-1]}: sample other rollouts, or name a --method"
         )
     prefix = part.only(steps[: cutoff + 1].tolist())
     skills, lows = {}, {}

@@ -118,7 +118,9 @@ def _read(analysis: Path, trajectory: Trajectory, clock: str) -> dict[str, Array
         summary = json.loads((analysis / "summary.json").read_bytes())
         rows = pq.read_table(analysis / "tensors.parquet", columns=["name", "gram"]).to_pydict()
     except (OSError, ValueError) as error:
-        raise InputError(f"--analysis {analysis} is not a result of driftline analyze ({error})") from error
+        raise InputError(
+            f"--analysis {analysis} is not a result of driftline analyze ({error}): give its --out folder, or leave --analysis out"
+        ) from error
     T = len(trajectory.steps)
     same = summary.get("steps") == list(trajectory.steps) and summary.get("clock") == clock
     if not same or rows["name"] != [tensor.name for tensor in trajectory]:

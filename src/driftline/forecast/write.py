@@ -79,7 +79,15 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Settings:
-    """How forecasts are stored."""
+    """How forecasts are stored.
+
+    Attributes:
+        keep: shell patterns of the tensors copied from the last checkpoint; the norm layers, as in the paper's code.
+        dtype: `same` as the last checkpoint, `float32`, `bfloat16` or `float16`.
+        rounding: `nearest`, or `stochastic` (to bfloat16, up or down by chance).
+        seed: of stochastic rounding.
+        shard_bytes: the largest file, in bytes.
+    """
 
     keep: tuple[str, ...] = NORM_LAYERS
     dtype: str = "same"
@@ -242,7 +250,7 @@ def _refuse_differences(trajectory: Trajectory, settings: Settings) -> None:
             if mixed and not {here.dtype, there.dtype} <= set(dtypes.FLOATS):
                 raise InputError(
                     f"{here.file}: tensor {name!r} is {here.dtype} at step {step} but {there.dtype} at step {last_step}: "
-                    "these are not checkpoints of one model"
+                    "choose checkpoints of one model with --steps"
                 )
             if mixed and settings.dtype == "same":
                 raise InputError(
@@ -258,7 +266,7 @@ def _layout(trajectory: Trajectory, settings: Settings) -> list[_Place]:
     for pattern in settings.keep:
         if pattern not in NORM_LAYERS and not any(_kept(name, [pattern]) for name in last.tensors):
             raise InputError(
-                f"--keep {pattern!r} matches no tensor of {last.path}: patterns are those of a shell, such as '*{pattern}*'"
+                f"--keep {pattern!r} matches no tensor of {last.path}: write it as in a shell, such as '*{pattern}*'"
             )
     chosen: list[tuple[TensorInfo, TensorSeries | None, str]] = []
     for name, info in last.tensors.items():
@@ -452,7 +460,7 @@ def _put(path: Path, raw: Array, position: int) -> None:
     try:
         handle = os.open(path, os.O_WRONLY)
     except FileNotFoundError as error:
-        raise InputError(f"{path} is not there: was it removed while it was being written?") from error
+        raise InputError(f"{path} is not there: it was removed while it was being written; repeat the call") from error
     try:
         while view:
             done = os.pwrite(handle, view, position)
@@ -562,12 +570,21 @@ def _card(record: dict[str, Any], trajectory: Trajectory) -> str:
         pass
     used = ", ".join(str(step) for step in sorted({source["step"] for source in record["sources"]}))
     return (
-        f"---\nlibrary_name: transformers\n{base}tags:\n- driftline\n- rlvr\n- extrapolated\n---\n\n"
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n{base}"
+        f"tags:\n- driftline\n- rlvr\n- extrapolated\n{_card_recipe(record)}---\n\n"
         f"# {_what(record)}\n\n"
         f"These weights were not trained: driftline {record['driftline']} computed them from the checkpoints of steps {used}, "
         f"method `{record['method']}`. `driftline.json` holds the recipe: coefficients, sources with their hashes, "
         f"kept tensors, dtype. Rounding lost {record['rounding_loss']:.2%} of the update.\n"
     )
+
+
+def _card_recipe(record: dict[str, Any]) -> str:
+    """The recipe in short, as a field of the card; JSON is YAML too."""
+    short = {
+        key: record[key] for key in ("driftline", "method", "target", "reached", "steps", "alpha") if key in record
+    }
+    return f"driftline: {json.dumps(short)}\n"
 
 
 def _what(record: dict[str, Any]) -> str:

@@ -61,7 +61,16 @@ def analyze(
     engine: Engine | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> dict[str, Any]:
-    """Measure a run: writes `tensors.parquet` into `folder` and returns the summary.
+    """Measure a run: writes `tensors.parquet` into `folder`, which must exist, and returns the summary.
+
+    Args:
+        filter: `none`, or `paper`: R² of the weights whose range exceeds 1e-4 and that take 4 values or more.
+        clock: what lines are drawn against: `step`, or `lr`, the summed learning rate.
+        engine: where the work runs; default threads of this process.
+        progress: called with the bytes read, as they are read.
+
+    Returns:
+        What stands in `summary.json`; docs/outputs.md defines every key and its unit.
 
     Raises:
         InputError: see `scan`; also when no weight changes, or none passes the filter.
@@ -79,7 +88,7 @@ def analyze(
     if totals.populations[0].count == 0:
         raise InputError(
             f"{trajectory.name}: no weight changes between step {trajectory.steps[0]} and {trajectory.steps[-1]}: "
-            "are these copies of one checkpoint?"
+            "they look like copies of one checkpoint, so choose others with --steps"
         )
     if totals.populations[FILTERS[filter]].count == 0:
         raise InputError(f"{trajectory.name}: no weight passes --filter {filter}: use --filter none")

@@ -20,7 +20,7 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
         InputError: fewer than two, the same twice, or one that is no such result.
     """
     if len(folders) < 2:
-        raise InputError("name two results of analyze, logprobs or activations, or more")
+        raise InputError("nothing to compare: name two results of analyze, logprobs or activations, or more")
     names = [str(folder) for folder in folders]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -209,7 +209,9 @@ def _refuse_not_finite(stretch: _Stretch, start: int, values: np.ndarray) -> Non
                 f"{info.file}: tensor {info.name!r} at step {step} holds a weight that is not finite "
                 f"(flat position {start + int(bad.argmax())}): leave that checkpoint out with --steps"
             )
-    raise InputError(f"tensor {stretch.tensor.name!r} changes by more than float32 can hold: is it really weights?")
+    raise InputError(
+        f"tensor {stretch.tensor.name!r} changes by more than float32 can hold: if it holds no weights, leave its checkpoints out with --steps"
+    )
 
 
 def _stretches(trajectory: Trajectory, seed: int) -> Iterator[_Stretch]:

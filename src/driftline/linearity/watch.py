@@ -76,7 +76,9 @@ class Watch:
 
     def __post_init__(self) -> None:
         if self.steps is not None and not re.fullmatch(r"\d*:\d*(:[1-9]\d*)?|\d+(,\d+)*", self.steps):
-            raise InputError(f"--steps {self.steps!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200")
+            raise InputError(
+                f"--steps {self.steps!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200: give one of these"
+            )
         for name, value, least in (("interval", self.interval, 0.01), ("settle", self.settle, 0.0)):
             if not least <= value < math.inf:
                 raise InputError(f"--{name} {value} is no time to wait: give seconds, {least:g} or more")

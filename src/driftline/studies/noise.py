@@ -49,7 +49,7 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
             settings = json.loads((folder / "run.json").read_text())["settings"]
             level, seed = settings.get("noise_db"), settings["seed"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder} is no run of driftline train ({error})") from error
+            raise InputError(f"{folder} is no run of driftline train ({error}): leave it out of --runs") from error
         (summary,) = summaries(open_trajectory(folder), "none")
         rows.append(
             {

@@ -99,7 +99,7 @@ def best_step(folder: Path, steps: set[int]) -> int:
         scored = [json.loads(line) for line in (folder / "accuracy.jsonl").read_text().splitlines()]
         return int(max((row for row in scored if row["step"] in steps), key=lambda row: row["sampled"])["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is no run of driftline train ({error})") from error
+        raise InputError(f"{folder} is no run of driftline train ({error}): leave it out of --runs") from error
 
 
 def _findings(rows: list[dict[str, Any]]) -> list[str]:

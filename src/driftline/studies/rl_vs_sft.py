@@ -63,7 +63,7 @@ def read(folder: Path) -> tuple[str, int, dict[int, float]]:
         kind = "sft" if settings["algorithm"] == "sft" else "rl"
         return kind, settings["seed"], {row["step"]: row["sampled"] for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is no finished run of driftline train ({error})") from error
+        raise InputError(f"{folder} is no finished run of driftline train ({error}): leave it out of --runs") from error
 
 
 def _row(kind: str, seed: int, cut: str, accuracy: dict[int, float], trajectory: Trajectory) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
         try:
             settings = json.loads((folder / "run.json").read_text())["settings"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder} is no run of driftline train ({error})") from error
+            raise InputError(f"{folder} is no run of driftline train ({error}): leave it out of --runs") from error
         trajectory = open_trajectory(folder)
         (weights,) = summaries(trajectory, "none")
         rollouts = folder.parent / f".{folder.name}.rollouts.jsonl"

@@ -76,7 +76,7 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
     schedules = list(dict.fromkeys(curve.schedule for curve in curves))
     schedules.sort(key=lambda schedule: schedule != STANDARD)
     if STANDARD not in schedules:
-        raise InputError("no run of standard RL (without --m and --n) is among them: nothing to compare with")
+        raise InputError("no run of standard RL (without --m and --n) is among them: add one to --runs to compare with")
     pairs = sorted({(schedules.index(curve.schedule), curve.rate) for curve in curves})
     rows = [_row(curves, schedules[place], rate, threshold) for threshold in THRESHOLDS for place, rate in pairs]
     for row in rows:
@@ -103,7 +103,7 @@ def read_curve(folder: Path) -> Curve:
         settings = record["settings"]
         series = [np.array([row[key] for row in scored], float) for key in ("step", "sampled", "train_seconds")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is no finished run of driftline train ({error})") from error
+        raise InputError(f"{folder} is no finished run of driftline train ({error}): leave it out of --runs") from error
     schedule = STANDARD if settings["m"] is None else schedule_name({key: settings[key] for key in _SETTINGS})
     rolled_back = sum(jump["accepted"] is False for jump in jumps)
     steps, accuracy, seconds = series

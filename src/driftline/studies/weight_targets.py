@@ -91,9 +91,11 @@ def of_late(
     try:
         settings = json.loads((folder / "run.json").read_text())["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is no run of driftline train ({error})") from error
+        raise InputError(f"{folder} is no run of driftline train ({error}): leave it out of --runs") from error
     if settings["task"] != "sums":
-        raise InputError(f"{folder} is of the task {settings['task']}: this study scores sums only")
+        raise InputError(
+            f"{folder} is of the task {settings['task']}: this study scores sums only, leave it out of --runs"
+        )
     seen = trajectory.only([step for step in trajectory.steps if step <= late])
     observed = observe(seen)
     tests = backtest(observed)

@@ -244,7 +244,9 @@ def positions(values: dict[str, torch.Tensor], sample: int, seed: int) -> dict[s
     """
     total = sum(value.numel() for value in values.values())
     if total == 0:
-        raise InputError("the model has no trainable parameters on this process, so there is nothing to monitor")
+        raise InputError(
+            "the model has no trainable parameters on this process, so there is nothing to monitor: unfreeze some"
+        )
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for name, value in values.items():

@@ -96,9 +96,13 @@ class RegroundingCallback(TrainerCallback):
                 raise InputError(f"re-grounding with {name}={given!r}: choose {', '.join(known)}")
         count = anchors if anchors is not None else (2 if method == "two-point" else min(5, m + 1))
         if not 2 <= count <= m + 1:
-            raise InputError(f"re-grounding with anchors={anchors}: {m} steps have 2 to {m + 1} points to keep")
+            raise InputError(
+                f"re-grounding with anchors={anchors}: {m} steps have 2 to {m + 1} points to keep, choose among these"
+            )
         if window < 2:
-            raise InputError(f"re-grounding with window={window}: a mean with an error needs 2 logs or more")
+            raise InputError(
+                f"re-grounding with window={window}: a mean with an error needs 2 logs or more, give 2 or above"
+            )
         self.m, self.n, self.keep, self.accept, self.window, self.offload = m, n, tuple(keep), accept, window, offload
         self.method, self.optimizer_state, self.adapters = method_named(method), optimizer, adapters
         if adapters == "product" and self.method.uses_gram:
@@ -313,7 +317,9 @@ class RegroundingCallback(TrainerCallback):
         if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
             raise InputError("FSDP1 hides which parameters are norm layers: use FSDP2 (fsdp_version 2)")
         if not self._moved(model):
-            raise InputError(f"every trainable parameter is kept by {', '.join(self.keep)}: nothing would jump")
+            raise InputError(
+                f"every trainable parameter is kept by {', '.join(self.keep)}: nothing would jump, so name fewer patterns"
+            )
         accumulation = args.gradient_accumulation_steps
         self._buffer = (getattr(args, "steps_per_generation", None) or 1) * getattr(args, "num_iterations", 1)
         unit = math.lcm(self._buffer, accumulation) // accumulation

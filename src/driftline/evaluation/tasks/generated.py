@@ -32,14 +32,16 @@ def reasoning_gym(name: str, size: int, seed: int) -> Task:
         from reasoning_gym.factory import DATASETS
         from reasoning_gym.utils import SYSTEM_PROMPTS
     except ImportError as error:
-        raise InputError(f"task {name!r} needs {error.name}: pip install 'driftline[evaluate]'") from error
+        raise InputError(f"task {name!r} needs {error.name}: pip install 'driftline[eval]'") from error
     if name not in DATASETS:
         raise unknown(name, sorted(DATASETS))
     try:
         dataset = gym.create_dataset(name, size=size, seed=seed)
         entries = [dataset[index] for index in range(size)]
     except (AssertionError, ValueError, TypeError, ImportError, OSError) as error:
-        raise InputError(f"reasoning-gym cannot make {size} problems of {name} ({error})") from error
+        raise InputError(
+            f"reasoning-gym cannot make {size} problems of {name} ({error}): choose another --problems or --task"
+        ) from error
     system = SYSTEM_PROMPTS[_GYM_PROMPT]
     problems = tuple(
         Problem(

@@ -42,7 +42,7 @@ def task(name: str) -> Task:
     try:
         from datasets import DownloadConfig, load_dataset
     except ImportError as error:
-        raise InputError(f"task {name!r} needs {error.name}: pip install 'driftline[evaluate]'") from error
+        raise InputError(f"task {name!r} needs {error.name}: pip install 'driftline[eval]'") from error
     short, _, local = name.partition(":")
     source = SETS[short]
     if local and not Path(local).is_dir():
@@ -61,7 +61,7 @@ def task(name: str) -> Task:
         problem, answer = row.get(source.problem), row.get(source.answer)
         if problem is None or answer is None:
             raise InputError(
-                f"{name}, row {index}, has no {source.problem} or no {source.answer}: its columns are {', '.join(row)}"
+                f"{name}, row {index}, has no {source.problem} or no {source.answer}: its columns are {', '.join(row)}; give a copy of {source.path}"
             )
         text = f"{problem}\n{INSTRUCTION}"
         gold = boxed(str(answer)) or str(answer)

@@ -29,9 +29,9 @@ def task(path: Path, *, verifier: str | None = None, extraction: str | None = No
     for index, row in enumerate(read_rows(path)):
         answer = row.get("answer")
         if isinstance(answer, bool) or not isinstance(answer, (str, int, float)) or not str(answer).strip():
-            raise InputError(f"{path}, row {index}, has no answer (a text or a number)")
+            raise InputError(f"{path}, row {index}, has no answer: add one, a text or a number")
         if ("prompt" in row) == ("messages" in row):
-            raise InputError(f"{path}, row {index}, needs either prompt or messages")
+            raise InputError(f"{path}, row {index}, needs either prompt or messages: give one of them")
         problems.append(Problem(str(answer), row.get("prompt"), row.get("messages")))
     return judged(str(path), problems, verifier, extraction, 1024)
 

@@ -27,7 +27,7 @@ def math(answer: str, gold: str, *, bare: bool = True) -> float:
     try:
         from math_verify import parse, verify
     except ImportError as error:
-        raise InputError(f"the verifier math needs {error.name}: pip install 'driftline[evaluate]'") from error
+        raise InputError(f"the verifier math needs {error.name}: pip install 'driftline[eval]'") from error
     return float(verify(parse(_in_a_box(gold)), parse(_in_a_box(answer) if bare else answer)))
 
 

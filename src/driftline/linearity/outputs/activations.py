@@ -72,7 +72,9 @@ def activations(
     """
     sampling = sampling or Sampling()
     if len(trajectory.steps) < 3:
-        raise InputError(f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3")
+        raise InputError(
+            f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3, so save more, or add the base model with --base"
+        )
     clock_values = configuration.clock_values(trajectory, clock)
     context = models.context_of(trajectory.checkpoints[-1].model)
     rollouts = read_rollouts(rollouts_file, tokenizer_of(trajectory), longest=context)
@@ -129,7 +131,7 @@ def chosen_blocks(model: PreTrainedModel, layers: Sequence[int]) -> dict[str, to
     stack = decoder_layers(model)
     for layer in layers:
         if not 0 <= layer < len(stack):
-            raise InputError(f"--layers {layer}: the model has layers 0 to {len(stack) - 1}")
+            raise InputError(f"--layers {layer}: the model has layers 0 to {len(stack) - 1}, choose among these")
     spread = np.unique(np.linspace(0, len(stack) - 1, _SPREAD).round().astype(int)).tolist()
     blocks: dict[str, torch.nn.Module] = {}
     for layer in layers or spread:

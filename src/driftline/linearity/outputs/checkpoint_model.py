@@ -49,7 +49,7 @@ def load_checkpoint(checkpoint: Checkpoint | Path, *, dtype: str = "auto") -> Pr
         if info.shape != tuple(parameter.shape):
             raise InputError(
                 f"{info.file}: tensor {name!r} has shape {list(info.shape)} where the configuration in {checkpoint.model} "
-                f"asks for {list(parameter.shape)}: they are not of one model"
+                f"asks for {list(parameter.shape)}: put the configuration of this model there"
             )
         _fill(parameter, info)
     return model

@@ -28,7 +28,7 @@ def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
 
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     if not stacks:
-        raise InputError(f"{type(model).__name__} has no stack of layers to look into")
+        raise InputError(f"{type(model).__name__} has no stack of layers to look into: use driftline logprobs instead")
     return max(stacks, key=len)
 
 

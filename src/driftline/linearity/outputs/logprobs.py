@@ -58,7 +58,9 @@ def logprobs(
         InputError: the rollouts or a model cannot be used, or fewer than 3 checkpoints.
     """
     if len(trajectory.steps) < 3:
-        raise InputError(f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3")
+        raise InputError(
+            f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3, so save more, or add the base model with --base"
+        )
     clock_values = configuration.clock_values(trajectory, clock)
     tokenizer = tokenizer_of(trajectory)
     rollouts = read_rollouts(rollouts_file, tokenizer, longest=context_of(trajectory))

@@ -49,12 +49,14 @@ def read_rollouts(path: Path, tokenizer: PreTrainedTokenizerBase, *, longest: in
         response = _ids(row.get("response_ids"), where, "response_ids")
         if response is None:
             if not isinstance(row.get("response"), str):
-                raise InputError(f"{where} has neither response_ids nor a response as text")
+                raise InputError(f"{where} has neither response_ids nor a response as text: add one")
             response = tuple(tokenizer(row["response"], add_special_tokens=False)["input_ids"])
         if not response:
             raise InputError(f"{where} has an empty response: there is nothing to score, leave the row out")
         if not prompt:
-            raise InputError(f"{where} has an empty prompt: the first response token needs one to follow")
+            raise InputError(
+                f"{where} has an empty prompt: the first response token needs one to follow, so leave the row out"
+            )
         rollout = Rollout(prompt, response)
         if longest is not None and rollout.length > longest:
             raise InputError(
@@ -62,7 +64,7 @@ def read_rollouts(path: Path, tokenizer: PreTrainedTokenizerBase, *, longest: in
             )
         if max(max(prompt), max(response)) >= len(tokenizer):
             raise InputError(
-                f"{where} holds a token id that the tokenizer does not have: it was made with another model"
+                f"{where} holds a token id that the tokenizer does not have: it was made with another model, so sample anew with driftline rollouts"
             )
         rollouts.append(rollout)
     return rollouts
@@ -72,7 +74,9 @@ def _ids(value: Any, where: str, key: str) -> tuple[int, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or any(type(token) is not int or token < 0 for token in value):
-        raise InputError(f"{where} has {key} that are not a list of token ids")
+        raise InputError(
+            f"{where} has {key} that are not a list of token ids: make rows with driftline rollouts, or give texts"
+        )
     return tuple(value)
 
 

@@ -89,7 +89,7 @@ def train(
     everyone = PartialState(cpu=settings.device == "cpu")
     if settings.completions_per_step % everyone.num_processes:
         raise InputError(
-            f"{settings.completions_per_step} completions per step cannot be shared by {everyone.num_processes} processes"
+            f"{settings.completions_per_step} completions per step cannot be shared by {everyone.num_processes} processes: choose another --prompts-per-step or --rollouts"
         )
     with everyone.main_process_first():
         if everyone.is_main_process:

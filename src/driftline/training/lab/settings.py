@@ -103,12 +103,12 @@ def check(settings: LabRun) -> None:
             f"choose {', '.join((*FAMILIES, SMOLLM2))}, or give the folder of a causal language model"
         )
     if settings.noise_db is not None and (settings.algorithm != "sft" or not math.isfinite(settings.noise_db)):
-        raise InputError("--noise-db is a finite number, and of --algorithm sft only")
+        raise InputError("--noise-db is of --algorithm sft only, and a finite number: leave it out, or give one")
     if (settings.m is None) != (settings.n is None):
-        raise InputError("re-grounding needs both --m (steps trained) and --n (steps projected)")
+        raise InputError("re-grounding needs both --m and --n: give the steps to train, and the steps to project")
     if settings.micro_batch and settings.completions_per_step % settings.micro_batch:
         raise InputError(
-            f"--micro-batch {settings.micro_batch} does not divide the {settings.completions_per_step} completions of a step"
+            f"--micro-batch {settings.micro_batch} does not divide the {settings.completions_per_step} completions of a step: choose one that does"
         )
 
 
@@ -121,9 +121,11 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(
+            f"--config {path} cannot be read: {getattr(error, 'strerror', None) or error}; give a TOML file"
+        ) from error
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"--config {path} is not TOML: {error}") from error
+        raise InputError(f"--config {path} is not TOML: {error}; mend it") from error
     known = {field.name: str(field.type) for field in fields(LabRun)}
     settings = {}
     for key, value in found.items():

@@ -49,7 +49,7 @@ def open_task(name: str, difficulty: int = 0) -> LabTask:
 
 def _sums(difficulty: int) -> LabTask:
     if difficulty:
-        raise InputError(f"--difficulty {difficulty}: the task sums has one level, 0")
+        raise InputError(f"--difficulty {difficulty}: the task sums has one level, give 0")
 
     def problems(count: int, seed: int, held_out: bool) -> list[Row]:
         rows = sums.problems(count, seed, held_out=held_out)
@@ -92,7 +92,9 @@ def _reasoning_gym(name: str, difficulty: int) -> LabTask:
                 dataset = gym.create_dataset(name, size=_POOL, seed=seed, **options)
                 entries = {str(entry["question"]): entry for entry in dataset}
             except (AssertionError, ValueError, TypeError, ImportError, OSError) as error:
-                raise InputError(f"reasoning-gym cannot make {name} at --difficulty {difficulty} ({error})") from error
+                raise InputError(
+                    f"reasoning-gym cannot make {name} at --difficulty {difficulty} ({error}): choose another"
+                ) from error
             made[seed] = [
                 {
                     "prompt": question + "\n",

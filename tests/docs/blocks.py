@@ -1,0 +1,85 @@
+"""Code blocks of the documentation, and the command line as a parser only."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from driftline.cli import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_FENCE = re.compile(
+    r"(?:^[ \t]*<!-- not run: (?P<reason>[^\n]+?) -->[ \t]*\n+)?"
+    r"^(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ \t]*$",
+    re.MULTILINE | re.DOTALL,
+)
+_INLINE = re.compile(r"`(driftline [a-z]+[^`\n]* --[^`\n]*)`")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its page and line, its language, its code, and why it is not run, if so."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    reason: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of each command of a shell block, continued lines joined, comments gone."""
+        lines = self.code.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            page,
+            text.count("\n", 0, found.start("code")),
+            found["language"],
+            textwrap.dedent(found["code"]),
+            found["reason"],
+        )
+        for found in _FENCE.finditer(text)
+    ]
+
+
+def inline_commands(page: Path) -> list[list[str]]:
+    """Commands in running text and tables, such as `driftline inspect RUN --json`."""
+    return [shlex.split(found.replace("…", "")) for found in _INLINE.findall(page.read_text(encoding="utf-8"))]
+
+
+def _unrun(command: Callable[..., None]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(command)
+    def parsed(**options: Any) -> dict[str, Any]:
+        return options
+
+    return parsed
+
+
+_COMMANDS = {name: _unrun(spec.target) for name, spec in app._subcommands.items()}  # type: ignore[arg-type]
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """What the real parser makes of `driftline WORDS`, nothing called; SystemExit where it refuses."""
+    ours = words[: words.index("--")] if "--" in words else words
+    found: dict[str, Any] = tyro.extras.subcommand_cli_from_dict(
+        _COMMANDS, args=ours, prog="driftline", config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    return found

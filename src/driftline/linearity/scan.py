@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from driftline.checkpoints import dtypes
+from driftline.checkpoints.tensors import read_each
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.engines import Buffers, Engine, LocalEngine
 from driftline.errors import InputError
@@ -26,6 +27,7 @@ from driftline.linearity.step_sizes import Moves, moves_of
 
 FILTERS = {"none": kernels.NO_FILTER, "paper": kernels.PAPER_FILTER}
 _CHUNK_BYTES = 8 << 20  # raw bytes of a chunk over all checkpoints, per worker
+_FETCHED = 8  # chunks that are read at once from a remote run, where each request costs a round trip
 _TOGETHER = 16  # chunks of a task on a cluster
 _CANDIDATES = 4096  # positions per tensor from which the samples are drawn
 
@@ -116,6 +118,7 @@ class _Chunk:
     start: int
     stop: int
     candidates: np.ndarray  # flat positions within [start, stop)
+    length: int  # parameters that are measured at once
 
 
 _buffers = Buffers()
@@ -129,8 +132,7 @@ def _read(chunk: _Chunk) -> np.ndarray:
         chunk.tensor.read(chunk.start, chunk.stop, values, _buffers.get("scratch", 8 * n))
         return values
     bits = _buffers.get("raw", T * n * 2).view(np.uint16).reshape(T, n)
-    for row, info in zip(bits, chunk.tensor.stored, strict=True):
-        info.read_into(chunk.start, row.view(np.uint8))
+    read_each(chunk.tensor.stored, chunk.start, list(bits.view(np.uint8)))
     return bits
 
 
@@ -178,8 +180,20 @@ class _Sums:
         self.samples += other.samples
 
 
-def _measure(chunk: _Chunk, tau: np.ndarray) -> tuple[_Chunk, _Sums]:
+def _measure(chunk: _Chunk, tau: np.ndarray) -> tuple[_Chunk, list[_Sums]]:
+    """The sums of each part, so that adding them up does not depend on how many parts are read at once."""
     raw = _read(chunk)
+    positions = chunk.candidates - chunk.start
+    parts = []
+    for start in range(0, raw.shape[1], chunk.length):
+        part = np.ascontiguousarray(raw[:, start : start + chunk.length])
+        parts.append(_measure_part(chunk, start, part, tau))
+        here = positions[(positions >= start) & (positions < start + chunk.length)]
+        parts[-1].samples.append(_as_float32(raw[:, here]).T)
+    return chunk, parts
+
+
+def _measure_part(chunk: _Chunk, start: int, raw: np.ndarray, tau: np.ndarray) -> _Sums:
     T = raw.shape[0]
     sums = _Sums.zeros(T)
     finite = kernels.accumulate(
@@ -187,18 +201,17 @@ def _measure(chunk: _Chunk, tau: np.ndarray) -> tuple[_Chunk, _Sums]:
         sums.populations, sums.histograms, sums.distinct, sums.slopes, sums.kept, sums.gram,
     )  # fmt: skip
     if not finite or not np.isfinite(sums.gram).all():
-        _refuse_not_finite(chunk, _as_float32(raw))
-    sums.samples.append(_as_float32(raw[:, chunk.candidates - chunk.start]).T)
-    return chunk, sums
+        _refuse_not_finite(chunk, start, _as_float32(raw))
+    return sums
 
 
-def _refuse_not_finite(chunk: _Chunk, values: np.ndarray) -> None:
+def _refuse_not_finite(chunk: _Chunk, start: int, values: np.ndarray) -> None:
     for row, info, step in zip(values, chunk.tensor.stored, chunk.step_names, strict=True):
         bad = ~np.isfinite(row)
         if bad.any():
             raise InputError(
                 f"{info.file}: tensor {info.name!r} at step {step} holds a weight that is not finite "
-                f"(flat position {chunk.start + int(bad.argmax())}): leave that checkpoint out with --steps"
+                f"(flat position {chunk.start + start + int(bad.argmax())}): leave that checkpoint out with --steps"
             )
     raise InputError(f"tensor {chunk.tensor.name!r} changes by more than float32 can hold: is it really weights?")
 
@@ -208,10 +221,11 @@ def _chunks(trajectory: Trajectory, seed: int) -> Iterator[_Chunk]:
         widest = max(dtypes.ITEM_BYTES[info.dtype] for info in tensor.stored)
         length = max(1024, _CHUNK_BYTES // (len(tensor.stored) * widest) // 1024 * 1024)
         candidates = _candidates(tensor.name, tensor.size, seed)
-        for start in range(0, tensor.size, length):
-            stop = min(start + length, tensor.size)
+        read = length * (_FETCHED if tensor.remote else 1)
+        for start in range(0, tensor.size, read):
+            stop = min(start + read, tensor.size)
             first, last = np.searchsorted(candidates, [start, stop])
-            yield _Chunk(tensor, trajectory.steps, start, stop, candidates[first:last])
+            yield _Chunk(tensor, trajectory.steps, start, stop, candidates[first:last], length)
 
 
 def scan(
@@ -248,8 +262,9 @@ def scan(
     unit = np.sqrt(np.mean(centred**2))
     measure = partial(_measure, tau=(centred / unit).astype(np.float32))
     total = _Sums.zeros(time.size)
-    for chunk, sums in (engine or LocalEngine()).map(measure, _chunks(trajectory, seed), together=_TOGETHER):
-        total.add(sums)
+    for chunk, parts in (engine or LocalEngine()).map(measure, _chunks(trajectory, seed), together=_TOGETHER):
+        for sums in parts:
+            total.add(sums)
         progress((chunk.stop - chunk.start) * sum(dtypes.ITEM_BYTES[info.dtype] for info in chunk.tensor.stored))
         if chunk.stop == chunk.tensor.size:
             yield _finish(chunk.tensor, total, unit, sample, seed)

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ _USER = re.compile(r"([A-Za-z][\w+.-]+://)[^/\s]*:[^/\s]*@|((?:https?|s?ftp)://)
 _HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/+(.*?))?/*$")
 _WAITS = (0.5, 1.0, 2.0)  # seconds before a request is sent again
 _AT_ONCE = 32  # requests in flight
-_BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+_BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _FINAL = (
     FileNotFoundError,
     PermissionError,
@@ -50,6 +51,16 @@ def is_address(text: str | Path) -> bool:
 def is_remote(path: Path) -> bool:
     """Whether a path was made by `folder`."""
     return not isinstance(path, Path)
+
+
+def refuse_output(out: Path) -> None:
+    """Results are written locally, as only there they can appear whole or not at all.
+
+    Raises:
+        InputError: `out` was made from an address; a path has only one of its slashes left.
+    """
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(out)):
+        raise InputError(f"--out {redacted(str(out).replace(':/', '://', 1))} is a remote address: give a local folder")
 
 
 def redacted(text: str) -> str:
@@ -76,11 +87,13 @@ def folder(address: str) -> Path:
         filesystem = fsspec.get_filesystem_class(protocol)
         options = _login(address, protocol, filesystem)
         with _sentences(shown):
-            path = UPath(_pinned(shown) if protocol == "hf" else shown, **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of protocols without a path class of their own
+                path = UPath(_pinned(shown) if protocol == "hf" else shown, **options)
             path.fs.invalidate_cache()
         return cast(Path, path)
     except ImportError as error:
-        library = _library(protocol) or error.name
+        library = _library(protocol) or getattr(error.__cause__ or error, "name", None)
         raise InputError(f"{shown} needs {library}, which is not installed: pip install {library}") from error
     except ValueError as error:
         raise InputError(f"{shown} cannot be opened ({redacted(_first_line(error))}): check the address") from error
@@ -281,8 +294,6 @@ def local_copy(source: str | Path, *, weights: bool = True) -> Iterator[str | Pa
     Raises:
         InputError: they cannot be fetched.
     """
-    if is_address(source):
-        source = folder(str(source))
     if isinstance(source, str) or not is_remote(source):
         yield source
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,20 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from conftest import walk_weights
 from driftline import remote
 from driftline.checkpoints.inspection import inspect
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.checkpoints.writer import refuse_occupied
 from driftline.errors import InputError
+from driftline.forecast.backtest import write as write_backtest
+from driftline.forecast.extrapolate import Request, extrapolate
+from driftline.forecast.observations import observe
 from driftline.linearity import scan as scanning
 from driftline.linearity.analysis import analyze
-from conftest import walk_weights
+from driftline.linearity.watch import Watch, watch
 
 MakeRun = Callable[..., Path]
 Upload = Callable[[Path], str]
@@ -71,9 +78,7 @@ def test_analysis_is_that_of_a_local_copy_to_the_last_bit(
     run: Path, upload: Upload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     monkeypatch.setattr(scanning, "_CHUNK_BYTES", chunk)
-    records = []
-    for source in (str(run), upload(run)):
-        records.append(analyze(open_trajectory(source), tmp_path, clock="lr"))
+    records = [analyze(open_trajectory(source), tmp_path, clock="lr") for source in (str(run), upload(run))]
     assert records[1]["optimizer"]["adam_beta1_from"] == "run.json"
     assert without(records[0], "run", "cost") == without(records[1], "run", "cost")
 
@@ -110,5 +115,143 @@ def test_what_is_not_there_is_said(run: Path, upload: Upload) -> None:
         open_trajectory("memory://bucket/none")
     with pytest.raises(InputError, match="is one checkpoint, not a run: give its parent folder memory://bucket/run"):
         open_trajectory(f"{address}/checkpoint-10")
-    with pytest.raises(InputError, match="known|protocol"):
+    with pytest.raises(InputError, match=r"nosuch://bucket/run cannot be opened .*not known: nosuch"):
         open_trajectory("nosuch://bucket/run")
+    with pytest.raises(InputError, match="give that of the base model, or its address"):
+        open_trajectory([f"10={address}/checkpoint-10"], base="memory://bucket/none")
+
+
+class Requests(list[tuple[str, str, int]]):
+    """(kind, path, bytes) of every request that the memory filesystem answers; `failures` fail before one succeeds."""
+
+    failures = 0
+    error: Exception = ConnectionError("reset by peer")
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
+    seen, info, cat_file = Requests(), MemoryFileSystem.info, MemoryFileSystem.cat_file
+
+    def counted_info(self: Any, path: str, **kwargs: Any) -> Any:
+        seen.append(("info", path, 0))
+        return info(self, path, **kwargs)
+
+    def counted_cat(self: Any, path: str, start: Any = None, end: Any = None, **kwargs: Any) -> Any:
+        if seen.failures:
+            seen.failures -= 1
+            raise seen.error
+        found = cat_file(self, path, start=start, end=end)
+        seen.append(("range", path, len(found)))
+        return found
+
+    monkeypatch.setattr(MemoryFileSystem, "info", counted_info)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted_cat)
+    return seen
+
+
+def test_a_header_is_two_ranges_and_a_tensor_one(run: Path, upload: Upload, requests: Requests) -> None:
+    address = upload(run)
+    trajectory = open_trajectory(address)
+    ranges = [(path, count) for kind, path, count in requests if kind == "range"]
+    header = (run / "checkpoint-0" / "model.safetensors").read_bytes()[:8]
+    length = int.from_bytes(header, "little")
+    files = [f"/bucket/run/checkpoint-{step}/model.safetensors" for step in STEPS]
+    assert ranges == [(file, count) for file in files for count in (8, length)]
+    requests.clear()
+    scanned = list(scanning.scan(trajectory))
+    sizes = [2 * tensor.size for tensor in scanned]
+    assert sorted(requests) == sorted(("range", file, size) for file in files for size in sizes)
+
+
+def test_failures_in_the_middle_are_tried_again_then_named(run: Path, upload: Upload, requests: Requests) -> None:
+    trajectory = open_trajectory(upload(run)).only(STEPS[:3])
+    requests.failures = 3
+    assert len(list(scanning.scan(trajectory))) == 3
+    requests.failures = 1000
+    broken = r"memory://bucket/run/checkpoint-\d+/model.safetensors cannot be read \(reset by peer\), at tensor 'model.a.weight'"
+    with pytest.raises(InputError, match=broken):
+        list(scanning.scan(trajectory))
+    assert requests.failures > 900  # a few, not endlessly
+
+
+def test_objects_that_change_are_named(run: Path, upload: Upload, requests: Requests) -> None:
+    trajectory = open_trajectory(upload(run))
+    file = "/bucket/run/checkpoint-20/model.safetensors"
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file(file, memory.cat_file(file)[:2000])
+    shorter = r"checkpoint-20/model.safetensors became shorter while 'model.\w+.weight' was read"
+    with pytest.raises(InputError, match=shorter):
+        list(scanning.scan(trajectory))
+    requests.error, requests.failures = OSError("416: range not satisfiable"), 10**6
+    with pytest.raises(InputError, match=shorter):
+        list(scanning.scan(trajectory))
+    requests.failures = 0
+    memory.rm(file)
+    with pytest.raises(InputError, match=r"checkpoint-20/model.safetensors cannot be read \(No such file"):
+        list(scanning.scan(trajectory))
+
+
+def test_an_unfinished_checkpoint_is_skipped(run: Path, upload: Upload) -> None:
+    address = upload(run)
+    memory = fsspec.filesystem("memory")
+    for step, kept in ((10, 5), (20, 300)):
+        file = f"/bucket/run/checkpoint-{step}/model.safetensors"
+        memory.pipe_file(file, memory.cat_file(file)[:kept])
+    skipped = open_trajectory(address).skipped
+    assert "is only 5 bytes: still being written" in skipped[10]
+    assert "still being written, or truncated" in skipped[20]
+
+
+def test_a_server_without_ranges_is_refused(run: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = upload(run)
+    whole = MemoryFileSystem.cat_file
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda self, path, **rest: whole(self, path))
+    with pytest.raises(InputError, match="sends whole files where a range is asked for"):
+        open_trajectory(address)
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(InputError, match="s3://bucket/run needs s3fs, which is not installed: pip install s3fs"):
+        open_trajectory("s3://bucket/run")
+
+
+def test_forecasts_are_the_bytes_that_a_local_copy_gives(run: Path, upload: Upload, tmp_path: Path) -> None:
+    (run / "checkpoint-30" / "tokenizer.json").write_text('{"version": "1.0"}')
+    (run / "checkpoint-30" / "optimizer.bin").write_bytes(b"not for a forecast")
+    written = {}
+    for name, source in (("here", str(run)), ("there", upload(run))):
+        extrapolate(open_trajectory(source), tmp_path / name, Request((50,), method="least-squares"))
+        written[name] = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+    assert written["here"].keys() == written["there"].keys() >= {"tokenizer.json", "config.json", "model.safetensors"}
+    recipes = [json.loads(written[name].pop("driftline.json")) for name in ("here", "there")]
+    assert written["here"] == written["there"]
+    for mine, remote_one in zip(*(recipe.pop("sources") for recipe in recipes), strict=True):
+        assert (mine["step"], mine["bytes"]) == (remote_one["step"], remote_one["bytes"])
+        assert remote_one["file"].startswith("memory://bucket/run/checkpoint-")
+        assert len(remote_one["fingerprint"]) == 64
+    assert recipes[0] == recipes[1]
+
+
+def test_backtests_are_those_of_a_local_copy(run: Path, upload: Upload, tmp_path: Path) -> None:
+    records = []
+    for name, source in (("here", str(run)), ("there", upload(run))):
+        (tmp_path / name).mkdir()
+        observed = observe(open_trajectory(source), clock="step")
+        records.append(write_backtest(tmp_path / name, observed, run="run", clock="step"))
+    assert without(records[0], "cost") == without(records[1], "cost")
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/out", "memory://bucket/out"])
+def test_results_are_not_written_to_addresses(run: Path, tmp_path: Path, out: str) -> None:
+    with pytest.raises(InputError, match=f"--out {out} is a remote address: give a local folder"):
+        extrapolate(open_trajectory(run), out, Request((50,)))
+    with pytest.raises(InputError, match=f"--out {out} is a remote address: give a local folder"):
+        refuse_occupied(Path(out), overwrite=True, mark="summary.json")
+
+
+@pytest.mark.parametrize("arguments", [("s3://u:key@bucket/run",), ("1=s3://u:key@bucket/a", "2=/b")])
+def test_watch_refuses_addresses(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r"s3://bucket/\w+ is a remote address, which watch does not follow"):
+        watch(Watch(arguments), tmp_path / "out", show=print, say=print)
+    assert not (tmp_path / "out").exists()

@@ -49,12 +49,16 @@ def folder_of(argument: str | Path) -> Path:
     return remote.folder(str(argument)) if remote.is_address(argument) else Path(argument)
 
 
+def _likely(path: Path) -> str:
+    return "the address, the network and the credentials" if remote.is_remote(path) else "its permissions"
+
+
 def _must_be_folder(path: Path) -> None:
     try:
         with remote.faults(path):
             exists, is_folder = path.exists(), path.is_dir()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): check {_likely(path)}") from error
     if not exists:
         raise InputError(f"{path} does not exist: give the folder that holds the checkpoints")
     if not is_folder:
@@ -66,7 +70,7 @@ def _children(folder: Path) -> list[Path]:
         with remote.faults(folder):
             return sorted(child for child in folder.iterdir() if child.is_dir())
     except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({error.strerror}): check its permissions") from error
+        raise InputError(f"{folder} cannot be listed ({error.strerror}): check {_likely(folder)}") from error
 
 
 def _named_steps(folder: Path) -> list[tuple[int, Path]]:

@@ -138,7 +138,9 @@ def open_trajectory(
             )
         root = folder_of(base)
         if not root.is_dir():
-            raise InputError(f"--base {root} is not a folder: give the folder of the base model")
+            raise InputError(
+                f"--base {root} is not a folder: give that of the base model, or its address, such as hf://owner/name"
+            )
         folders = {0: root, **folders}
     opened: dict[int, Checkpoint] = {}
     wanted = sorted({*choose_steps(list(folders), steps), *([0] if base is not None else [])})

@@ -135,7 +135,7 @@ def branches(address: str) -> dict[str, Path]:
     from upath import UPath
 
     with _sentences(address):
-        refs = _patiently(lambda: HfApi().list_repo_refs(match[1]))
+        refs = HfApi().list_repo_refs(match[1])
     return {ref.name: cast(Path, UPath(f"hf://{match[1]}@{ref.target_commit}")) for ref in refs.branches}
 
 
@@ -146,7 +146,7 @@ def _pinned(address: str) -> str:
     if not match:
         raise InputError(f"{address} is not hf://owner/name, hf://owner/name@revision or a folder in one")
     revision = unquote(match[2]) if match[2] else None
-    commit = _patiently(lambda: HfApi().model_info(match[1], revision=revision)).sha
+    commit = HfApi().model_info(match[1], revision=revision).sha
     return f"hf://{match[1]}@{commit}" + (f"/{match[3]}" if match[3] else "")
 
 
@@ -193,16 +193,14 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _patiently(request: Callable[[], Result]) -> Result:
-    """A request, sent again a few times when the network or the server fails."""
-    for wait in _WAITS:
+def _patiently(path: Path, request: Callable[[], Result]) -> Result:
+    """A request, sent again a few times when the network or the server fails; the Hub's library does so itself."""
+    for wait in () if _HUB.match(str(path)) else _WAITS:
         try:
             return request()
         except _FINAL:
             raise
-        except Exception as error:
-            if type(error).__name__ in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError"):
-                raise
+        except Exception:
             time.sleep(wait)
     return request()
 
@@ -214,7 +212,7 @@ def size(file: Path) -> int:
         OSError: it is not there, or cannot be reached.
     """
     with faults(file):
-        return int(_patiently(lambda: _information(file))["size"])
+        return int(_patiently(file, lambda: _information(file))["size"])
 
 
 def _information(file: Path) -> dict[str, Any]:
@@ -246,7 +244,7 @@ def read(file: Path, start: int, count: int) -> bytes:
     if count == 0:
         return b""
     with faults(file):
-        found = _patiently(request)
+        found = _patiently(file, request)
         if len(found) > count:
             raise InputError(
                 f"{file}: its server sends whole files where a range is asked for: copy the run to a folder"
@@ -274,7 +272,7 @@ def origin(file: Path) -> dict[str, Any]:
         OSError: it is not there, or cannot be reached.
     """
     with faults(file):
-        known = _patiently(lambda: _information(file))
+        known = _patiently(file, lambda: _information(file))
         found: dict[str, Any] = {"bytes": known["size"]}
         if (match := _HUB.match(str(file))) and match[2]:
             return found | {"commit": match[2]}
@@ -300,7 +298,9 @@ def local_copy(source: str | Path, *, weights: bool = True) -> Iterator[str | Pa
     suffixes = (*_BESIDE_WEIGHTS, ".safetensors") if weights else _BESIDE_WEIGHTS
     with tempfile.TemporaryDirectory(prefix="driftline-") as copy:
         with _sentences(str(source)):
-            names = [file.name for file in _patiently(lambda: list(source.iterdir())) if file.name.endswith(suffixes)]
+            names = [
+                file.name for file in _patiently(source, lambda: list(source.iterdir())) if file.name.endswith(suffixes)
+            ]
             target = _from_hub(source, names) or _fetched(source, names, Path(copy))
         yield target
 

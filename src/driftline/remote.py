@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -84,8 +85,8 @@ def folder(address: str) -> Path:
     from upath import UPath
 
     try:
-        filesystem = fsspec.get_filesystem_class(protocol)
-        options = _login(address, protocol, filesystem)
+        fsspec.get_filesystem_class(protocol)
+        options = _login(address, protocol)
         with _sentences(shown):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of protocols without a path class of their own
@@ -107,15 +108,14 @@ def _library(protocol: str) -> str | None:
     return None if package in ("", "fsspec") else package
 
 
-def _login(address: str, protocol: str, filesystem: Any) -> dict[str, Any]:
+def _login(address: str, protocol: str) -> dict[str, Any]:
     url = urlsplit(address)
-    if url.password is None or redacted(address) == address:
+    if url.username is None or redacted(address) == address:
         return {}
-    user, password = unquote(url.username or ""), unquote(url.password)
+    user, password = unquote(url.username), unquote(url.password or "")
     if protocol in ("http", "https"):
-        import aiohttp
-
-        return {"client_kwargs": {"auth": aiohttp.BasicAuth(user, password)}}
+        basic = b64encode(f"{user}:{password}".encode()).decode()
+        return {"client_kwargs": {"headers": {"Authorization": f"Basic {basic}"}}}
     return {"username": user, "password": password}
 
 

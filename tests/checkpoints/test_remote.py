@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
+import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -212,6 +217,68 @@ def test_a_server_without_ranges_is_refused(run: Path, upload: Upload, monkeypat
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda self, path, **rest: whole(self, path))
     with pytest.raises(InputError, match="sends whole files where a range is asked for"):
         open_trajectory(address)
+
+
+class _Server(SimpleHTTPRequestHandler):
+    """Files with ranges, which the standard library's lacks, for one user."""
+
+    def do_GET(self) -> None:
+        if self.headers["Authorization"] != "Basic " + b64encode(b"me:s3cr@t").decode():
+            self.send_error(401)
+        elif bounds := re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            found = Path(self.translate_path(self.path)).read_bytes()[int(bounds[1]) : int(bounds[2]) + 1]
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(found)))
+            self.end_headers()
+            self.wfile.write(found)
+        else:
+            super().do_GET()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(run: Path) -> Iterator[str]:
+    """The address of a server of the run, without its user and password."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Server, directory=str(run.parent))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}/run"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_with_a_password_is_read_and_the_password_is_nowhere(
+    run: Path, served: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"http://me:s3cr%40t@{served}"
+    summary = analyze(open_trajectory(address), tmp_path)
+    assert without(summary, "run", "cost") == without(analyze(open_trajectory(run), tmp_path), "run", "cost")
+    assert summary["run"] == f"http://{served}"
+    extrapolate(open_trajectory(address), tmp_path / "out", Request((50,)))
+    recipe = (tmp_path / "out" / "driftline.json").read_text()
+    assert served in recipe
+    assert "s3cr" not in recipe
+    with pytest.raises(InputError, match=f"http://{served}/none") as refused:
+        open_trajectory(f"{address}/none")
+    assert "s3cr" not in str(refused.value)
+    with pytest.raises(InputError, match="401"):
+        open_trajectory(f"http://{served}")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://key:secret@bucket/run is not", "s3://bucket/run is not"),
+        ("--base=https://token@host/a b", "--base=https://host/a b"),
+        ("1=ftp://u:p:@x@host/a", "1=ftp://host/a"),
+        ("abfs://container@account.dfs.core.windows.net/a", "abfs://container@account.dfs.core.windows.net/a"),
+        ("hf://owner/name@main/a:b", "hf://owner/name@main/a:b"),
+    ],
+)
+def test_credentials_are_taken_out_of_text(text: str, shown: str) -> None:
+    assert remote.redacted(text) == shown
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

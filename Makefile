@@ -28,6 +28,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/extrapolate.py
 	$(BIN)/python benchmarks/logprob_speed.py
 	$(BIN)/python benchmarks/generate_speed.py

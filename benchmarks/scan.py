@@ -1,75 +1,147 @@
-"""The scan against `cat` of the same files and against the plain way, and its memory as the model grows.
+"""The scan against `cat` of the same files and the plain way; Ray against threads; memory as the model grows.
 
-    python benchmarks/scan.py              0.4 billion parameters x 8 checkpoints (6.4 GB)
-    python benchmarks/scan.py --small      a run of 40 million, to see that it works
+    python benchmarks/scan.py                  0.4 billion parameters x 8 checkpoints (6.4 GB); memory up to 3 billion (18 GB)
+    python benchmarks/scan.py --small          a run of 40 million, to see that it works
+    python benchmarks/scan.py --only memory    one part: speed, ray or memory
 
-Ratios between things measured in one run, on files in the page cache; wall clock includes start-up.
-Peak memory is the kernel's high-water mark of the process's resident set.
+Ratios between things measured in one run; wall clock includes start-up, best of three. Warm: in the page cache; cold:
+dropped from it first. Peak memory is the kernel's high-water mark of the process's resident set.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from driftline import open_trajectory, scan
+from driftline.engines import open_engine
 from generate import generate
-from measure import DRIFTLINE, best, measure, timed
+from measure import DRIFTLINE, best, forget, measure, timed
 
 HERE = Path(__file__).parent
+PARTS = ("speed", "ray", "memory")
+
+
+def analyze(run: Path, out: str, *options: str) -> list[str]:
+    return [*DRIFTLINE, "analyze", str(run), "--out", out, "--overwrite", "--quiet", *options]
+
+
+def speed(run: Path, files: Sequence[str], gigabytes: float, repeats: int) -> None:
+    cat = ["sh", "-c", 'cat "$@" > /dev/null', "cat", *files]
+    plain = [sys.executable, str(HERE / "plain.py"), str(run)]
+    with tempfile.TemporaryDirectory() as scratch:
+        ours = analyze(run, f"{scratch}/out")
+        measure(ours)  # compiles the kernels once, as after an installation
+        warm = {
+            "cat of the same files": best(cat, repeats),
+            "driftline analyze, all weights": best(ours, repeats),
+            "the plain way, 0.1 %": best(plain, 1),
+            "the same, drawn by randperm": best([*plain, "--randperm"], 1),
+        }
+        cold = [best(command, repeats, before=lambda: forget(files)) for command in (cat, ours)]
+        cold.append(best(plain, 1, before=lambda: forget(files)))
+    reference = warm["the plain way, 0.1 %"][0]
+    print(f"{'':32}{'seconds':>9}{'GB/s':>8}{'cold':>8}{'GB/s':>8}{'peak GiB':>10}{'time / plain':>14}")
+    for place, (name, (seconds, memory)) in enumerate(warm.items()):
+        from_disk = f"{cold[place][0]:8.2f}{gigabytes / cold[place][0]:8.2f}" if place < len(cold) else " " * 16
+        print(f"{name:32}{seconds:9.2f}{gigabytes / seconds:8.2f}{from_disk}{memory:10.2f}{seconds / reference:14.3f}")
+    trajectory = open_trajectory(run)
+    seconds = min(timed(lambda: deque(scan(trajectory), maxlen=0)) for _ in range(repeats))
+    print(f"\nthe scan alone, kernels loaded: {seconds:.2f} s, {gigabytes / seconds:.2f} GB/s")
+    ours_warm, cat_warm = warm["driftline analyze, all weights"], warm["cat of the same files"]
+    print(
+        f"driftline / cat: {ours_warm[0] / cat_warm[0]:.2f} times the time warm, {cold[1][0] / cold[0][0]:.2f} cold; "
+        f"driftline / plain: {ours_warm[1] / warm['the plain way, 0.1 %'][1]:.2f} of the memory"
+    )
+
+
+def peak(_: Any) -> tuple[int, float]:
+    """Process and its peak memory in GiB."""
+    return os.getpid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def ray(run: Path, repeats: int) -> None:
+    """One node of all cores here: a Ray that is started for the call, one that runs already, and the scan alone."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = {
+            "threads": best(analyze(run, f"{scratch}/out"), repeats),
+            "Ray, started for it": best(analyze(run, f"{scratch}/out", "--engine", "ray"), repeats),
+        }
+        node = {"num_cpus": cores, "object_store_memory": 200 << 20, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        try:
+            address = ["--engine", "ray", "--ray-address", cluster.address]
+            rows["Ray, running already"] = best(analyze(run, f"{scratch}/out", *address), repeats)
+            trajectory = open_trajectory(run)
+            alone = {"threads": min(timed(lambda: deque(scan(trajectory), maxlen=0)) for _ in range(repeats))}
+            with open_engine("ray", cluster.address) as engine:
+                deque(scan(trajectory, engine=engine), maxlen=0)  # its workers hold the kernels now
+                alone["Ray, running already"] = min(
+                    timed(lambda: deque(scan(trajectory, engine=engine), maxlen=0)) for _ in range(repeats)
+                )
+                workers = dict(engine.map(peak, range(8 * cores)))
+        finally:
+            cluster.shutdown()
+    print(
+        f"\n{'analyze on one node':32}{'seconds':>9}{'/ threads':>11}{'peak GiB':>10}{'the scan alone':>17}{'/ threads':>11}"
+    )
+    for name, (seconds, memory) in rows.items():
+        only = f"{alone[name]:17.2f}{alone[name] / alone['threads']:11.2f}" if name in alone else ""
+        print(f"{name:32}{seconds:9.2f}{seconds / rows['threads'][0]:11.2f}{memory:10.2f}{only}")
+    print(f"peak of a Ray worker: {max(workers.values()):.2f} GiB ({len(workers)} workers)")
+
+
+def memory(data: Path, billions: Sequence[float]) -> None:
+    print("\nmemory as the model grows (3 checkpoints)")
+    for size in billions:
+        grown = data / f"grown-{size}"
+        needed = 7 * size * 1e9
+        if not grown.exists() and shutil.disk_usage(data).free < needed:
+            print(f"{size:8.3f} billion parameters: left out, {needed / 1e9:.0f} GB of disk are not free")
+            continue
+        count = generate(grown, size * 1e9, 3)
+        with tempfile.TemporaryDirectory() as scratch:
+            seconds, peak = measure(analyze(grown, f"{scratch}/out"))
+        print(f"{count / 1e9:8.3f} billion parameters: {peak:.2f} GiB, {seconds:.1f} s", flush=True)
+        shutil.rmtree(grown)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
     parser.add_argument("--data", type=Path, default=Path("bench-data"))
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    size = 0.04e9 if arguments.small else 0.4e9
-    run = arguments.data / f"run-{size:.0e}"
-    parameters = generate(run, size, 8)
-    files = sorted(map(str, run.glob("*/*.safetensors")))
-    gigabytes = sum(os.path.getsize(file) for file in files) / 1e9
-    print(
-        f"{parameters / 1e9:.3f} billion parameters x 8 bf16 checkpoints, {gigabytes:.2f} GB, {os.cpu_count()} cores\n"
-    )
-
-    with tempfile.TemporaryDirectory() as scratch:
-        analyze = [*DRIFTLINE, "analyze", str(run), "--out", f"{scratch}/out", "--overwrite", "--quiet"]
-        measure(analyze)  # compiles the kernels once, as after an installation
-        cat = best(["sh", "-c", 'cat "$@" > /dev/null', "cat", *files], arguments.repeats)
-        driftline = best(analyze, arguments.repeats)
-        plain = best([sys.executable, str(HERE / "plain.py"), str(run)], 1)
-        permuted = best([sys.executable, str(HERE / "plain.py"), str(run), "--randperm"], 1)
-    rows = [
-        ("cat of the same files", *cat),
-        ("driftline analyze, all weights", *driftline),
-        ("the plain way, 0.1 %", *plain),
-        ("the same, drawn by randperm", *permuted),
-    ]
-    print(f"{'':32}{'seconds':>9}{'GB/s':>8}{'peak GiB':>10}{'time / plain':>14}")
-    for name, seconds, memory in rows:
-        print(f"{name:32}{seconds:9.2f}{gigabytes / seconds:8.2f}{memory:10.2f}{seconds / plain[0]:14.3f}")
-    trajectory = open_trajectory(run)
-    seconds = min(timed(lambda: deque(scan(trajectory), maxlen=0)) for _ in range(arguments.repeats))
-    print(f"\nthe scan alone, kernels loaded: {seconds:.2f} s, {gigabytes / seconds:.2f} GB/s")
-    print(
-        f"driftline / cat: {driftline[0] / cat[0]:.2f} times the time; driftline / plain: {driftline[1] / plain[1]:.2f} of the memory\n"
-    )
-
-    print("memory as the model grows (3 checkpoints)")
-    for billions in (0.02, 0.04) if arguments.small else (0.1, 0.4, 1.2):
-        grown = arguments.data / f"grown-{billions}"
-        count = generate(grown, billions * 1e9, 3)
-        with tempfile.TemporaryDirectory() as scratch:
-            seconds, memory = measure([*DRIFTLINE, "analyze", str(grown), "--out", f"{scratch}/o", "--quiet"])
-        print(f"{count / 1e9:8.3f} billion parameters: {memory:.2f} GiB, {seconds:.1f} s")
-        shutil.rmtree(grown)
+    arguments.data.mkdir(parents=True, exist_ok=True)
+    if arguments.only != ["memory"]:
+        size = 0.04e9 if arguments.small else 0.4e9
+        run = arguments.data / f"run-{size:.0e}"
+        parameters = generate(run, size, 8)
+        files = sorted(map(str, run.glob("*/*.safetensors")))
+        gigabytes = sum(os.path.getsize(file) for file in files) / 1e9
+        print(
+            f"{parameters / 1e9:.3f} billion parameters x 8 bf16 checkpoints, {gigabytes:.2f} GB, "
+            f"{len(os.sched_getaffinity(0))} cores\n"
+        )
+    if "speed" in arguments.only:
+        speed(run, files, gigabytes, arguments.repeats)
+    if "ray" in arguments.only:
+        ray(run, arguments.repeats)
+    if "memory" in arguments.only:
+        memory(arguments.data, (0.02, 0.04) if arguments.small else (0.1, 0.4, 1.2, 3.0))
 
 
 if __name__ == "__main__":

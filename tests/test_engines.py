@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +19,8 @@ import numpy as np
 import pytest
 
 from conftest import walk_weights
+from driftline import engines
+from driftline._version import __version__
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.engines import LocalEngine, open_engine
 from driftline.errors import InputError, UnreadableCheckpoint
@@ -107,6 +111,46 @@ def driftline(folder: Path, *arguments: object) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=500, check=False)
 
 
+def test_small_items_share_a_task() -> None:
+    sizes = [10, 30 << 20, 40 << 20, 1, 2, 100 << 20, 3]
+    assert list(engines._batches(sizes, lambda size: size)) == [sizes[:3], sizes[3:6], sizes[6:]]
+    assert list(engines._batches("abc", None)) == [["a"], ["b"], ["c"]]
+
+
+def read_what_is_not_there(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{path} cannot be read ({error.strerror})") from error
+
+
+def shared_with(caller: engines._Caller) -> bytes:
+    return pickle.dumps((caller, read_what_is_not_there, None))
+
+
+def test_a_task_does_what_the_function_does(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    caller = engines._Caller(__version__, os.getcwd(), "elsewhere")
+    assert pickle.loads(engines._several(shared_with(caller), [tmp_path / "file"] * 2)) == [b"abc", b"abc"]
+
+
+def test_a_node_that_does_not_see_the_files_is_named(tmp_path: Path) -> None:
+    here = os.uname().nodename
+    for machine, complaint in {
+        "elsewhere": f"that is on node {here}: with --engine ray every node must",
+        here: r"\)$",
+    }.items():
+        caller = engines._Caller(__version__, os.getcwd(), machine)
+        with pytest.raises(InputError, match=complaint):
+            engines._several(shared_with(caller), [tmp_path / "absent"])
+
+
+def test_a_node_with_another_driftline_is_refused() -> None:
+    caller = engines._Caller("0.0.1", os.getcwd(), "elsewhere")
+    with pytest.raises(InputError, match=r"and this is 0\.0\.1: install the same on all"):
+        engines._several(shared_with(caller), [Path()])
+
+
 # The Ray engine, on two nodes of one core each
 
 
@@ -153,7 +197,7 @@ def test_errors_of_a_task_arrive_as_they_were_raised(cluster: Any) -> None:
         return item
 
     with open_engine("ray", cluster.address) as engine:
-        results = engine.map(refuse, range(10), together=2)
+        results = engine.map(refuse, range(10), size=lambda item: 32 << 20)
         with pytest.raises(UnreadableCheckpoint, match=r"^file 3 is short$"):
             list(results)
 
@@ -163,7 +207,8 @@ def test_the_scan_is_the_same_to_the_last_bit_with_a_node_killed_in_it(
     cluster: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan_module, "_CHUNK_BYTES", 1 << 16)
-    monkeypatch.setattr(scan_module, "_TOGETHER", 2)
+    monkeypatch.setattr(scan_module, "_CHUNKS", 2)
+    monkeypatch.setattr(engines, "_TASK_BYTES", 1 << 18)
     trajectory = open_trajectory(run)
     expected = list(scan(trajectory))
     doomed = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
@@ -288,3 +333,14 @@ def test_without_an_address_ray_is_started_and_stopped(
     result = driftline(tmp_path, "analyze", run, "--out", "out", "--engine", "ray")
     assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "out" / "summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_stopped_it_leaves_nothing_and_its_own_exit_code(cluster: Any, run: Path, tmp_path: Path) -> None:
+    words = ["analyze", "run", "--out", "out", "--engine", "ray", "--ray-address", cluster.address]
+    process = subprocess.Popen([sys.executable, "-m", "driftline", *words], cwd=tmp_path)
+    while not list(tmp_path.glob(".out.partial*")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=100) == 143
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

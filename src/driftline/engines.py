@@ -15,6 +15,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -36,6 +36,7 @@ Advance = Callable[[int], None]
 
 ENGINES = ("local", "ray")
 _MOST_THREADS = 16  # bounds the memory of a pass, not only its speed
+_TASK_BYTES = 64 << 20
 _IN_FLIGHT = 3  # tasks for each core of a cluster: one at work, others on their way
 _RETRIES = 5  # of a task whose worker or node is lost
 _PATIENCE = 10.0  # seconds in which a cluster's address must answer
@@ -50,13 +51,13 @@ class Engine(Protocol):
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        together: int = 1,
+        size: Callable[[Item], int] | None = None,
         settle: Callable[[list[Item]], None] | None = None,
     ) -> Iterator[Result]:
         """`function` over `items`, a core for each, results in the items' order; few items are held at a time.
 
         Args:
-            together: items that make up one task, where a task costs more than a call.
+            size: bytes of an item; where a task costs more than a call, small items share one.
             settle: called with the items of a task when they are done, where that is not in this process.
 
         Raises:
@@ -110,10 +111,10 @@ class LocalEngine:
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        together: int = 1,
+        size: Callable[[Item], int] | None = None,
         settle: Callable[[list[Item]], None] | None = None,
     ) -> Iterator[Result]:
-        """At most two items a thread are in flight; `together` and `settle` play no part."""
+        """At most two items a thread are in flight; `size` and `settle` play no part."""
         pending: deque[Future[Result]] = deque()
         with ThreadPoolExecutor(self.threads, thread_name_prefix="driftline") as pool:
             try:
@@ -148,17 +149,16 @@ class RayEngine:
         function: Callable[[Item], Result],
         items: Iterable[Item],
         *,
-        together: int = 1,
+        size: Callable[[Item], int] | None = None,
         settle: Callable[[list[Item]], None] | None = None,
     ) -> Iterator[Result]:
         """A core for each task; at most three tasks a core are in flight."""
         task = self._task(_several, num_cpus=1)
         shared = self._shared(function, settle)
         most = _IN_FLIGHT * max(int(self._ray.cluster_resources().get("CPU", 1)), 1)
-        remaining = iter(items)
         pending: deque[Any] = deque()
         try:
-            while batch := list(islice(remaining, together)):
+            for batch in _batches(items, size):
                 pending.append(task.remote(shared, batch))
                 if len(pending) >= most:
                     yield from self._result(pending.popleft())
@@ -214,6 +214,20 @@ class RayEngine:
                 f"a task was lost with its worker {_RETRIES + 1} times on the Ray cluster ({type(error).__name__}): "
                 "give its nodes more memory, or fewer cores each"
             ) from error
+
+
+def _batches(items: Iterable[Item], size: Callable[[Item], int] | None) -> Iterator[list[Item]]:
+    """Items in order, as many as make up a task of `_TASK_BYTES`; one by one where they have no size."""
+    batch: list[Item] = []
+    used = 0
+    for item in items:
+        batch.append(item)
+        used += _TASK_BYTES if size is None else size(item)
+        if used >= _TASK_BYTES:
+            yield batch
+            batch, used = [], 0
+    if batch:
+        yield batch
 
 
 # Arguments and results travel as pickled bytes: arrays that Ray unpacks itself are read-only, for which the
@@ -297,15 +311,15 @@ def open_engine(name: str = "local", address: str | None = None) -> Iterator[Eng
         import ray
     except ImportError as error:
         raise InputError('--engine ray needs Ray: pip install "driftline[ray]"') from error
-    connected = ray.is_initialized()
-    if not connected:
-        _connect(ray, address)
-    try:
-        if ray.cluster_resources().get("CPU", 0) < 1:
-            raise InputError("the Ray cluster offers no CPU to run on: add a node to it with ray start --address")
+    if ray.is_initialized():
         yield RayEngine(ray)
-    finally:
-        if not connected:
+        return
+    with _own_sigterm(lambda: _connect(ray, address)):
+        try:
+            if ray.cluster_resources().get("CPU", 0) < 1:
+                raise InputError("the Ray cluster offers no CPU to run on: add a node to it with ray start --address")
+            yield RayEngine(ray)
+        finally:
             ray.shutdown()
 
 
@@ -314,7 +328,6 @@ def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyway, and warns of
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     address = address or os.environ.get("RAY_ADDRESS")
-    before = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             _must_answer(address)
@@ -330,8 +343,34 @@ def _connect(ray: Any, address: str | None) -> None:
             f"no Ray cluster can be used at {address or 'this machine'} ({why}): start one with ray start --head, or leave "
             "--ray-address out"
         ) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray puts in its own
+
+
+@contextmanager
+def _own_sigterm(connect: Callable[[], None]) -> Iterator[None]:
+    """The caller's handler of SIGTERM, and the exit code it chooses: Ray has its own handler, and its own code."""
+    before = signal.getsignal(signal.SIGTERM)
+    codes: list[Any] = []
+
+    def handler(number: int, frame: Any) -> None:
+        try:
+            if callable(before):
+                before(number, frame)
+            sys.exit(128 + number)
+        except SystemExit as stop:
+            codes.append(stop.code)
+            raise
+
+    connect()
+    here = threading.current_thread() is threading.main_thread()
+    if here:
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    except SystemExit as stop:
+        raise SystemExit(codes[0] if codes else stop.code) from None
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _must_answer(address: str) -> None:

@@ -30,7 +30,12 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """The tensors of one file, in file order, every offset checked against the file's size.
+    """The tensors of one file, in file order; see `read_header_and_metadata`."""
+    return read_header_and_metadata(path)[0]
+
+
+def read_header_and_metadata(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    """The tensors of one file, in file order, every offset checked against the file's size; and what was noted there.
 
     Raises:
         UnreadableCheckpoint: the file is short, damaged, or not a safetensors file.
@@ -55,7 +60,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         raise UnreadableCheckpoint(f"{path} has a header of more than {_ITEMS_LIMIT:,} items: damaged")
     try:
         header = json.loads(text, object_pairs_hook=_no_duplicates)
-        header.pop("__metadata__", None)
+        noted = header.pop("__metadata__", None)
         tensors = [_tensor(path, name, entry, 8 + length) for name, entry in header.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableCheckpoint(f"{path} has a damaged header ({error})") from error
@@ -71,7 +76,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         )
     if end < file_bytes:
         raise UnreadableCheckpoint(f"{path} has {file_bytes - end} bytes after its last tensor: damaged")
-    return {tensor.name: tensor for tensor in tensors}
+    return {tensor.name: tensor for tensor in tensors}, noted if isinstance(noted, dict) else {}
 
 
 def _tensor(path: Path, name: str, entry: dict, data_start: int) -> Stored:

@@ -12,6 +12,7 @@ from driftline.checkpoints import dtypes
 from driftline.checkpoints.discovery import choose_steps, find_steps
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
 from driftline.checkpoints.layouts import Checkpoint, adapter, layouts_of
+from driftline.checkpoints.low_rank import needs_base
 from driftline.checkpoints.tensors import TensorInfo
 from driftline.errors import InputError, UnreadableCheckpoint
 
@@ -128,10 +129,14 @@ def open_trajectory(
             continue
         try:
             checkpoint = _open(folders[step])
-            if base is not None and step > 0 and checkpoint.layout == adapter.NAME:
+            if base is not None and step > 0 and any(map(needs_base, checkpoint.tensors.values())):
                 checkpoint = adapter.on_base(checkpoint, opened[0])
+            if base is not None and step > 0 and not (checkpoint.model / "config.json").is_file():
+                checkpoint = replace(checkpoint, model_folder=opened[0].model, tied=checkpoint.tied or opened[0].tied)
             opened[step] = checkpoint
         except UnreadableCheckpoint as error:
+            if base is not None and step == 0:
+                raise InputError(f"--base cannot be read: {error}") from error
             if strict:
                 raise InputError(
                     f"{error} (--strict refuses a run with such a checkpoint): mend it, or choose others with --steps"

@@ -26,7 +26,9 @@ from blake3 import blake3
 
 from driftline._version import __version__
 from driftline.checkpoints import dtypes
-from driftline.checkpoints.tensors import LowRank, TensorInfo
+from driftline.checkpoints.layouts import huggingface
+from driftline.checkpoints.low_rank import needs_base
+from driftline.checkpoints.tensors import TensorInfo
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.engines import Buffers, Engine, LocalEngine
@@ -42,7 +44,6 @@ _HASH_BLOCK = 1 << 16
 _FLUSHED_BYTES = 256 << 20  # written before the disk is asked to take them
 _LONGEST_CHUNK = 1 << 19  # weights: a megabyte of bfloat16 for each checkpoint
 _CHUNK_BYTES = 20 << 20  # of one worker's buffers
-_TOGETHER = 32  # chunks of a task on a cluster
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", "driftline.json")
 
@@ -159,13 +160,12 @@ def write(
         with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(1) as flusher:
             hashing = beside.submit(lambda: list(engine.map(_source, _files_read(trajectory, forecasts))))
             unflushed = 0
-            for chunk, sums in engine.map(store, chunks, together=_TOGETHER, settle=settle):
+            for chunk, sums in engine.map(store, chunks, size=lambda chunk: chunk.nbytes, settle=settle):
                 for result, (lost, moved) in zip(results, sums, strict=True):
                     result.lost += lost
                     result.moved += moved
-                nbytes = (chunk.stop - chunk.start) * dtypes.ITEM_BYTES[chunk.place.info.dtype]
-                progress(nbytes)
-                unflushed += nbytes * len(forecasts)
+                progress(chunk.nbytes)
+                unflushed += chunk.nbytes * len(forecasts)
                 if unflushed > _FLUSHED_BYTES:
                     unflushed = 0
                     for files in handles:
@@ -219,10 +219,15 @@ def _kept(name: str, patterns: Sequence[str]) -> bool:
 def _refuse_differences(trajectory: Trajectory, settings: Settings) -> None:
     """A tensor missing, of another shape, or of another dtype at some step, named with step and file."""
     last, last_step = trajectory.checkpoints[-1], trajectory.steps[-1]
-    if any(isinstance(info, LowRank) and info.base is None for info in last.tensors.values()):
+    if any(map(needs_base, last.tensors.values())):
         raise InputError(
             f"the checkpoints of {trajectory.name} are LoRA adapters: say with --base which model they were trained on, "
             "and the forecast is written as a whole model"
+        )
+    if last.layout != huggingface.NAME and not (last.model / "config.json").is_file():
+        raise InputError(
+            f"{last.path} has no config.json, without which no model can be loaded: name with --base the model that the "
+            "run began with, whose configuration and tokenizer are then used"
         )
     for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True):
         for name in {**last.tensors, **checkpoint.tensors}:
@@ -322,6 +327,11 @@ class _Chunk:
     place: _Place
     start: int
     stop: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of the last checkpoint."""
+        return (self.stop - self.start) * dtypes.ITEM_BYTES[self.place.info.dtype]
 
 
 def _used(coefficients: Array) -> Array:

@@ -3,9 +3,9 @@
     for tensor in scan(open_trajectory("run")):
         print(tensor.name, tensor.population().mean_r2)
 
-Each tensor is cut into chunks; a chunk's values at all T checkpoints are read and measured by one
-worker, a thread or a task on another machine, and come back as small sums. A tensor's sums are added in
-chunk order, so results do not depend on the number of workers.
+Each tensor is cut into stretches; a stretch's values at all T checkpoints are read and measured, chunk by
+chunk, by one worker, a thread or a task on another machine, and come back as small sums. A tensor's sums are
+added in the order of its stretches, so results do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from driftline.linearity.step_sizes import Moves, moves_of
 
 FILTERS = {"none": kernels.NO_FILTER, "paper": kernels.PAPER_FILTER}
 _CHUNK_BYTES = 8 << 20  # raw bytes of a chunk over all checkpoints, per worker
-_TOGETHER = 16  # chunks of a task on a cluster
+_CHUNKS = 16  # of a stretch
 _CANDIDATES = 4096  # positions per tensor from which the samples are drawn
 
 
@@ -110,27 +110,34 @@ class TensorScan:
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class _Stretch:
+    """Flat elements [start, stop) of a tensor, to be read `length` at a time."""
+
     tensor: TensorSeries
     step_names: tuple[int, ...]
     start: int
     stop: int
+    length: int
     candidates: np.ndarray  # flat positions within [start, stop)
+
+    @property
+    def nbytes(self) -> int:
+        return (self.stop - self.start) * sum(dtypes.ITEM_BYTES[info.dtype] for info in self.tensor.stored)
 
 
 _buffers = Buffers()
 
 
-def _read(chunk: _Chunk) -> np.ndarray:
+def _read(tensor: TensorSeries, start: int, stop: int) -> np.ndarray:
     """Raw values [T, n] of a chunk: bfloat16 bits (uint16) where every checkpoint is bfloat16, else float32."""
-    T, n = len(chunk.tensor.stored), chunk.stop - chunk.start
-    if not all(info.dtype == "BF16" for info in chunk.tensor.stored):
+    T, n = len(tensor.stored), stop - start
+    if not all(info.dtype == "BF16" for info in tensor.stored):
         values = _buffers.get("raw", T * n * 4).view(np.float32).reshape(T, n)
-        chunk.tensor.read(chunk.start, chunk.stop, values, _buffers.get("scratch", 8 * n))
+        tensor.read(start, stop, values, _buffers.get("scratch", 8 * n))
         return values
     bits = _buffers.get("raw", T * n * 2).view(np.uint16).reshape(T, n)
-    for row, info in zip(bits, chunk.tensor.stored, strict=True):
-        info.read_into(chunk.start, row.view(np.uint8))
+    for row, info in zip(bits, tensor.stored, strict=True):
+        info.read_into(start, row.view(np.uint8))
     return bits
 
 
@@ -144,7 +151,7 @@ def _as_float32(raw: np.ndarray) -> np.ndarray:
 
 @dataclass
 class _Sums:
-    """What one chunk, or several chunks of one tensor, add up to."""
+    """What one stretch, or several stretches of one tensor, add up to."""
 
     populations: np.ndarray  # [2, 3]
     histograms: np.ndarray  # [2, R2_BINS]
@@ -178,42 +185,44 @@ class _Sums:
         self.samples += other.samples
 
 
-def _measure(chunk: _Chunk, tau: np.ndarray) -> tuple[_Chunk, _Sums]:
-    raw = _read(chunk)
-    T = raw.shape[0]
-    sums = _Sums.zeros(T)
-    finite = kernels.accumulate(
-        raw, tau, kernels.block_size(T),
-        sums.populations, sums.histograms, sums.distinct, sums.slopes, sums.kept, sums.gram,
-    )  # fmt: skip
-    if not finite or not np.isfinite(sums.gram).all():
-        _refuse_not_finite(chunk, _as_float32(raw))
-    sums.samples.append(_as_float32(raw[:, chunk.candidates - chunk.start]).T)
-    return chunk, sums
+def _measure(stretch: _Stretch, tau: np.ndarray) -> tuple[_Stretch, _Sums]:
+    sums = _Sums.zeros(tau.size)
+    for start in range(stretch.start, stretch.stop, stretch.length):
+        stop = min(start + stretch.length, stretch.stop)
+        raw = _read(stretch.tensor, start, stop)
+        finite = kernels.accumulate(
+            raw, tau, kernels.block_size(tau.size),
+            sums.populations, sums.histograms, sums.distinct, sums.slopes, sums.kept, sums.gram,
+        )  # fmt: skip
+        if not finite or not np.isfinite(sums.gram).all():
+            _refuse_not_finite(stretch, start, _as_float32(raw))
+        first, last = np.searchsorted(stretch.candidates, [start, stop])
+        sums.samples.append(_as_float32(raw[:, stretch.candidates[first:last] - start]).T)
+    return stretch, sums
 
 
-def _refuse_not_finite(chunk: _Chunk, values: np.ndarray) -> None:
-    for row, info, step in zip(values, chunk.tensor.stored, chunk.step_names, strict=True):
+def _refuse_not_finite(stretch: _Stretch, start: int, values: np.ndarray) -> None:
+    for row, info, step in zip(values, stretch.tensor.stored, stretch.step_names, strict=True):
         bad = ~np.isfinite(row)
         if bad.any():
             raise InputError(
                 f"{info.file}: tensor {info.name!r} at step {step} holds a weight that is not finite "
-                f"(flat position {chunk.start + int(bad.argmax())}): leave that checkpoint out with --steps"
+                f"(flat position {start + int(bad.argmax())}): leave that checkpoint out with --steps"
             )
     raise InputError(
-        f"tensor {chunk.tensor.name!r} changes by more than float32 can hold: if it holds no weights, leave its checkpoints out with --steps"
+        f"tensor {stretch.tensor.name!r} changes by more than float32 can hold: if it holds no weights, leave its checkpoints out with --steps"
     )
 
 
-def _chunks(trajectory: Trajectory, seed: int) -> Iterator[_Chunk]:
+def _stretches(trajectory: Trajectory, seed: int) -> Iterator[_Stretch]:
     for tensor in trajectory:
         widest = max(dtypes.ITEM_BYTES[info.dtype] for info in tensor.stored)
         length = max(1024, _CHUNK_BYTES // (len(tensor.stored) * widest) // 1024 * 1024)
         candidates = _candidates(tensor.name, tensor.size, seed)
-        for start in range(0, tensor.size, length):
-            stop = min(start + length, tensor.size)
+        for start in range(0, tensor.size, _CHUNKS * length):
+            stop = min(start + _CHUNKS * length, tensor.size)
             first, last = np.searchsorted(candidates, [start, stop])
-            yield _Chunk(tensor, trajectory.steps, start, stop, candidates[first:last])
+            yield _Stretch(tensor, trajectory.steps, start, stop, length, candidates[first:last])
 
 
 def scan(
@@ -250,11 +259,12 @@ def scan(
     unit = np.sqrt(np.mean(centred**2))
     measure = partial(_measure, tau=(centred / unit).astype(np.float32))
     total = _Sums.zeros(time.size)
-    for chunk, sums in (engine or LocalEngine()).map(measure, _chunks(trajectory, seed), together=_TOGETHER):
+    stretches = _stretches(trajectory, seed)
+    for stretch, sums in (engine or LocalEngine()).map(measure, stretches, size=lambda stretch: stretch.nbytes):
         total.add(sums)
-        progress((chunk.stop - chunk.start) * sum(dtypes.ITEM_BYTES[info.dtype] for info in chunk.tensor.stored))
-        if chunk.stop == chunk.tensor.size:
-            yield _finish(chunk.tensor, total, unit, sample, seed)
+        progress(stretch.nbytes)
+        if stretch.stop == stretch.tensor.size:
+            yield _finish(stretch.tensor, total, unit, sample, seed)
             total = _Sums.zeros(time.size)
 
 

@@ -90,11 +90,18 @@ def hidden_part(n: int, from_rounded: bool, rng: np.random.Generator) -> Array:
 def rounded_moments(root: Array, from_rounded: bool, rng: np.random.Generator) -> Rounded:
     """Moments by simulation for walks root @ z, [T, T-1], whose root mean square increment is 1."""
     n = max(_WALK_STEPS // len(root), 1000)
-    walks = rng.standard_normal((n, root.shape[1])) @ root.T
-    start = hidden_part(n, from_rounded, rng)[:, None]
-    squares = [
-        np.mean(np.diff(np.round(2.0 ** (r / _PER_OCTAVE) * walks + start), axis=1) ** 2, axis=1) for r in _SIMULATED
-    ]
+    walks = np.ascontiguousarray(root @ rng.standard_normal((n, root.shape[1])).T)  # [T, n]: the long axis last is fast
+    start = hidden_part(n, from_rounded, rng)
+    saved, moved = np.empty_like(walks), np.empty_like(walks[1:])
+
+    def mean_squares(ratio: float) -> Array:
+        np.multiply(walks, ratio, out=saved)
+        np.add(saved, start, out=saved)
+        np.rint(saved, out=saved)
+        np.subtract(saved[1:], saved[:-1], out=moved)
+        return np.square(moved, out=moved).mean(axis=0)
+
+    squares = [mean_squares(2.0 ** (r / _PER_OCTAVE)) for r in _SIMULATED]
     return Rounded(
         _mixtures(np.array([np.sqrt(s).mean() for s in squares]), power=1),
         _mixtures(np.array([s.mean() for s in squares]), power=2),

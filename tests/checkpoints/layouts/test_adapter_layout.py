@@ -90,7 +90,8 @@ def test_without_its_base_it_is_the_change(tmp_path, kind):
     for tensor in trajectory:
         expected = merged[40][tensor.name] - (0 if tensor.name in whole else base[tensor.name])
         assert tensor.shape == expected.shape
-        np.testing.assert_allclose(tensor.stored[-1].values(0, tensor.size), expected.reshape(-1), rtol=3e-7, atol=3e-7)
+        found = tensor.stored[-1].values(0, tensor.size)
+        np.testing.assert_allclose(found, expected.reshape(-1), rtol=3e-7, atol=2e-6)  # the merged weights are rounded
 
 
 def test_layers_that_store_their_weight_transposed(tmp_path):

@@ -42,9 +42,9 @@ class Checkpoint:
 
 def all_layouts() -> tuple[ModuleType, ...]:
     """In the order in which they are tried: full precision before rounded copies, whole models before adapters."""
-    from driftline.checkpoints.layouts import adapter, huggingface
+    from driftline.checkpoints.layouts import adapter, dcp, deepspeed, huggingface, megatron, sliced, verl
 
-    return (huggingface, adapter)
+    return (verl, megatron, dcp, deepspeed, sliced, huggingface, adapter)
 
 
 def layouts_of(folder: Path) -> list[ModuleType]:

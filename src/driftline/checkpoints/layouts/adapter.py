@@ -6,7 +6,6 @@ of: A and B apart mean nothing (B·A is the same for B·R, R⁻¹·A), and are n
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +13,17 @@ from typing import Any
 
 from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.low_rank import assemble, lora_scale, on_weight
 from driftline.checkpoints.safetensors_file import read_header
-from driftline.checkpoints.tensors import LowRank, Stored, TensorInfo
+from driftline.checkpoints.tensors import LowRank
 from driftline.errors import UnreadableCheckpoint
 
 NAME = "lora-adapter"
 _WEIGHTS, _CONFIG, _PICKLE = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
-_PREFIX = "base_model.model."
 _OTHER_KINDS = (
     "use_dora", "use_bdlora", "use_qalora", "arrow_config", "kasa_config", "monteclora_config", "layer_replication",
     "alora_invocation_tokens", "target_parameters",
 )  # fmt: skip
-_FACTOR = re.compile(r"^(.*)\.lora_(embedding_)?([AB])(?:\.weight)?$")
 
 
 def holds(folder: Path) -> bool:
@@ -38,32 +36,22 @@ def open(folder: Path) -> Checkpoint:
     Raises:
         UnreadableCheckpoint: incomplete, damaged, pickled, or an adapter that is not B · A.
     """
-    if not (folder / _WEIGHTS).is_file():
+    weights = folder / _WEIGHTS
+    if not weights.is_file():
         if (folder / _PICKLE).is_file():
             raise UnreadableCheckpoint(
                 f"{folder} holds a pickled adapter only; load it once with peft and save_pretrained() for safetensors"
             )
         raise UnreadableCheckpoint(f"{folder} has no {_WEIGHTS} yet: still being written, or weights were not saved")
     config = _configuration(folder / _CONFIG)
-    factors: dict[tuple[str, bool], dict[str, Stored]] = {}
-    tensors: dict[str, TensorInfo] = {}
-    for key, info in read_header(folder / _WEIGHTS).items():
-        key = key.removeprefix(_PREFIX)
-        if match := _FACTOR.match(key):
-            factors.setdefault((match[1], match[2] is not None), {})[match[3]] = info
-        elif ".lora_" in key:
-            raise UnreadableCheckpoint(
-                f"{folder / _WEIGHTS}: {key!r} is neither A nor B of a matrix: merge each checkpoint with peft's "
-                "merge_and_unload(), and name the merged folders"
-            )
-        else:
-            name = re.sub(r"\.(?:modules_to_save|base_layer)(?:\.default)?", "", key)
-            tensors[name] = replace(info, name=name)
-    for (module, embedding), pair in factors.items():
-        transposed = embedding or bool(config.get("fan_in_fan_out"))
-        tensors[f"{module}.weight"] = _product(folder, module, pair, config, transposed)
+
+    def scale(module: str, rank: int) -> float:
+        alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+        return lora_scale(alpha, rank, folder / _CONFIG, stabilised=bool(config.get("use_rslora")))
+
+    tensors = assemble(read_header(weights), weights, scale, transposed=bool(config.get("fan_in_fan_out")))
     if not tensors:
-        raise UnreadableCheckpoint(f"{folder / _WEIGHTS} holds no tensors: no adapter was saved there")
+        raise UnreadableCheckpoint(f"{weights} holds no tensors: no adapter was saved there")
     return Checkpoint(folder, NAME, tensors)
 
 
@@ -76,12 +64,11 @@ def on_base(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
     tensors = dict(base.tensors)
     for name, info in adapter.tensors.items():
         below = base.tensors.get(name)
-        if below is None or below.shape != info.shape:
-            has = f"has it as {list(below.shape)}" if below else "lacks it"
+        if below is None:
             raise UnreadableCheckpoint(
-                f"{adapter.path} changes {name!r} {list(info.shape)}, but the base {base.path} {has}: give the base it was trained on"
+                f"{adapter.path} changes {name!r}, but the base {base.path} lacks it: give the base it was trained on"
             )
-        tensors[name] = replace(info, base=below) if isinstance(info, LowRank) else info
+        tensors[name] = on_weight(info, below, adapter.path) if isinstance(info, LowRank) else info
     return replace(adapter, tensors=tensors, tied=base.tied, model_folder=base.model)
 
 
@@ -101,31 +88,6 @@ def _configuration(path: Path) -> dict[str, Any]:
                 "merge_and_unload(), and name the merged folders"
             )
     return config
-
-
-def _product(folder: Path, module: str, pair: dict[str, Stored], config: dict[str, Any], transposed: bool) -> LowRank:
-    left, right = pair.get("B"), pair.get("A")
-    where = folder / _WEIGHTS
-    if left is None or right is None:
-        raise UnreadableCheckpoint(f"{where} lacks lora_{'B' if left is None else 'A'} of {module!r}: damaged")
-    if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[0] or right.shape[0] == 0:
-        raise UnreadableCheckpoint(
-            f"{where}: lora_B {list(left.shape)} and lora_A {list(right.shape)} of {module!r} do not make a matrix; only "
-            "linear and embedding layers are read"
-        )
-    fan_out, fan_in = left.shape[0], right.shape[1]
-    shape = (fan_in, fan_out) if transposed else (fan_out, fan_in)
-    return LowRank(
-        f"{module}.weight", shape, "F32", where, left, right, _scale(folder, module, right.shape[0], config), transposed
-    )
-
-
-def _scale(folder: Path, module: str, rank: int, config: dict[str, Any]) -> float:
-    """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA, with the module's own alpha if it has one."""
-    alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise UnreadableCheckpoint(f"{folder / _CONFIG} has no number as lora_alpha: the adapter's scale is not known")
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _by_pattern(patterns: Any, module: str, otherwise: Any) -> Any:

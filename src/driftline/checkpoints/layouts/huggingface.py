@@ -1,10 +1,11 @@
-"""Hugging Face folders, as transformers and TRL write them: `checkpoint-N/` or any model folder.
+"""Hugging Face folders, as transformers, TRL, OpenRLHF (`global_stepN_hf/`) and prime-rl (`weights/step_N/`) write them.
 
 One `model.safetensors`, or shards named by `model.safetensors.index.json`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from driftline.checkpoints.json_file import read_json
@@ -18,8 +19,16 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
+_WITHIN = ("", "actor/huggingface", "actor/model/huggingface")  # verl's, where the trainer saved rounded weights too
+
+
 def holds(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (_SINGLE, _INDEX, *_PICKLES))
+    return _place(folder) is not None
+
+
+def _place(folder: Path) -> Path | None:
+    places = (folder / within for within in _WITHIN)
+    return next((p for p in places if any((p / name).is_file() for name in (_SINGLE, _INDEX, *_PICKLES))), None)
 
 
 def open(folder: Path) -> Checkpoint:
@@ -28,16 +37,17 @@ def open(folder: Path) -> Checkpoint:
     Raises:
         UnreadableCheckpoint: weights missing, a shard missing, truncated, or outside the folder.
     """
+    place = _place(folder) or folder
     tensors: dict[str, TensorInfo]
-    if (folder / _INDEX).is_file():
-        tensors = _sharded(folder)
-    elif (folder / _SINGLE).is_file():
-        tensors = dict(read_header(folder / _SINGLE))
+    if (place / _INDEX).is_file():
+        tensors = _sharded(place)
+    elif (place / _SINGLE).is_file():
+        tensors = dict(read_header(place / _SINGLE))
     else:
         raise UnreadableCheckpoint(
             f"{folder} holds pickled weights only; load it once with transformers and save_pretrained() for safetensors"
         )
-    return Checkpoint(folder, NAME, tensors, _tied(folder, tensors))
+    return Checkpoint(folder, NAME, tensors, tied(place, tensors), place if place != folder else None)
 
 
 def _sharded(folder: Path) -> dict[str, TensorInfo]:
@@ -64,14 +74,14 @@ def _sharded(folder: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _tied(folder: Path, tensors: dict[str, TensorInfo]) -> dict[str, str]:
+def tied(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Output embeddings that the configuration ties to the input embeddings, where both were saved."""
     try:
         config = read_json(folder / "config.json")
-        tied = config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings"))
+        share = config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings"))
     except (OSError, ValueError, AttributeError):
         return {}
-    if tied is not True:
+    if share is not True:
         return {}
     inputs = [name for name in tensors if name.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight"))]
     outputs = [name for name in tensors if name.endswith(("lm_head.weight", "embed_out.weight"))]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from driftline import models
 from driftline.checkpoints.layouts import Checkpoint, huggingface
-from driftline.checkpoints.tensors import LowRank, TensorInfo
+from driftline.checkpoints.low_rank import needs_base
+from driftline.checkpoints.tensors import TensorInfo
 from driftline.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def load_checkpoint(checkpoint: Checkpoint | Path, *, dtype: str = "auto") -> Pr
     if isinstance(checkpoint, Path):
         return models.load_model(checkpoint, dtype=dtype)
     if checkpoint.layout == huggingface.NAME:
-        return models.load_model(checkpoint.path, dtype=dtype)
-    if any(isinstance(info, LowRank) and info.base is None for info in checkpoint.tensors.values()):
+        return models.load_model(checkpoint.model, dtype=dtype)
+    if any(map(needs_base, checkpoint.tensors.values())):
         raise InputError(f"{checkpoint.path} is a LoRA adapter: say with --base which model it was trained on")
     stored = {info.dtype for info in checkpoint.tensors.values()}
     if dtype == "auto":

@@ -1,0 +1,162 @@
+"""torch.distributed.checkpoint: torchtitan (`step-N/`), prime-rl (`checkpoints/step_N/trainer/`), NeMo-RL
+(`step_N/policy/weights/`), accelerate's FSDP (`checkpoint-N/pytorch_model_fsdp_0/`), or any such folder.
+
+`.metadata`, written last, is a pickle that says which box of which tensor lies where in which `.distcp` file; each box
+is a small file of torch.save. Neither torch nor a process group is needed to read them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from driftline.checkpoints.dtypes import FLOATS
+from driftline.checkpoints.layouts import Checkpoint, huggingface
+from driftline.checkpoints.parameter_names import of_the_model
+from driftline.checkpoints.tensors import Piece, TensorInfo, sharded
+from driftline.checkpoints.torch_file import DTYPES, PICKLE_LIMIT, Node, called, part_of, read_torch_archive, unpickle
+from driftline.errors import UnreadableCheckpoint
+
+NAME = "dcp"
+_METADATA = ".metadata"
+_WITHIN = ("", "trainer", "pytorch_model_fsdp_0", "policy/weights", "policy/weights/model", "model")
+
+
+def holds(folder: Path) -> bool:
+    return _place(folder) is not None
+
+
+def open(folder: Path) -> Checkpoint:
+    """The tensors of the model; those of optimizer, scheduler and data loader are left out.
+
+    Raises:
+        UnreadableCheckpoint: no `.metadata` yet, a file missing or damaged, or boxes that do not make a tensor.
+    """
+    place = _place(folder)
+    if place is None or not (place / _METADATA).is_file():
+        raise UnreadableCheckpoint(f"{place or folder} has no {_METADATA} yet: still being written, or lost")
+    described, stored = _metadata(place / _METADATA)
+    names = of_the_model(name for name, tensor in described.items() if _is_floating(tensor))
+    boxes: dict[str, list[tuple[tuple[int, ...], Node]]] = {}
+    for index, where in stored.items():
+        boxes.setdefault(str(index.fields.get("fqn")), []).append((tuple(index.fields.get("offset") or ()), where))
+    tensors: dict[str, TensorInfo] = {}
+    for name, short in names.items():
+        tensors[short] = _tensor(place, name, short, described[name], boxes.get(name, []))
+    if not tensors:
+        raise UnreadableCheckpoint(f"{place} holds no tensors of a model")
+    notes = () if (folder / "config.json").is_file() else (
+        f"{folder} has no config.json: models can be made of it with --base, if its names are those of the base",
+    )  # fmt: skip
+    return Checkpoint(folder, NAME, tensors, huggingface.tied(folder, tensors), notes=notes)
+
+
+def _place(folder: Path) -> Path | None:
+    places = [folder / within for within in _WITHIN]
+    return next(
+        (p for p in places if (p / _METADATA).is_file()),
+        next((p for p in places if p.is_dir() and any(p.glob("*.distcp"))), None),
+    )
+
+
+def _metadata(path: Path) -> tuple[dict[str, Node], dict[Node, Node]]:
+    """Name -> what it is, and index -> where it is stored."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(PICKLE_LIMIT + 1)
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{path} cannot be read ({error.strerror})") from error
+    fields = getattr(unpickle(content, str(path)), "fields", {})
+    described, stored = fields.get("state_dict_metadata"), fields.get("storage_data")
+    if not isinstance(described, dict) or not isinstance(stored, dict):
+        raise UnreadableCheckpoint(f"{path} is not the index of a distributed checkpoint: damaged")
+    if not all(isinstance(node, Node) for node in (*described.values(), *stored, *stored.values())):
+        raise UnreadableCheckpoint(f"{path} is not understood: damaged, or saved by another torch")
+    return {str(name): tensor for name, tensor in described.items()}, stored
+
+
+def _is_floating(tensor: Node) -> bool:
+    if called(tensor) != "TensorStorageMetadata":
+        return False
+    properties = getattr(tensor.fields.get("properties"), "state", None)
+    first = properties.get("dtype") if isinstance(properties, dict) else (properties or (None,))[0]
+    return DTYPES.get(called(first)) in FLOATS
+
+
+def _tensor(
+    place: Path, name: str, short: str, described: Node, boxes: list[tuple[tuple[int, ...], Node]]
+) -> TensorInfo:
+    pieces = []
+    dtypes = set()
+    try:
+        shape = tuple(described.fields["size"])
+        extents = {tuple(chunk.fields["offsets"]): tuple(chunk.fields["sizes"]) for chunk in described.fields["chunks"]}
+        for begin, where in boxes:
+            begin = begin or (0,) * len(shape)
+            file, part = _box(place, where, name)
+            if part.shape != extents.get(begin):
+                raise UnreadableCheckpoint(f"{file}: the box of {name!r} at {list(begin)} is not as large as promised")
+            dtypes.add(part.dtype)
+            pieces.append(Piece(file, part.offset, begin, part.shape))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UnreadableCheckpoint(f"{place / _METADATA} describes {name!r} in a way that is not understood") from error
+    if len(dtypes) > 1:
+        raise UnreadableCheckpoint(f"{place}: the boxes of {name!r} are of different dtypes")
+    return sharded(short, shape, dtypes.pop() if dtypes else "F32", pieces)
+
+
+def _box(place: Path, where: Node, name: str) -> tuple[Path, Any]:
+    """The file and the part in it."""
+    relative, start, length = (where.fields[key] for key in ("relative_path", "offset", "length"))
+    if not isinstance(relative, str) or Path(relative).name != relative or relative in ("", ".", ".."):
+        raise UnreadableCheckpoint(f"{place / _METADATA} names {relative!r}, which is outside its folder")
+    if where.fields.get("transform_descriptors"):
+        raise UnreadableCheckpoint(f"{place} stores {name!r} compressed, which is not read: save it without")
+    if any(type(count) is not int or count < 0 for count in (start, length)):
+        raise ValueError
+    file = place / relative
+    try:
+        with file.open("rb") as opened:
+            if start + length > os.fstat(opened.fileno()).st_size:
+                raise UnreadableCheckpoint(
+                    f"{file} is shorter than {_METADATA} says: still being written, or truncated"
+                )
+            value = read_torch_archive(_Window(opened, start, length), f"{file}, at {name!r},", start)
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{file} cannot be read ({error.strerror}): still being written, or lost") from error
+    part = part_of(value, f"{file}, at {name!r},")
+    if part is None:
+        raise UnreadableCheckpoint(f"{file} holds no plain tensor for {name!r}: damaged, or saved by another torch")
+    return file, part
+
+
+class _Window(io.RawIOBase, BinaryIO):
+    """Bytes [start, start + length) of an open file, as a file."""
+
+    def __init__(self, file: BinaryIO, start: int, length: int) -> None:
+        self._file, self._start, self._length, self._at = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._length)[whence]
+        if self._at < 0:
+            raise ValueError("before the beginning")
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self._length - self._at, 0)
+        count = left if size is None or size < 0 else min(size, left)
+        self._file.seek(self._start + self._at)
+        got = self._file.read(count)
+        self._at += len(got)
+        return got

@@ -1,0 +1,170 @@
+"""DeepSpeed ZeRO, stages 1 to 3: `global_stepN/*_optim_states.pt`, the fp32 masters of each rank, as OpenRLHF's
+`_actor/` and transformers with DeepSpeed (`checkpoint-N/global_stepN/`) hold them.
+
+The masters lie in flat groups. Up to stage 2 a group is all its parameters one after another, cut into equal parts for
+the ranks; in stage 3 each parameter is cut for the ranks by itself. Names and shapes are in `*_model_states.pt`, with
+the buffers. The arithmetic is that of DeepSpeed's own `zero_to_fp32.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from driftline.checkpoints.layouts import Checkpoint, huggingface
+from driftline.checkpoints.parameter_names import of_the_model
+from driftline.checkpoints.tensors import Piece, TensorInfo, sharded
+from driftline.checkpoints.torch_file import Part, part_of, read_torch_file
+from driftline.errors import UnreadableCheckpoint
+
+NAME = "deepspeed"
+_OPTIMIZER = re.compile(r"^(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
+_MODEL = re.compile(r"^(?:zero_pp_rank_(\d+)_)?mp_rank_00_model_states\.pt$")
+_FP32 = "F32"
+
+
+def holds(folder: Path) -> bool:
+    return _place(folder) is not None
+
+
+def open(folder: Path) -> Checkpoint:
+    """The fp32 masters of all parameters, and the buffers.
+
+    Raises:
+        UnreadableCheckpoint: a rank's file is missing or damaged, model parallelism beyond ZeRO, or no fp32 masters.
+    """
+    place = _place(folder)
+    if place is None:
+        raise UnreadableCheckpoint(f"{folder} holds no states of DeepSpeed: still being written, or lost")
+    ranks = _by_rank(place, _OPTIMIZER)
+    world = max(ranks, default=-1) + 1
+    missing = [rank for rank in range(world) if rank not in ranks]
+    if missing or not world:
+        raise UnreadableCheckpoint(f"{place} lacks the optimizer states of rank {missing[0] if missing else 0}: still being written, or lost")  # fmt: skip
+    states = [_optimizer(ranks[rank]) for rank in range(world)]
+    stage, partitions = states[0].get("zero_stage"), states[0].get("partition_count", world)
+    partitions = max(partitions) if isinstance(partitions, list) and partitions else partitions
+    if partitions != world:
+        raise UnreadableCheckpoint(
+            f"{place} has optimizer states of {world} ranks where {partitions} were saved: still being written, or lost"
+        )
+    models = _by_rank(place, _MODEL)
+    if 0 not in models:
+        raise UnreadableCheckpoint(f"{place} lacks mp_rank_00_model_states.pt: still being written, or lost")
+    model = read_torch_file(models[0])
+    try:
+        shapes = [{str(name): tuple(shape) for name, shape in group.items()} for group in model["param_shapes"]]
+        flat = [_groups(state, stage, ranks[rank]) for rank, state in enumerate(states)]
+        if stage == 3:
+            tensors = dict(_cut_by_parameter(shapes, flat, [ranks[rank] for rank in range(world)]))
+        else:
+            tensors = dict(_cut_by_group(shapes, flat, [ranks[rank] for rank in range(world)]))
+        tensors |= _buffers(model, models[0])
+        shared = {str(copy): str(source) for copy, source in dict(model.get("shared_params") or {}).items()}
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise UnreadableCheckpoint(
+            f"{place} holds states that are not understood: saved by another DeepSpeed?"
+        ) from error
+    if model.get("frozen_param_shapes"):
+        raise UnreadableCheckpoint(
+            f"{place} has frozen parameters beside the trained ones, which are not read: convert it with its zero_to_fp32.py"
+        )
+    names = of_the_model(tensors)
+    renamed = {short: replace(tensors[name], name=short) for name, short in names.items()}
+    tied = {names.get(copy, copy): names[source] for copy, source in shared.items() if source in names}
+    return Checkpoint(folder, NAME, renamed, {**huggingface.tied(folder, renamed), **tied})
+
+
+def _place(folder: Path) -> Path | None:
+    """The folder itself, or the `global_stepN` in a checkpoint of transformers."""
+    if not folder.is_dir():
+        return None
+    for place in (folder, *sorted(folder.glob("global_step*"))):
+        if place.is_dir() and any(_OPTIMIZER.match(path.name) for path in place.iterdir()):
+            return place
+    return None
+
+
+def _by_rank(place: Path, pattern: re.Pattern[str]) -> dict[int, Path]:
+    matches = [(pattern.match(path.name), path) for path in sorted(place.iterdir())]
+    return {int(match[1] or 0): path for match, path in matches if match}
+
+
+def _optimizer(file: Path) -> Mapping[str, Any]:
+    state = read_torch_file(file)
+    found = state.get("optimizer_state_dict") if isinstance(state, dict) else None
+    if not isinstance(found, dict) or "zero_stage" not in found:
+        raise UnreadableCheckpoint(f"{file} holds no state of a ZeRO optimizer")
+    return found
+
+
+def _groups(state: Mapping[str, Any], stage: Any, file: Path) -> list[Part]:
+    """The flat fp32 groups of a rank."""
+    parts = []
+    for group in state["fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"]:
+        part = part_of(group, str(file))
+        if part is None or part.dtype != _FP32 or len(part.shape) != 1:
+            raise UnreadableCheckpoint(f"{file} holds no flat fp32 group where one is expected")
+        parts.append(part)
+    return parts
+
+
+def _cut_by_group(
+    shapes: list[dict[str, tuple[int, ...]]], flat: list[list[Part]], files: list[Path]
+) -> Iterator[tuple[str, TensorInfo]]:
+    """Stages 1 and 2: the ranks' parts of a group, one after another, hold its parameters one after another."""
+    for index, group in enumerate(shapes):
+        parts = [rank[index] for rank in flat]
+        begins = [sum(part.shape[0] for part in parts[:rank]) for rank in range(len(parts))]
+        offset = 0
+        for name, shape in group.items():
+            size = math.prod(shape)
+            pieces = []
+            for file, part, begin in zip(files, parts, begins, strict=True):
+                first, last = max(offset, begin), min(offset + size, begin + part.shape[0])
+                if first < last:
+                    pieces.append(Piece(file, part.offset + 4 * (first - begin), (first - offset,), (last - first,)))
+            yield name, sharded(name, shape, _FP32, pieces)
+            offset += size
+
+
+def _cut_by_parameter(
+    shapes: list[dict[str, tuple[int, ...]]], flat: list[list[Part]], files: list[Path]
+) -> Iterator[tuple[str, TensorInfo]]:
+    """Stage 3: every rank holds an equal part of each parameter, padded at the end."""
+    offset = 0
+    for name, shape in ((name, shape) for group in shapes for name, shape in group.items()):
+        size = math.prod(shape)
+        share = -(-size // len(flat))
+        pieces = []
+        for rank, (file, parts) in enumerate(zip(files, flat, strict=True)):
+            count = min(share, size - rank * share)
+            if count > 0:
+                pieces.append(Piece(file, _within(parts, offset, count, file), (rank * share,), (count,)))
+        yield name, sharded(name, shape, _FP32, pieces)
+        offset += share
+
+
+def _within(parts: list[Part], offset: int, count: int, file: Path) -> int:
+    """The byte at which elements [offset, offset + count) of a rank's groups, taken together, begin."""
+    for part in parts:
+        if offset < part.shape[0]:
+            if offset + count > part.shape[0]:
+                break
+            return part.offset + 4 * offset
+        offset -= part.shape[0]
+    raise UnreadableCheckpoint(f"{file} ends before all its parameters: damaged, or of another save")
+
+
+def _buffers(model: Mapping[str, Any], file: Path) -> dict[str, TensorInfo]:
+    found: dict[str, TensorInfo] = {}
+    for name in model.get("buffer_names") or []:
+        part = part_of(model["module"].get(name), str(file))
+        if part is not None:
+            begin = (0,) * len(part.shape)
+            found[str(name)] = sharded(str(name), part.shape, part.dtype, [Piece(file, part.offset, begin, part.shape)])
+    return found

@@ -39,7 +39,7 @@ def pass_at_k(right: Array, k: int) -> Array:
     """
     n = right.shape[1]
     if not 1 <= k <= n:
-        raise InputError(f"pass@{k} needs {k} samples of each problem and there are {n}: sample more")
+        raise InputError(f"pass@{k} needs {k} samples of each problem: there are {n}, sample more")
     wrong = n - np.count_nonzero(right, axis=1)
     draws = np.arange(k)
     return 1 - np.prod(np.clip((wrong[:, None] - draws) / (n - draws), 0, None), axis=1)

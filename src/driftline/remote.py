@@ -164,7 +164,7 @@ def _sentences(address: str) -> Iterator[None]:
                 f"{address}: the Hub knows no such repository, or it is private: check the name, or log in with HF_TOKEN"
             ) from error
         if kind == "RevisionNotFoundError":
-            raise InputError(f"{address}: the repository has no such branch, tag or commit") from error
+            raise InputError(f"{address}: the repository has no such branch, tag or commit: check its name") from error
         raise InputError(
             f"{address} cannot be reached ({_reason(error)}): check the address, the network and the credentials"
         ) from error

@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -252,7 +252,7 @@ def read(file: Path, start: int, count: int) -> bytes:
         return found
 
 
-def together(reads: list[Callable[[], None]]) -> None:
+def together(reads: Sequence[Callable[[], None]]) -> None:
     """Independent reads of remote files, up to 32 of the process under way at once: what takes long is the answer."""
     for future in [_pool(os.getpid()).submit(read) for read in reads]:
         future.result()

@@ -16,12 +16,19 @@ from tyro.conf import Positional, arg
 
 from driftline._version import __version__
 from driftline.errors import InputError
+from driftline.remote import redacted
 from driftline.training.lab.settings import LabRun, read_config
 
 app = tyro.extras.SubcommandApp()
 _trainer: list[str] = []  # the command after `--`, which is not ours to parse
 
-Run = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN", help="a folder of checkpoints, or several STEP=PATH")]
+Run = Annotated[
+    Positional[tuple[str, ...]],
+    arg(
+        metavar="RUN",
+        help="a folder of checkpoints, here or at an address such as hf://owner/name; or several STEP=PATH",
+    ),
+]
 Steps = Annotated[str | None, arg(help="steps to use: FIRST:LAST:STRIDE (ends included) or a list 0,100,500")]
 Base = Annotated[str | None, arg(metavar="MODEL", help="a model folder to use as step 0")]
 Out = Annotated[Path, arg(metavar="DIR", help="folder to write; must be empty or absent")]
@@ -578,7 +585,7 @@ def _print(show: Callable[[Any, Path], None], record: Any, out: Path, as_json: b
 
 
 def _command() -> str:
-    return shlex.join(["driftline", *sys.argv[1:]])
+    return shlex.join(["driftline", *map(redacted, sys.argv[1:])])
 
 
 def _spell_out_config() -> None:
@@ -629,7 +636,7 @@ def main() -> None:
         )
     except InputError as error:
         code = getattr(error, "exit_code", None)  # a trainer's command that failed: its last lines, and its own code
-        print(f"driftline: {error if code else ' '.join(str(error).split())}", file=sys.stderr)
+        print(redacted(f"driftline: {error if code else ' '.join(str(error).split())}"), file=sys.stderr)
         sys.exit(code or 2)
     except KeyboardInterrupt:
         print("driftline: stopped", file=sys.stderr)

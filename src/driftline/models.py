@@ -6,9 +6,12 @@ Nothing here is imported by the weight path. Code that comes with a checkpoint i
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from driftline import remote
 from driftline.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,10 +58,10 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
     quiet_libraries()
-    _must_look_like_a_model(source)
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, trust_remote_code=False)
+        with _on_disk(source, weights=True) as folder:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
             f"{source} cannot be loaded as a causal language model ({_first_line(error)}): give the folder of a complete one"
@@ -80,9 +83,9 @@ def model_of(source: str | Path, *, dtype: str, device: torch.device | str | Non
     if dtype not in DTYPES[1:]:
         raise InputError(f"--dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
     quiet_libraries()
-    _must_look_like_a_model(source)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        with _on_disk(source) as folder:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
@@ -102,9 +105,9 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     except ImportError as error:
         raise InputError(f"running a model needs {error.name}: pip install 'driftline[models]'") from error
     quiet_libraries()
-    _must_look_like_a_model(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+        with _on_disk(source) as folder:
+            tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
             f"{source} has no tokenizer that loads ({_first_line(error)}): save that of its model beside it"
@@ -138,9 +141,9 @@ def context_of(source: str | Path) -> int | None:
     """The same of a saved model, from its configuration alone."""
     from transformers import AutoConfig
 
-    _must_look_like_a_model(source)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        with _on_disk(source) as folder:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{source} has no configuration that loads ({_first_line(error)}): put that of its model there"
@@ -148,8 +151,16 @@ def context_of(source: str | Path) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def _must_look_like_a_model(source: str | Path) -> None:
-    path = Path(source)
+@contextmanager
+def _on_disk(source: str | Path, *, weights: bool = False) -> Iterator[str | Path]:
+    """The source as transformers takes it; what of a remote folder is needed is fetched first."""
+    with remote.local_copy(source, weights=weights) as folder:
+        _must_look_like_a_model(folder, source)
+        yield folder
+
+
+def _must_look_like_a_model(folder: str | Path, source: str | Path) -> None:
+    path = Path(folder)
     if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(f"{source} has no config.json: give the folder of a model")
     if not path.exists() and (str(source).startswith((".", "/", "~")) or str(source).count("/") != 1):

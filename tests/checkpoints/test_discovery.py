@@ -61,7 +61,7 @@ def test_missing_folders_files_and_addresses_are_refused(tmp_path: Path) -> None
     for argument, complaint in [
         (str(tmp_path / "absent"), "does not exist"),
         (str(tmp_path / "file"), "is a file, not a folder"),
-        ("s3://bucket/run", "remote address"),
+        ("nosuch://bucket/run", "Protocol not known"),
     ]:
         with pytest.raises(InputError, match=complaint):
             find_steps([argument])

@@ -131,7 +131,7 @@ def test_base_becomes_step_zero(make_run: MakeRun) -> None:
     run = make_run(_steps(5, 10, a=np.ones(3)))
     assert open_trajectory(run, base=base).steps == (0, 5, 10)
     assert open_trajectory(run, base=base, steps="10").steps == (0, 10)
-    with pytest.raises(InputError, match="not a local folder"):
+    with pytest.raises(InputError, match="is not a folder: give that of the base model"):
         open_trajectory(run, base="Qwen/Qwen2.5-1.5B")
     with_zero = make_run(_steps(0, 5, a=np.ones(3)), run="zero")
     with pytest.raises(InputError, match="already has"):

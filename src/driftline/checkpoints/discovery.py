@@ -6,9 +6,10 @@ Steps come from folder names, as the trainers write them, or from explicit `STEP
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from driftline import remote
 from driftline.errors import InputError
 
 STEP_NAME = re.compile(r"^(?:checkpoint|global_steps?|step|iter|epoch)[-_]?0*(\d{1,12})(?:_hf)?$")
@@ -25,20 +26,15 @@ def find_steps(run: Sequence[str | Path]) -> dict[int, Path]:
     arguments = [str(argument) for argument in run]
     if not arguments:
         raise InputError("no run was named: give a folder that holds checkpoints, or STEP=PATH pairs")
-    for argument in arguments:
-        if "://" in argument:
-            raise InputError(
-                f"{argument} is a remote address, which this version cannot read: copy the run to a local folder"
-            )
     pairs = [STEP_PAIR.match(argument) for argument in arguments]
     if all(pairs):
-        found = [(int(pair[1]), Path(pair[2])) for pair in pairs if pair]
+        found = [(int(pair[1]), folder_of(pair[2])) for pair in pairs if pair]
         for _, path in found:
             _must_be_folder(path)
     elif len(arguments) == 1:
-        found = _steps_in(Path(arguments[0]))
+        found = _named(remote.branches(arguments[0]).items()) or _steps_in(folder_of(arguments[0]))
     else:
-        odd = arguments[pairs.index(None)]
+        odd = remote.redacted(arguments[pairs.index(None)])
         raise InputError(f"{odd!r} is not STEP=PATH: give either one run folder or only STEP=PATH pairs")
     steps: dict[int, Path] = {}
     for step, path in sorted(found):
@@ -48,11 +44,21 @@ def find_steps(run: Sequence[str | Path]) -> dict[int, Path]:
     return steps
 
 
+def folder_of(argument: str | Path) -> Path:
+    """The folder that is meant, here or at a remote address."""
+    return remote.folder(str(argument)) if remote.is_address(argument) else Path(argument)
+
+
+def _likely(path: Path) -> str:
+    return "the address, the network and the credentials" if remote.is_remote(path) else "its permissions"
+
+
 def _must_be_folder(path: Path) -> None:
     try:
-        exists, is_folder = path.exists(), path.is_dir()
+        with remote.faults(path):
+            exists, is_folder = path.exists(), path.is_dir()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}): check {_likely(path)}") from error
     if not exists:
         raise InputError(f"{path} does not exist: give the folder that holds the checkpoints")
     if not is_folder:
@@ -61,14 +67,19 @@ def _must_be_folder(path: Path) -> None:
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return sorted(child for child in folder.iterdir() if child.is_dir())
+        with remote.faults(folder):
+            return sorted(child for child in folder.iterdir() if child.is_dir())
     except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({error.strerror}): check its permissions") from error
+        raise InputError(f"{folder} cannot be listed ({error.strerror}): check {_likely(folder)}") from error
 
 
 def _named_steps(folder: Path) -> list[tuple[int, Path]]:
-    matches = [(STEP_NAME.match(child.name), child) for child in _children(folder)]
-    return [(int(match[1]), child) for match, child in matches if match]
+    return _named((child.name, child) for child in _children(folder))
+
+
+def _named(folders: Iterable[tuple[str, Path]]) -> list[tuple[int, Path]]:
+    matches = [(STEP_NAME.match(name), folder) for name, folder in folders]
+    return [(int(match[1]), folder) for match, folder in matches if match]
 
 
 def _steps_in(folder: Path) -> list[tuple[int, Path]]:

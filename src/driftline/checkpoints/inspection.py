@@ -54,7 +54,14 @@ def _problems(trajectory: Trajectory, dtypes: list[list[str]]) -> list[str]:
         problems.append(
             f"the learning rate is not constant ({min(rates):.3g} to {max(rates):.3g}): consider --clock lr"
         )
-    root = trajectory.checkpoints[-1].path.parent
+    last = trajectory.checkpoints[-1].path
+    if str(last).startswith(f"{trajectory.name}@"):
+        problems.append(
+            f"{trajectory.name}: other branches than those of steps, main among them, are not used; name one as "
+            f"STEP={trajectory.name}@main to use it"
+        )
+        return problems
+    root = last.parent
     if (root / "model.safetensors").is_file():
         problems.append(f"{root} itself holds a model without a step: not used; name it as STEP=PATH to use it")
     return problems

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from driftline import remote
+
 LIMIT = 64 << 20  # bytes; a log of a hundred thousand steps is a third of it
 
 
@@ -16,7 +18,7 @@ def read_json(path: Path) -> Any:
         OSError: it is not there, or cannot be read.
         ValueError: it is not JSON, is nested too deeply, or is larger than 64 MiB.
     """
-    with path.open("rb") as file:
+    with remote.faults(path), path.open("rb") as file:
         text = file.read(LIMIT + 1)
     if len(text) > LIMIT:
         raise ValueError(f"more than {LIMIT >> 20} MiB")

@@ -12,6 +12,7 @@ import json
 import os
 from pathlib import Path
 
+from driftline import remote
 from driftline.checkpoints.dtypes import ITEM_BYTES
 from driftline.checkpoints.tensors import Stored
 from driftline.errors import UnreadableCheckpoint
@@ -41,17 +42,7 @@ def read_header_and_metadata(path: Path) -> tuple[dict[str, Stored], dict[str, s
         UnreadableCheckpoint: the file is short, damaged, or not a safetensors file.
     """
     try:
-        with open(path, "rb") as file:
-            file_bytes = os.fstat(file.fileno()).st_size
-            prefix = file.read(8)
-            if len(prefix) < 8:
-                raise UnreadableCheckpoint(f"{path} is only {file_bytes} bytes: still being written, or truncated")
-            length = int.from_bytes(prefix, "little")
-            if length > HEADER_LIMIT:
-                raise UnreadableCheckpoint(
-                    f"{path} claims a header of {length} bytes: not a safetensors file, or damaged"
-                )
-            text = file.read(length)
+        file_bytes, text, length = _header_text(path)
     except OSError as error:
         raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror}") from error
     if len(text) < length:
@@ -77,6 +68,27 @@ def read_header_and_metadata(path: Path) -> tuple[dict[str, Stored], dict[str, s
     if end < file_bytes:
         raise UnreadableCheckpoint(f"{path} has {file_bytes - end} bytes after its last tensor: damaged")
     return {tensor.name: tensor for tensor in tensors}, noted if isinstance(noted, dict) else {}
+
+
+def _header_text(path: Path) -> tuple[int, bytes, int]:
+    """Bytes of the file, its header's text, and the length that the header should have."""
+    if remote.is_remote(path):
+        file_bytes = remote.size(path)
+        length = _length(path, file_bytes, remote.read(path, 0, min(8, file_bytes)))
+        return file_bytes, remote.read(path, 8, min(length, file_bytes - 8)), length
+    with open(path, "rb") as file:
+        file_bytes = os.fstat(file.fileno()).st_size
+        length = _length(path, file_bytes, file.read(8))
+        return file_bytes, file.read(length), length
+
+
+def _length(path: Path, file_bytes: int, prefix: bytes) -> int:
+    if len(prefix) < 8:
+        raise UnreadableCheckpoint(f"{path} is only {file_bytes} bytes: still being written, or truncated")
+    length = int.from_bytes(prefix, "little")
+    if length > HEADER_LIMIT:
+        raise UnreadableCheckpoint(f"{path} claims a header of {length} bytes: not a safetensors file, or damaged")
+    return length
 
 
 def _tensor(path: Path, name: str, entry: dict, data_start: int) -> Stored:

@@ -12,10 +12,12 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from driftline import remote
 from driftline.checkpoints import dtypes
 from driftline.errors import UnreadableCheckpoint
 
@@ -23,7 +25,8 @@ from driftline.errors import UnreadableCheckpoint
 def read_range(file: Path, position: int, buffer: np.ndarray, what: str) -> None:
     """Fill uint8 `buffer` with the bytes of `file` from `position` on.
 
-    The file is opened for each read, so that no run, however long, runs out of file descriptors.
+    The file is opened for each read, so that no run, however long, runs out of file descriptors. Of a remote file it
+    is one range request.
 
     Args:
         what: the tensor, for the sentence that says what could not be read.
@@ -33,6 +36,12 @@ def read_range(file: Path, position: int, buffer: np.ndarray, what: str) -> None
     """
     view = memoryview(buffer)  # type: ignore[arg-type]
     try:
+        if remote.is_remote(file):
+            found = remote.read(file, position, len(view))
+            if len(found) < len(view):
+                raise UnreadableCheckpoint(f"{file} became shorter while {what!r} was read")
+            view[:] = found
+            return
         descriptor = os.open(file, os.O_RDONLY)
         try:
             while view:
@@ -73,6 +82,10 @@ class TensorInfo:
         """Every file that holds some of it."""
         return (self.file,)
 
+    @property
+    def remote(self) -> bool:
+        return any(remote.is_remote(file) for file in self.files)
+
     def read_into(self, start: int, buffer: np.ndarray) -> None:
         """Fill uint8 `buffer` with the bytes of the tensor from flat element `start` on.
 
@@ -88,6 +101,20 @@ class TensorInfo:
         out = np.empty(stop - start, np.float32)
         dtypes.decode(raw, self.dtype, out)
         return out
+
+
+def read_each(tensors: Sequence[TensorInfo], start: int, buffers: Sequence[np.ndarray]) -> None:
+    """`read_into` for one tensor of several checkpoints; of remote ones at once, as each waits for its server.
+
+    Raises:
+        UnreadableCheckpoint: a file has gone, shrunk or cannot be read.
+    """
+    reads = [partial(info.read_into, start, buffer) for info, buffer in zip(tensors, buffers, strict=True)]
+    if any(info.remote for info in tensors):
+        remote.together(reads)
+    else:
+        for read in reads:
+            read()
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ _STORAGES = {
 }  # fmt: skip
 
 
+_REBUILT = ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_tensor")
+
+
 class Node:
     """Something that a pickle makes: what it is called, what it was made with, and the state it was given."""
 
@@ -203,7 +206,9 @@ def part_of(value: Any, where: str) -> Part | None:
     try:
         if kind == "_rebuild_parameter":
             return part_of(value.args[0], where)
-        if kind not in ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_tensor"):
+        if kind == "_rebuild_from_type_v2" and called(value.args[0]) in _REBUILT:  # a tensor with attributes of its own
+            return part_of(value.args[0](*value.args[2]), where)
+        if kind not in _REBUILT:
             return None
         storage, first, shape, stride = value.args[:4]
         dtype = DTYPES[called(value.args[6])] if kind == "_rebuild_tensor_v3" else storage.dtype

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from driftline import remote
 from driftline.checkpoints import dtypes
-from driftline.checkpoints.discovery import choose_steps, find_steps
+from driftline.checkpoints.discovery import choose_steps, find_steps, folder_of
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
-from driftline.checkpoints.layouts import Checkpoint, adapter, layouts_of
+from driftline.checkpoints.layouts import READ_REMOTELY, Checkpoint, adapter, layouts_of
 from driftline.checkpoints.low_rank import needs_base
-from driftline.checkpoints.tensors import TensorInfo
+from driftline.checkpoints.tensors import TensorInfo, read_each
 from driftline.errors import InputError, UnreadableCheckpoint
 
 
@@ -34,11 +35,27 @@ class TensorSeries:
         """The dtype of the last checkpoint (safetensors name)."""
         return self.stored[-1].dtype
 
+    @property
+    def remote(self) -> bool:
+        return any(info.remote for info in self.stored)
+
     def read(self, start: int, stop: int, out: np.ndarray, scratch: np.ndarray) -> None:
         """Values of flat elements [start, stop) at every checkpoint, into float32 `out` [T, stop - start].
 
         `scratch` is a uint8 buffer of at least 8 x (stop - start) bytes.
         """
+        if self.remote:
+            raws = [
+                row.view(np.uint8)
+                if info.dtype == "F32"
+                else np.empty(row.size * dtypes.ITEM_BYTES[info.dtype], np.uint8)
+                for row, info in zip(out, self.stored, strict=True)
+            ]
+            read_each(self.stored, start, raws)
+            for row, info, raw in zip(out, self.stored, raws, strict=True):
+                if info.dtype != "F32":
+                    dtypes.decode(raw, info.dtype, row)
+            return
         for row, info in zip(out, self.stored, strict=True):
             nbytes = (stop - start) * dtypes.ITEM_BYTES[info.dtype]
             if info.dtype == "F32":
@@ -116,13 +133,19 @@ def open_trajectory(
     folders = find_steps(arguments)
     if base is not None:
         if 0 in folders:
-            raise InputError(f"--base {base} would be step 0, but the run already has {folders[0]} as step 0: drop one")
-        if not Path(base).is_dir():
-            raise InputError(f"--base {base} is not a local folder: give the folder of the base model")
-        folders = {0: Path(base), **folders}
+            shown = remote.redacted(str(base))
+            raise InputError(
+                f"--base {shown} would be step 0, but the run already has {folders[0]} as step 0: drop one"
+            )
+        root = folder_of(base)
+        if not root.is_dir():
+            raise InputError(
+                f"--base {root} is not a folder: give that of the base model, or its address, such as hf://owner/name"
+            )
+        folders = {0: root, **folders}
     opened: dict[int, Checkpoint] = {}
     wanted = sorted({*choose_steps(list(folders), steps), *([0] if base is not None else [])})
-    jumps = regrounded(read_jumps(Path(arguments[0])), wanted) if len(arguments) == 1 else None
+    jumps = regrounded(read_jumps(folder_of(arguments[0])), wanted) if len(arguments) == 1 else None
     skipped: dict[int, str] = dict(jumps.discarded) if jumps else {}
     for step in wanted:
         if step in skipped:
@@ -136,13 +159,13 @@ def open_trajectory(
             opened[step] = checkpoint
         except UnreadableCheckpoint as error:
             if base is not None and step == 0:
-                raise InputError(f"--base cannot be read: {error}") from error
+                raise InputError(f"--base cannot be read ({error}): give the folder of the base model") from error
             if strict:
                 raise InputError(
                     f"{error} (--strict refuses a run with such a checkpoint): mend it, or choose others with --steps"
                 ) from error
             skipped[step] = str(error)
-    name = str(arguments[0]) if len(arguments) == 1 else ", ".join(map(str, arguments))
+    name = remote.redacted(", ".join(map(str, arguments)))
     if not opened:
         first = next(iter(skipped.values()))
         raise InputError(
@@ -164,10 +187,16 @@ def open_trajectory(
 
 def _open(folder: Path) -> Checkpoint:
     try:
-        layouts = layouts_of(folder)
-        if not layouts:
-            raise UnreadableCheckpoint(f"{folder} holds no weights yet: still being written, or not a model")
-        checkpoint = layouts[0].open(folder)
+        with remote.faults(folder):
+            layouts = layouts_of(folder)
+            if not layouts:
+                raise UnreadableCheckpoint(f"{folder} holds no weights yet: still being written, or not a model")
+            if remote.is_remote(folder) and layouts[0].NAME not in READ_REMOTELY:
+                raise UnreadableCheckpoint(
+                    f"{folder} is in the layout {layouts[0].NAME}, which is read from local files only; copy the run to a "
+                    "local folder"
+                )
+            checkpoint = layouts[0].open(folder)
         if len(layouts) > 1:
             note = f"{folder} holds {' and '.join(layout.NAME for layout in layouts)}: {layouts[0].NAME} is read"
             checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from driftline import remote
 from driftline.errors import InputError
 
 
@@ -22,6 +23,7 @@ def refuse_occupied(out: Path, *, overwrite: bool, mark: str) -> None:
     With `overwrite`, a folder is replaced only if it holds the file `mark`, which the same command
     leaves in its results: neither checkpoints nor anyone's own files are ever deleted.
     """
+    remote.refuse_output(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder")
     if not out.is_dir() or not any(out.iterdir()):

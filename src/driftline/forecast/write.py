@@ -24,11 +24,13 @@ from typing import Any, Protocol
 import numpy as np
 from blake3 import blake3
 
+from driftline import remote
 from driftline._version import __version__
 from driftline.checkpoints import dtypes
+from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import huggingface
 from driftline.checkpoints.low_rank import needs_base
-from driftline.checkpoints.tensors import TensorInfo
+from driftline.checkpoints.tensors import TensorInfo, read_each
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.engines import Buffers, Engine, LocalEngine
@@ -44,6 +46,7 @@ _HASH_BLOCK = 1 << 16
 _FLUSHED_BYTES = 256 << 20  # written before the disk is asked to take them
 _LONGEST_CHUNK = 1 << 19  # weights: a megabyte of bfloat16 for each checkpoint
 _CHUNK_BYTES = 20 << 20  # of one worker's buffers
+_FETCHED = 8  # times as much is read at once from a remote run, where each request costs a round trip
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", "driftline.json")
 
@@ -349,6 +352,8 @@ def _chunks(layout: list[_Place], forecasts: Sequence[Forecast], settings: Setti
             rows = len(set().union(*(_used(f.coefficients[place.info.name]).tolist() for f in forecasts)))
         per_weight = 4 * 2 * rows + 24  # read, picked for one forecast, forecast, rounded, decoded, scratch
         length = min(_LONGEST_CHUNK, max(1024, _CHUNK_BYTES // per_weight))
+        if place.info.remote or (place.series is not None and place.series.remote):
+            length *= _FETCHED
         for start in range(0, place.info.size, length):
             yield _Chunk(place, start, min(start + length, place.info.size))
 
@@ -423,8 +428,7 @@ def _store_bfloat16(
     """The usual case, bfloat16 in and out, in one fused kernel: no float32 copy of anything is made."""
     place, n = chunk.place, chunk.stop - chunk.start
     raw = _buffers.get("raw", 2 * len(rows) * n).view(np.uint16).reshape(len(rows), n)
-    for bits, info in zip(raw, stored, strict=True):
-        info.read_into(chunk.start, bits.view(np.uint8))
+    read_each(stored, chunk.start, list(raw.view(np.uint8)))
     sums = []
     for forecast, vector in zip(forecasts, vectors, strict=True):
         mine = [rows.index(row) for row in _used(vector)]
@@ -489,10 +493,11 @@ def _write_index(folder: Path, layout: list[_Place], shards: list[str]) -> None:
 
 def _copy_rest(source: Path, folder: Path, settings: Settings) -> None:
     """Configuration, generation configuration, tokenizer and chat template, from the last checkpoint."""
-    for file in sorted(source.iterdir()):
-        wanted = file.is_file() and file.name.endswith(_COPIED_SUFFIXES)
-        if wanted and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _NOT_COPIED):
-            shutil.copyfile(file, folder / file.name)
+    with remote.local_copy(source, weights=False) as here:
+        for file in sorted(Path(here).iterdir()):
+            wanted = file.is_file() and file.name.endswith(_COPIED_SUFFIXES)
+            if wanted and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _NOT_COPIED):
+                shutil.copyfile(file, folder / file.name)
     config = folder / "config.json"
     if settings.dtype != "same" and config.is_file():
         values = json.loads(config.read_bytes())
@@ -513,9 +518,11 @@ def _files_read(trajectory: Trajectory, forecasts: Sequence[Forecast]) -> list[t
 
 
 def _source(read: tuple[int, Path]) -> dict[str, Any]:
-    """One file that is read, with its size and BLAKE3 hash (what `b3sum` prints)."""
+    """One file that is read, with its size and BLAKE3 hash (what `b3sum` prints); a remote one is not read twice for it."""
     (step, file), digest, block = read, blake3(), memoryview(bytearray(_HASH_BLOCK))
     try:
+        if remote.is_remote(file):
+            return {"step": step, "file": str(file), **remote.origin(file)}
         with open(file, "rb", buffering=0) as handle:
             while count := handle.readinto(block):
                 digest.update(block[:count])
@@ -562,7 +569,7 @@ def _card(record: dict[str, Any], trajectory: Trajectory) -> str:
     """A model card with the fields that the Hub reads."""
     base = ""
     try:
-        config = json.loads((trajectory.checkpoints[-1].model / "config.json").read_bytes())
+        config = read_json(trajectory.checkpoints[-1].model / "config.json")
         name = config.get("_name_or_path", "") if isinstance(config, dict) else ""
         if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")):
             base = f"base_model: {json.dumps(name)}\nbase_model_relation: finetune\n"

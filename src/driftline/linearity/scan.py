@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from driftline.checkpoints import dtypes
+from driftline.checkpoints.tensors import read_each
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.engines import Buffers, Engine, LocalEngine
 from driftline.errors import InputError
@@ -27,6 +28,7 @@ from driftline.linearity.step_sizes import Moves, moves_of
 FILTERS = {"none": kernels.NO_FILTER, "paper": kernels.PAPER_FILTER}
 _CHUNK_BYTES = 8 << 20  # raw bytes of a chunk over all checkpoints, per worker
 _CHUNKS = 16  # of a stretch
+_FETCHED = 8  # chunks that are read at once from a remote run, where each request costs a round trip
 _CANDIDATES = 4096  # positions per tensor from which the samples are drawn
 
 
@@ -117,7 +119,7 @@ class _Stretch:
     step_names: tuple[int, ...]
     start: int
     stop: int
-    length: int
+    length: int  # parameters that are measured at once
     candidates: np.ndarray  # flat positions within [start, stop)
 
     @property
@@ -136,8 +138,7 @@ def _read(tensor: TensorSeries, start: int, stop: int) -> np.ndarray:
         tensor.read(start, stop, values, _buffers.get("scratch", 8 * n))
         return values
     bits = _buffers.get("raw", T * n * 2).view(np.uint16).reshape(T, n)
-    for row, info in zip(bits, tensor.stored, strict=True):
-        info.read_into(start, row.view(np.uint8))
+    read_each(tensor.stored, start, list(bits.view(np.uint8)))
     return bits
 
 
@@ -186,19 +187,27 @@ class _Sums:
 
 
 def _measure(stretch: _Stretch, tau: np.ndarray) -> tuple[_Stretch, _Sums]:
+    """The sums over a stretch, chunk after chunk, so that they do not depend on how many chunks are read at once."""
     sums = _Sums.zeros(tau.size)
-    for start in range(stretch.start, stretch.stop, stretch.length):
-        stop = min(start + stretch.length, stretch.stop)
+    at_once = stretch.length * (_FETCHED if stretch.tensor.remote else 1)
+    for start in range(stretch.start, stretch.stop, at_once):
+        stop = min(start + at_once, stretch.stop)
         raw = _read(stretch.tensor, start, stop)
-        finite = kernels.accumulate(
-            raw, tau, kernels.block_size(tau.size),
-            sums.populations, sums.histograms, sums.distinct, sums.slopes, sums.kept, sums.gram,
-        )  # fmt: skip
-        if not finite or not np.isfinite(sums.gram).all():
-            _refuse_not_finite(stretch, start, _as_float32(raw))
-        first, last = np.searchsorted(stretch.candidates, [start, stop])
-        sums.samples.append(_as_float32(raw[:, stretch.candidates[first:last] - start]).T)
+        for first in range(0, stop - start, stretch.length):
+            chunk = raw[:, first : first + stretch.length]
+            _accumulate(stretch, start + first, np.ascontiguousarray(chunk), tau, sums)
     return stretch, sums
+
+
+def _accumulate(stretch: _Stretch, start: int, raw: np.ndarray, tau: np.ndarray, sums: _Sums) -> None:
+    finite = kernels.accumulate(
+        raw, tau, kernels.block_size(tau.size),
+        sums.populations, sums.histograms, sums.distinct, sums.slopes, sums.kept, sums.gram,
+    )  # fmt: skip
+    if not finite or not np.isfinite(sums.gram).all():
+        _refuse_not_finite(stretch, start, _as_float32(raw))
+    first, last = np.searchsorted(stretch.candidates, [start, start + raw.shape[1]])
+    sums.samples.append(_as_float32(raw[:, stretch.candidates[first:last] - start]).T)
 
 
 def _refuse_not_finite(stretch: _Stretch, start: int, values: np.ndarray) -> None:

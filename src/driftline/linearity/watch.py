@@ -32,8 +32,9 @@ from typing import Any
 
 import numpy as np
 
+from driftline import remote
 from driftline.checkpoints import configuration
-from driftline.checkpoints.discovery import choose_steps, find_steps
+from driftline.checkpoints.discovery import STEP_PAIR, choose_steps, find_steps
 from driftline.checkpoints.jumps import read_jumps, regrounded, replace_text
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.tensors import TensorInfo
@@ -103,6 +104,14 @@ def watch(
     Raises:
         InputError: the request is wrong, `out` is not ours or cannot be written, or no weight changes.
     """
+    for argument in (*request.run, request.base or ""):
+        pair = STEP_PAIR.match(argument)
+        if remote.is_address(pair[2] if pair else argument):
+            raise InputError(
+                f"{remote.redacted(argument)} is a remote address, which watch does not follow: watch where the run is "
+                "written, or analyze the address again from time to time"
+            )
+    remote.refuse_output(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "state").is_dir():

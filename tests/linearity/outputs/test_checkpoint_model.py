@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -32,6 +33,17 @@ def adapter(folder: Path, dtype: torch.dtype = torch.float32) -> Qwen2ForCausalL
                 weights += 0.1 * torch.randn_like(weights)
     model.save_pretrained(str(folder / "run" / "checkpoint-5"))
     return model.merge_and_unload().eval()
+
+
+def test_a_remote_adapter_on_its_remote_base(tmp_path: Path) -> None:
+    merged = adapter(tmp_path)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path), "/bucket", recursive=True)
+    checkpoint = open_trajectory("memory://bucket/run", base="memory://bucket/base").checkpoints[-1]
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(load_checkpoint(checkpoint)(ids).logits, merged(ids).logits)
+    memory.rm("/bucket", recursive=True)
 
 
 def test_an_adapter_on_its_base(tmp_path: Path) -> None:

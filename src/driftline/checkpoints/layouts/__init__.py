@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from driftline import remote
 from driftline.checkpoints.tensors import TensorInfo
+
+READ_REMOTELY = ("huggingface", "lora-adapter")
 
 
 @dataclass(frozen=True)
@@ -48,5 +51,12 @@ def all_layouts() -> tuple[ModuleType, ...]:
 
 
 def layouts_of(folder: Path) -> list[ModuleType]:
-    """The layouts that find weights in `folder`, the one to read first."""
+    """The layouts that find weights in `folder`, the one to read first.
+
+    Of a remote folder those whose files can be read by range requests are asked alone if they find any.
+    """
+    if remote.is_remote(folder):
+        found = [layout for layout in all_layouts() if layout.NAME in READ_REMOTELY and layout.holds(folder)]
+        if found:
+            return found
     return [layout for layout in all_layouts() if layout.holds(folder)]

@@ -18,7 +18,7 @@ from typing import Any
 from driftline.checkpoints.layouts import Checkpoint, huggingface
 from driftline.checkpoints.parameter_names import of_the_model
 from driftline.checkpoints.tensors import Piece, TensorInfo, sharded
-from driftline.checkpoints.torch_file import Part, part_of, read_torch_file
+from driftline.checkpoints.torch_file import Node, Part, part_of, read_torch_file
 from driftline.errors import UnreadableCheckpoint
 
 NAME = "deepspeed"
@@ -47,6 +47,7 @@ def open(folder: Path) -> Checkpoint:
         raise UnreadableCheckpoint(f"{place} lacks the optimizer states of rank {missing[0] if missing else 0}: still being written, or lost")  # fmt: skip
     states = [_optimizer(ranks[rank]) for rank in range(world)]
     stage, partitions = states[0].get("zero_stage"), states[0].get("partition_count", world)
+    stage = stage.args[0] if isinstance(stage, Node) and stage.args else stage  # an enumeration
     partitions = max(partitions) if isinstance(partitions, list) and partitions else partitions
     if partitions != world:
         raise UnreadableCheckpoint(

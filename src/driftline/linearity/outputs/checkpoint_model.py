@@ -27,7 +27,7 @@ def load_checkpoint(checkpoint: Checkpoint | Path, *, dtype: str = "auto") -> Pr
     Raises:
         InputError: it cannot be loaded, has no configuration, or lacks a parameter of the model that it describes.
     """
-    if isinstance(checkpoint, Path):
+    if not isinstance(checkpoint, Checkpoint):
         return models.load_model(checkpoint, dtype=dtype)
     if checkpoint.layout == huggingface.NAME:
         return models.load_model(checkpoint.model, dtype=dtype)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from driftline import remote
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 
@@ -53,10 +54,13 @@ class Work:
 
 
 def identity(trajectory: Trajectory, sequences: Sequence[Sequence[int]], **settings: Any) -> dict[str, Any]:
-    """What makes two requests the same: files by size and time, token ids by hash, settings."""
+    """What makes two requests the same: files by size and time (remote ones by etag or commit), token ids by hash, settings."""
     files = []
     for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True):
         for file in sorted({file for info in checkpoint.tensors.values() for file in info.files}):
+            if remote.is_remote(file):
+                files.append([step, str(file), remote.origin(file)])
+                continue
             stat = file.stat()
             files.append([step, str(file.absolute()), stat.st_size, stat.st_mtime_ns])
     digest = hashlib.sha256()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import fsspec
 import ml_dtypes
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def upload() -> Iterator[Callable[[Path], str]]:
+    """upload(folder) -> the address of a copy of it: fsspec's memory filesystem stands for an object store."""
+    memory = fsspec.filesystem("memory")
+
+    def put(folder: Path) -> str:
+        memory.put(str(folder), f"/bucket/{folder.name}", recursive=True)
+        return f"memory://bucket/{folder.name}"
+
+    yield put
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture

@@ -212,7 +212,10 @@ def size(file: Path) -> int:
         OSError: it is not there, or cannot be reached.
     """
     with faults(file):
-        return int(_patiently(file, lambda: _information(file))["size"])
+        found = _patiently(file, lambda: _information(file))["size"]
+        if found is None:
+            raise InputError(f"{file}: its server does not tell its size: copy the run to a folder")
+        return int(found)
 
 
 def _information(file: Path) -> dict[str, Any]:

@@ -46,20 +46,6 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def upload() -> Iterator[Upload]:
-    """upload(folder) -> the address of a copy of it."""
-    memory = fsspec.filesystem("memory")
-
-    def put(folder: Path) -> str:
-        memory.put(str(folder), "/bucket/run", recursive=True)
-        return "memory://bucket/run"
-
-    yield put
-    memory.store.clear()
-    memory.pseudo_dirs[:] = [""]
-
-
-@pytest.fixture
 def run(make_run: MakeRun, rng: np.random.Generator) -> Path:
     """Two matrices and a vector, bfloat16, that drift; with what a trainer writes beside them."""
     shapes = {"model.a.weight": (300, 70), "model.b.weight": (64, 64), "model.norm.weight": (300,)}

@@ -138,7 +138,12 @@ def open_trajectory(
                 f"--base {shown} would be step 0, but the run already has {folders[0]} as step 0: drop one"
             )
         root = folder_of(base)
-        if not root.is_dir():
+        try:
+            with remote.faults(root):
+                found = root.is_dir()
+        except OSError as error:
+            raise InputError(f"--base {root} cannot be read ({error.strerror})") from error
+        if not found:
             raise InputError(
                 f"--base {root} is not a folder: give that of the base model, or its address, such as hf://owner/name"
             )
@@ -190,6 +195,7 @@ def _open(folder: Path) -> Checkpoint:
         with remote.faults(folder):
             layouts = layouts_of(folder)
             if not layouts:
+                list(folder.iterdir())  # raises where a server fails: to look for a file there says no such file
                 raise UnreadableCheckpoint(f"{folder} holds no weights yet: still being written, or not a model")
             if remote.is_remote(folder) and layouts[0].NAME not in READ_REMOTELY:
                 raise UnreadableCheckpoint(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -35,15 +35,12 @@ def adapter(folder: Path, dtype: torch.dtype = torch.float32) -> Qwen2ForCausalL
     return model.merge_and_unload().eval()
 
 
-def test_a_remote_adapter_on_its_remote_base(tmp_path: Path) -> None:
+def test_a_remote_adapter_on_its_remote_base(tmp_path: Path, upload: Callable[[Path], str]) -> None:
     merged = adapter(tmp_path)
-    memory = fsspec.filesystem("memory")
-    memory.put(str(tmp_path), "/bucket", recursive=True)
-    checkpoint = open_trajectory("memory://bucket/run", base="memory://bucket/base").checkpoints[-1]
+    checkpoint = open_trajectory(upload(tmp_path / "run"), base=upload(tmp_path / "base")).checkpoints[-1]
     ids = torch.arange(12)[None]
     with torch.inference_mode():
         torch.testing.assert_close(load_checkpoint(checkpoint)(ids).logits, merged(ids).logits)
-    memory.rm("/bucket", recursive=True)
 
 
 def test_an_adapter_on_its_base(tmp_path: Path) -> None:

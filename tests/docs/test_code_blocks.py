@@ -89,7 +89,7 @@ def _exists(words: list[str]) -> None:
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
             named = [extra for word in wanted for found in re.findall(r"\[(.*)\]", word) for extra in found.split(",")]
             assert set(named) <= set(extras)
-        case ["source" | "mkdir" | "cd", *_]:
+        case ["source" | "mkdir" | "cd" | "ray", *_]:
             pass
         case _:
             raise AssertionError(f"{' '.join(words)}: mark the block as not run, with the reason")
@@ -161,7 +161,7 @@ def _executable(block: Block) -> bool:
 
 
 def _reads_a_run(words: list[str]) -> bool:
-    return words[0] in _READS_A_RUN and "--rollouts" not in words and "..." not in words
+    return words[0] in _READS_A_RUN and not {"--rollouts", "--engine", "..."} & set(words)
 
 
 @pytest.mark.parametrize(

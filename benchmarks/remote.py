@@ -100,7 +100,7 @@ def main() -> None:
                 time.sleep(0.05)
             seconds, memory = analyze("remote", f"http://127.0.0.1:{port.value}")
             server.terminate()
-            others, ranges, nbytes = counts[0], counts[1], counts[2]
+            others, ranges, nbytes = counts[:]
             name = f"http, {pause * 1000:.0f} ms"
             print(f"{name:24}{seconds:9.2f}{memory:10.2f}{ranges:8}{others:8}{nbytes:14,}")
         print(f"summaries equal: {all(record == records[0] for record in records)}")

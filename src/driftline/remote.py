@@ -13,12 +13,13 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 import warnings
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -33,6 +34,7 @@ _USER = re.compile(r"([A-Za-z][\w+.-]+://)[^/\s]*:[^/\s]*@|((?:https?|s?ftp)://)
 _HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/+(.*?))?/*$")
 _WAITS = (0.5, 1.0, 2.0)  # seconds before a request is sent again
 _AT_ONCE = 32  # requests in flight
+_one_at_a_time = threading.Lock()  # for filesystems that may share one connection, such as ftp's
 _BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _FINAL = (
     FileNotFoundError,
@@ -232,10 +234,12 @@ def read(file: Path, start: int, count: int) -> bytes:
     """
     filesystem, path = cast(Any, file).fs, cast(Any, file).path
     exact = {} if filesystem.async_impl else {"cache_type": "none"}  # no reading ahead
+    turn = nullcontext() if filesystem.async_impl or _HUB.match(str(file)) else _one_at_a_time
 
     def request() -> bytes:
         try:
-            return filesystem.cat_file(path, start=start, end=start + count, **exact)
+            with turn:
+                return filesystem.cat_file(path, start=start, end=start + count, **exact)
         except _FINAL:
             raise
         except Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 import sys
@@ -86,6 +87,15 @@ def test_pairs_and_base_may_be_remote(run: Path, upload: Upload) -> None:
     tensors = [tensor.gram for tensor in scanning.scan(mixed)]
     for found, expected in zip(tensors, scanning.scan(open_trajectory(run)), strict=True):
         np.testing.assert_array_equal(found, expected.gram)
+
+
+def test_a_tensor_travels_to_another_process(run: Path, upload: Upload) -> None:
+    tensor = open_trajectory(upload(run))["model.b.weight"]
+    there = pickle.loads(pickle.dumps(tensor))
+    assert there == tensor
+    np.testing.assert_array_equal(
+        there.stored[-1].values(0, 100), open_trajectory(run)[tensor.name].stored[-1].values(0, 100)
+    )
 
 
 def test_jumps_are_found(run: Path, upload: Upload) -> None:

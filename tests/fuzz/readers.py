@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -85,7 +86,7 @@ def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def make_seeds(folder: Path) -> dict[str, bytes]:
-    """The files that are damaged, by their path inside a run; `sharded/` stands for a checkpoint in two files."""
+    """The files that are damaged: `LAYOUT/PATH` inside a checkpoint of that layout, or beside the checkpoints."""
     rng = np.random.default_rng(0)
     one = {
         "model.embed_tokens.weight": rng.standard_normal((6, 4)).astype(ml_dtypes.bfloat16),
@@ -110,19 +111,31 @@ def make_seeds(folder: Path) -> dict[str, bytes]:
         "accepted": True,
         "step": 5,
     }
+    made_by_torch = folder / "torch"
+    subprocess.run([sys.executable, Path(__file__).with_name("torch_seeds.py"), made_by_torch], check=True)
     return {
-        "checkpoint-10/model.safetensors": (folder / "whole").read_bytes(),
-        "checkpoint-10/config.json": json.dumps({"tie_word_embeddings": True, "text_config": {}}).encode(),
-        "checkpoint-10/trainer_state.json": json.dumps(state).encode(),
+        "whole/model.safetensors": (folder / "whole").read_bytes(),
+        "whole/config.json": json.dumps({"tie_word_embeddings": True, "text_config": {}}).encode(),
+        "whole/trainer_state.json": json.dumps(state).encode(),
         "sharded/model.safetensors.index.json": json.dumps({"metadata": {}, "weight_map": index}).encode(),
         "sharded/part0.safetensors": (folder / "part0").read_bytes(),
         "sharded/part1.safetensors": (folder / "part1").read_bytes(),
         "jumps.json": json.dumps([jump]).encode(),
         "run.json": json.dumps({"optimizer": {"name": "adamw", "adam_beta1": 0.9}}).encode(),
+        **{
+            str(path.relative_to(made_by_torch)): path.read_bytes()
+            for path in sorted(made_by_torch.rglob("*"))
+            if path.is_file()
+        },
     }
 
 
-def mutate(data: bytes, rng: random.Random, *, framed: bool) -> bytes:
+def layout_of(name: str) -> str:
+    """The layout that a seed belongs to; what lies beside the checkpoints is damaged with the plainest one."""
+    return name.split("/")[0] if "/" in name else "whole"
+
+
+def mutate(data: bytes, rng: random.Random, *, framed: bool, binary: bool = False) -> bytes:
     """One to four random changes; of a `framed` file half the time to its JSON header, the length set right."""
     if framed and rng.random() < 0.6:
         length = int.from_bytes(data[:8], "little")
@@ -132,7 +145,8 @@ def mutate(data: bytes, rng: random.Random, *, framed: bool) -> bytes:
         claimed = len(text) if rng.random() < 0.9 else rng.choice([0, len(text) + 1, 2**31, 2**63, 100_000_000, 2**25])
         return claimed.to_bytes(8, "little") + text + data[8 + length :]
     for _ in range(rng.randint(1, 4)):
-        data = _mutate_bytes(data, rng) if framed or rng.random() < 0.4 else _mutate_json(data, rng)
+        as_bytes = framed or rng.random() < (0.9 if binary else 0.4)
+        data = _mutate_bytes(data, rng) if as_bytes else _mutate_json(data, rng)
     return data
 
 
@@ -210,13 +224,10 @@ def fuzz(cases: int, *, seed: int, first: int = 0, keep: Path | None = None) -> 
     try:
         seeds = make_seeds(base / "seeds")
         run = base / "run"
-        for name in ("whole", "sharded"):  # what is imported late is imported here
-            _write(
-                run,
-                {path: data for path, data in seeds.items() if path.startswith("sharded") == (name == "sharded")},
-                seeds,
-            )
-            read_everything(run)
+        for layout in sorted({layout_of(name) for name in seeds}):  # what is imported late is imported here
+            _write(run, {}, seeds, layout)
+            if read_everything(run) == "skipped":
+                raise RuntimeError(f"the seeds of {layout} cannot be read as they are")
         for number in range(first, first + cases):
             name = _write_case(run, seeds, random.Random(f"{seed}/{number}"))
             _watched["folder"], _watched["outside"] = str(run), []
@@ -253,21 +264,26 @@ def fuzz(cases: int, *, seed: int, first: int = 0, keep: Path | None = None) -> 
 
 def _write_case(run: Path, seeds: dict[str, bytes], rng: random.Random) -> str:
     """A run with one damaged file, which is named."""
-    name = rng.choice(list(seeds))
-    sharded = name.startswith("sharded/")
-    files = {path: data for path, data in seeds.items() if path.startswith("sharded/") == sharded or "/" not in path}
-    if name != "jumps.json":
-        files.pop("jumps.json")
-    files[name] = mutate(seeds[name], rng, framed=name.endswith(".safetensors"))
-    _write(run, files, seeds)
+    layout = rng.choice(sorted({layout_of(name) for name in seeds}))
+    name = rng.choice([name for name in seeds if layout_of(name) == layout])
+    binary = name.endswith((".pt", ".metadata", ".distcp"))
+    _write(run, {name: mutate(seeds[name], rng, framed=name.endswith(".safetensors"), binary=binary)}, seeds, layout)
     return name
 
 
-def _write(run: Path, files: dict[str, bytes], seeds: dict[str, bytes]) -> None:
+def _write(run: Path, damaged: dict[str, bytes], seeds: dict[str, bytes], layout: str) -> None:
+    """A run of two checkpoints of a layout, the first of them whole."""
     shutil.rmtree(run, ignore_errors=True)
-    files["checkpoint-0/model.safetensors"] = seeds["checkpoint-10/model.safetensors"]
+    files = {}
+    for name, data in seeds.items():
+        if "/" not in name:
+            if name != "jumps.json" or name in damaged:
+                files[name] = damaged.get(name, data)
+        elif layout_of(name) == layout:
+            files[name.replace(layout, "checkpoint-0", 1)] = data
+            files[name.replace(layout, "checkpoint-10", 1)] = damaged.get(name, data)
     for path, data in files.items():
-        target = run / path.replace("sharded", "checkpoint-10")
+        target = run / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
 

@@ -77,7 +77,7 @@ def lora_scale(alpha: object, rank: int, where: Path, *, stabilised: bool = Fals
     Raises:
         UnreadableCheckpoint: `alpha` is no number.
     """
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not abs(alpha) < 1e15:
         raise UnreadableCheckpoint(f"{where} has no number as lora_alpha: the adapter's scale is not known")
     return alpha / (math.sqrt(rank) if stabilised else rank)
 

@@ -107,7 +107,7 @@ def test_the_command_line_refuses_an_unknown_engine_in_one_sentence(run: Path, t
 
 
 def driftline(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "driftline", *map(str, arguments)]
+    command = [sys.executable, "-m", "driftline", *map(str, arguments), "--quiet"]  # no progress on standard error
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=500, check=False)
 
 

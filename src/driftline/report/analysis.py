@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from driftline.linearity import statistics
-from driftline.report import charts
+from driftline.report import charts, page
 from driftline.report.grid import layer_grid
-from driftline.report.page import figures, number, page, section, table, text
+from driftline.report.page import made, number, section, table
 
 _SAMPLES = 8
 _CLOCKS = {"step": "training step", "lr": "summed learning rate"}
@@ -23,6 +23,7 @@ def write(folder: Path, summary: dict[str, Any], command: str) -> None:
     rows = pq.read_table(folder / "tensors.parquet", columns=_COLUMNS).to_pylist()
     body = [
         verdict(summary),
+        _next(summary, command),
         histogram(summary),
         _heat_map(rows),
         growth(summary),
@@ -32,7 +33,7 @@ def write(folder: Path, summary: dict[str, Any], command: str) -> None:
         _left_out(summary),
         how(summary, command),
     ]
-    (folder / "report.html").write_text(page(f"driftline · {summary['run']}", "".join(body)), encoding="utf-8")
+    (folder / "report.html").write_text(page.page(f"driftline · {summary['run']}", *body), encoding="utf-8")
 
 
 _COLUMNS = [
@@ -76,8 +77,19 @@ def verdict(s: dict[str, Any]) -> str:
             f"of {s['parameters']['total']:,}",
         ),
     ]
-    mark = "yes" if s["verdict"]["linear"] else "no"
-    return f'<p class="verdict {mark}">{text(s["verdict"]["sentence"])}</p>' + figures(cards)
+    return page.verdict(s["verdict"]["sentence"], s["verdict"]["linear"], cards)
+
+
+def _next(s: dict[str, Any], command: str) -> str:
+    run, out = page.asked(command)
+    words = ["driftline", "backtest", *run, "--analysis", out, "--out", f"{out}-backtest"]
+    if s["verdict"]["linear"]:
+        why = (
+            "See how far ahead this run can be forecast, tested on its own later checkpoints; no weight is read again."
+        )
+    else:
+        why = "A forecast has little to stand on here. This tells whether any beats the last checkpoint, on the run's own later ones."
+    return page.next_steps([(why, words)])
 
 
 def histogram(s: dict[str, Any]) -> str:
@@ -103,7 +115,7 @@ def _heat_map(rows: list[dict[str, Any]]) -> str:
     return section(
         "Where in the model the run is straight",
         "Median R² of each tensor: layers downward, modules across, tensors outside the layers in the last row.",
-        charts.heat_map(layers, modules, {"": values}, "median R²"),
+        charts.heat_map(layers, modules, charts.Measure(values, "median R²")),
         behind,
     )
 
@@ -198,4 +210,4 @@ def how(s: dict[str, Any], command: str) -> str:
         ("optimizer momentum", f"beta1 {s['optimizer']['adam_beta1']} ({s['optimizer']['adam_beta1_from']})"),
         ("cost", ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in s["cost"].items())),
     ]
-    return section("How this page was made", "", f"<pre>{text(command)}</pre>" + table(["", ""], rows))
+    return made(command, rows)

@@ -31,7 +31,7 @@ def write_logprobs(folder: Path, summary: dict[str, Any], command: str) -> None:
         analysis.how(summary, command),
     ]
     title = f"driftline logprobs · {summary['run']}"
-    (folder / "report.html").write_text(page(title, "".join(body)), encoding="utf-8")
+    (folder / "report.html").write_text(page(title, *body), encoding="utf-8")
 
 
 def write_activations(folder: Path, summary: dict[str, Any], command: str) -> None:
@@ -47,7 +47,7 @@ def write_activations(folder: Path, summary: dict[str, Any], command: str) -> No
         analysis.how(summary, command),
     ]
     title = f"driftline activations · {summary['run']}"
-    (folder / "report.html").write_text(page(title, "".join(body)), encoding="utf-8")
+    (folder / "report.html").write_text(page(title, *body), encoding="utf-8")
 
 
 def _filter(s: dict[str, Any]) -> str:

@@ -15,9 +15,28 @@ RUN, CHANCE, FORECAST = "#0072b2", "#d55e00", "#009e73"
 PALETTE = ["#808080", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b2a000"]
 LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080", "#b2a000"]
 _GREY = "#808080"
-_RISING = [[0, "#00204d"], [0.25, "#3d4f6f"], [0.5, "#7f7c75"], [0.75, "#bfad60"], [1, "#ffe945"]]  # cividis
-_DIVERGING = [[0, "#b35806"], [0.25, "#f1a340"], [0.5, "#f7f7f7"], [0.75, "#67a9cf"], [1, "#2166ac"]]
+_RISING: list[list[float | str]] = [
+    [0, "#00204d"],
+    [0.25, "#3d4f6f"],
+    [0.5, "#7f7c75"],
+    [0.75, "#bfad60"],
+    [1, "#ffe945"],
+]  # cividis
+_DIVERGING: list[list[float | str]] = [
+    [0, "#b35806"],
+    [0.25, "#f1a340"],
+    [0.5, "#f7f7f7"],
+    [0.75, "#67a9cf"],
+    [1, "#2166ac"],
+]
 _GRID = "rgba(128,128,128,0.25)"
+_BAR = {"orientation": "h", "thickness": 10, "x": 0.5, "y": 1.02, "yanchor": "bottom"}
+COSINES = {
+    "cmin": -1,
+    "cmax": 1,
+    "colorscale": _DIVERGING,
+    "colorbar": {**_BAR, "title": {"text": "cosine", "side": "top"}},
+}
 
 
 def styled(figure: go.Figure, x: str, y: str, **layout: Any) -> go.Figure:
@@ -125,7 +144,7 @@ def heat_map(
     )  # fmt: skip
     figure.update_xaxes(type="category", tickangle=-45, showgrid=False)
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    return fragment(figure, name, *axes, height=int(np.clip(22 * len(rows) + 220, 330, 900)))
+    return fragment(figure, name, *axes, height=int(np.clip(28 * len(rows) + 230, 330, 900)))
 
 
 def skill_by_horizon(pooled: dict[str, list[dict[str, float]]], recommended: float, lowest: float) -> str:
@@ -166,9 +185,15 @@ def growth(elapsed: np.ndarray, norms: np.ndarray, exponent: float, null_exponen
             ),
         ]
     )
-    figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log")
+    figure.update_xaxes(type="log", tickvals=_one_two_five(elapsed))
+    figure.update_yaxes(type="log", tickvals=_one_two_five(np.concatenate([norms, chance])))
     return fragment(figure, "growth", f"{x} since the first checkpoint (log)", "norm of the update (log)")
+
+
+def _one_two_five(values: np.ndarray) -> list[float]:
+    """Round numbers that span the values, for a logarithmic axis."""
+    powers = range(int(np.floor(np.log10(values.min()))), int(np.ceil(np.log10(values.max()))) + 1)
+    return [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
 
 
 def cosine_matrix(cosines: np.ndarray, intervals: Sequence[str]) -> str:
@@ -183,25 +208,6 @@ def cosine_matrix(cosines: np.ndarray, intervals: Sequence[str]) -> str:
     figure.update_xaxes(type="category", tickangle=-45)
     figure.update_yaxes(type="category", autorange="reversed")
     return fragment(figure, "cosines", "interval (steps)", "interval (steps)", height=520)
-
-
-def sample_weights(clock: np.ndarray, names: Sequence[str], values: np.ndarray, x: str) -> str:
-    """Sampled weights, as change since the first checkpoint, with their least-squares lines."""
-    figure = go.Figure()
-    for i, (name, series) in enumerate(zip(names, values, strict=True)):
-        change = series.astype(float) - float(series[0])
-        slope, intercept = np.polyfit(clock, change, 1)
-        colour, label = LINES[i % len(LINES)], text(name)
-        figure.add_scatter(x=clock, y=change, mode="markers", name=label, marker={"color": colour}, legendgroup=str(i))
-        figure.add_scatter(
-            x=clock,
-            y=slope * clock + intercept,
-            mode="lines",
-            line={"color": colour},
-            showlegend=False,
-            legendgroup=str(i),
-        )
-    return fragment(figure, "samples", x, "change of the weight", showlegend=False)
 
 
 def forest(rows: list[dict[str, Any]], names: list[str], figures: list[tuple[str, str, str, str]], name: str) -> str:

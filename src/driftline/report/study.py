@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from driftline.report.page import made, page, text, verdict
+from driftline.report.page import made, page, verdict
 from driftline.report.studies import chance, robustness, speedup, targets, training
 
 

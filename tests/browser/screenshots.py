@@ -37,4 +37,6 @@ def main(folder: Path, pages: dict[str, Path], height: int = 6400) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), {name: Path(path).resolve() for name, path in (word.split("=", 1) for word in sys.argv[2:])})
+    main(
+        Path(sys.argv[1]), {name: Path(path).resolve() for name, path in (word.split("=", 1) for word in sys.argv[2:])}
+    )

@@ -125,6 +125,6 @@ def _study() -> dict[str, Any]:
         "null_skill",
         "unchanged_in_bf16",
     )
-    rows = [{"run": MARKUP, "rank": rank} | {key: 0.1 * rank for key in keys} for rank in (1, 2, 4)]
+    rows = [{"run": MARKUP, "rank": rank} | dict.fromkeys(keys, 0.1 * rank) for rank in (1, 2, 4)]
     record = {"driftline": "0", "study": "rank", "quick": True, "runs": [MARKUP], "rows": rows, "seconds": 1.0}
     return record | {"findings": [f"Rank one holds most {MARKUP}"]}

@@ -12,8 +12,9 @@ import io
 import sys
 from pathlib import Path
 
-from browser import chromium, show
 from PIL import Image
+
+from browser import chromium, show
 
 
 def picture(driver, page: Path, width: int, height: int, scheme: str) -> bytes:

@@ -56,7 +56,7 @@ def plane(s: dict[str, Any]) -> str:
     rows += [(f"forecast of {target:.4g}", *map(float, point)) for target, point in zip(targets, ahead, strict=True)]
     return section(
         "The path of the run, and where a line would take it",
-        "The plane that holds most of the movement, in units of the weights' norm; distances are true. A driftless walk draws a "
+        "The plane that holds most of the movement, in the units of the norm; distances are true. A driftless walk draws a "
         "smooth bow here too, so the shape alone says little. The dashed line forecast the end of this run with skill "
         f"{number(held_out)} (0 is no better than holding, below 0 worse).",
         charts.fragment(figure, "plane", *labels, height=480),

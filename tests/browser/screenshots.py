@@ -30,7 +30,7 @@ def picture(driver, page: Path, width: int, height: int, scheme: str) -> bytes:
     return packed.getvalue()
 
 
-def main(folder: Path, pages: dict[str, Path], height: int = 6400) -> None:
+def main(folder: Path, pages: dict[str, Path], height: int = 2600) -> None:
     with chromium() as driver:
         for name, page in pages.items():
             (folder / f"{name}.png").write_bytes(picture(driver, page, 1280, height, "light"))

@@ -75,7 +75,8 @@ def verdict(s: dict[str, Any]) -> str:
 
 def _next(s: dict[str, Any], command: str) -> str:
     run, out = page.asked(command)
-    words = ["driftline", "backtest", *run, "--analysis", out, "--out", f"{out}-backtest"]
+    same = page.options(command, "--steps", "--base", "--clock")
+    words = ["driftline", "backtest", *run, *same, "--analysis", out, "--out", f"{out}-backtest"]
     if s["verdict"]["linear"]:
         why = (
             "See how far ahead this run can be forecast, tested on its own later checkpoints; no weight is read again."

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from driftline.report import charts
 from driftline.report.grid import layer_grid
-from driftline.report.page import asked, made, next_steps, number, page, section, switch, table, verdict
+from driftline.report.page import asked, made, next_steps, number, options, page, section, switch, table, verdict
 
 _LOWEST = -1.0  # skill below this is drawn as this: far worse than holding is all the same
 
@@ -53,7 +53,10 @@ def _next(r: dict[str, Any], command: str) -> str:
         return next_steps([(why, ["driftline", "watch", *run, "--out", f"{out}-watch"])])
     target = f"{r['steps'][-1] + r['recommended_horizon']:g}"
     why = "Write the model that far ahead; then score it on your task with driftline evaluate."
-    return next_steps([(why, ["driftline", "extrapolate", *run, "--to", target, "--out", f"{out}-step-{target}"])])
+    same = ["--method", r["best_method"], *options(command, "--steps", "--base", "--clock", "--rank")]
+    return next_steps(
+        [(why, ["driftline", "extrapolate", *run, "--to", target, *same, "--out", f"{out}-step-{target}"])]
+    )
 
 
 def _by_horizon(r: dict[str, Any]) -> str:

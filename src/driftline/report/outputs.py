@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import pyarrow.parquet as pq
 
 from driftline.report import analysis, charts, movement
-from driftline.report.page import asked, next_steps, number, page, section, table, text
+from driftline.report.page import asked, next_steps, number, options, page, section, table, text
 
 _SHOWN, _CONTEXT = 12, 16  # tokens with the steepest lines, and tokens of text around each
 _EXAMPLES, _LONGEST = 3, 200  # responses shown whole, and tokens of each
@@ -64,7 +64,21 @@ def write_activations(folder: Path, summary: dict[str, Any], command: str) -> No
 def _next(s: dict[str, Any], command: str) -> str:
     run, out = asked(command)
     why = "Outputs that run straight do not make a forecast of the weights good. Test that on the run's own later checkpoints."
-    return next_steps([(why, ["driftline", "backtest", *run, "--out", f"{out}-backtest"])])
+    return next_steps(
+        [
+            (
+                why,
+                [
+                    "driftline",
+                    "backtest",
+                    *run,
+                    *options(command, "--steps", "--base", "--clock"),
+                    "--out",
+                    f"{out}-backtest",
+                ],
+            )
+        ]
+    )
 
 
 def _filter(s: dict[str, Any]) -> str:

@@ -90,6 +90,20 @@ def asked(command: str) -> tuple[list[str], str]:
     return words[:first], out[0] if out else ""
 
 
+def options(command: str, *names: str) -> list[str]:
+    """The words of those options of a command line, with their values: for a next command that asks about the same."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return []
+    taken: list[str] = []
+    for place, word in enumerate(words):
+        if word in names:
+            stop = next((i for i in range(place + 1, len(words)) if words[i].startswith("--")), len(words))
+            taken += words[place:stop]
+    return taken
+
+
 def made(command: str, rows: Iterable[tuple[str, Any]]) -> str:
     """How the page was made: the command, then sources and times, versions, and the memory the process took."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "numba", "plotly"))

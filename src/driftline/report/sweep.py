@@ -9,7 +9,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from driftline.report import charts
-from driftline.report.page import asked, made, next_steps, number, page, section, table, verdict
+from driftline.report.page import asked, made, next_steps, number, options, page, section, table, verdict
+
+_SAME = ("--steps", "--base", "--method", "--from", "--keep", "--per", "--rank", "--clock")  # of sweep and extrapolate
 
 
 def write(folder: Path, record: dict[str, Any], command: str) -> None:
@@ -47,7 +49,10 @@ def _next(r: dict[str, Any], command: str) -> str:
     step = str(r["best"]["step"])
     if r["best"]["better"]:
         why = "Write the best forecast as a model; then confirm it on problems that did not choose it."
-        return next_steps([(why, ["driftline", "extrapolate", *run, "--to", step, "--out", f"{out}-step-{step}"])])
+        same = options(command, *_SAME)
+        return next_steps(
+            [(why, ["driftline", "extrapolate", *run, "--to", step, *same, "--out", f"{out}-step-{step}"])]
+        )
     why = "No forecast beat the observed checkpoints. See how far ahead this run can be forecast at all."
     return next_steps([(why, ["driftline", "backtest", *run, "--out", f"{out}-backtest"])])
 

@@ -13,24 +13,30 @@ import sys
 from pathlib import Path
 
 from PIL import Image
+from selenium.webdriver import Chrome
 
 from browser import chromium, show
 
 
-def picture(driver, page: Path, width: int, height: int, scheme: str) -> bytes:
+def picture(driver: Chrome, page: Path, width: int, height: int, scheme: str) -> bytes:
     """The top `height` pixels of the page, as a PNG of few colours."""
     scheme_only = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme_only)
     show(driver, page, width, height)
-    driver.execute_script("document.querySelectorAll('h2').length")
+    whole = driver.execute_script("return document.documentElement.scrollHeight")
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
-    image = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB").quantize(200)
+    image = (
+        Image.open(io.BytesIO(base64.b64decode(shot["data"])))
+        .convert("RGB")
+        .crop((0, 0, width, min(height, whole)))
+        .quantize(200)
+    )
     packed = io.BytesIO()
     image.save(packed, "PNG", optimize=True)
     return packed.getvalue()
 
 
-def main(folder: Path, pages: dict[str, Path], height: int = 2600) -> None:
+def main(folder: Path, pages: dict[str, Path], height: int = 3200) -> None:
     with chromium() as driver:
         for name, page in pages.items():
             (folder / f"{name}.png").write_bytes(picture(driver, page, 1280, height, "light"))

@@ -46,6 +46,8 @@ def _verdict(r: dict[str, Any]) -> str:
 
 def _next(r: dict[str, Any], command: str) -> str:
     run, out = asked(command)
+    if r["space"] == "logits":
+        return ""  # a forecast of the logits is no model to write
     step = str(r["best"]["step"])
     if r["best"]["better"]:
         why = "Write the best forecast as a model; then confirm it on problems that did not choose it."

@@ -42,7 +42,7 @@ def test_the_page_is_self_contained_and_small(page: str) -> None:
 
 
 def test_the_page_has_every_section(page: str) -> None:
-    for chart in ("r2-histogram", "heat-map", "growth", "cosines", "samples"):
+    for chart in ("r2-histogram", "heat-map", "tensor-samples", "growth", "cosines", "plane", "segments", "rounding"):
         assert f'id="{chart}"' in page
     for title in (
         "R² of every parameter",

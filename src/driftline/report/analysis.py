@@ -7,45 +7,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from driftline.linearity import statistics
-from driftline.report import charts
-from driftline.report.grid import layer_grid
-from driftline.report.page import figures, number, page, section, table, text
+from driftline.report import charts, movement, page, tensors
+from driftline.report.page import made, number, section, table
 
-_SAMPLES = 8
 _CLOCKS = {"step": "training step", "lr": "summed learning rate"}
 
 
 def write(folder: Path, summary: dict[str, Any], command: str) -> None:
     """`report.html` from `summary` and the `tensors.parquet` in `folder`."""
-    rows = pq.read_table(folder / "tensors.parquet", columns=_COLUMNS).to_pylist()
+    clock, null = np.array(summary["clock_values"]), np.array(summary["r2_histogram"]["null"])
     body = [
         verdict(summary),
+        _next(summary, command),
         histogram(summary),
-        _heat_map(rows),
+        tensors.section_of(
+            tensors.read(folder, clock, movement.best_line(summary)[0]),
+            summary["steps"],
+            clock,
+            _CLOCKS[summary["clock"]],
+            null / null.sum(),
+        ),
         growth(summary),
         cosines(summary),
-        _samples(summary, rows),
+        movement.plane(summary),
+        movement.segments(summary),
+        movement.jumps(summary),
         skill(summary),
+        movement.rounding(summary),
         _left_out(summary),
         how(summary, command),
     ]
-    (folder / "report.html").write_text(page(f"driftline · {summary['run']}", "".join(body)), encoding="utf-8")
-
-
-_COLUMNS = [
-    "name",
-    "layer",
-    "module",
-    "parameters",
-    "measured",
-    "unchanged",
-    "r2_median",
-    "update_norm",
-    "sample_values",
-]
+    (folder / "report.html").write_text(page.page(f"driftline · {summary['run']}", *body), encoding="utf-8")
 
 
 def verdict(s: dict[str, Any]) -> str:
@@ -76,8 +70,20 @@ def verdict(s: dict[str, Any]) -> str:
             f"of {s['parameters']['total']:,}",
         ),
     ]
-    mark = "yes" if s["verdict"]["linear"] else "no"
-    return f'<p class="verdict {mark}">{text(s["verdict"]["sentence"])}</p>' + figures(cards)
+    return page.verdict(s["verdict"]["sentence"], s["verdict"]["linear"], cards)
+
+
+def _next(s: dict[str, Any], command: str) -> str:
+    run, out = page.asked(command)
+    same = page.options(command, "--steps", "--base", "--clock")
+    words = ["driftline", "backtest", *run, *same, "--analysis", out, "--out", f"{out}-backtest"]
+    if s["verdict"]["linear"]:
+        why = (
+            "See how far ahead this run can be forecast, tested on its own later checkpoints; no weight is read again."
+        )
+    else:
+        why = "A forecast has little to stand on here. This tells whether any beats the last checkpoint, on the run's own later ones."
+    return page.next_steps([(why, words)])
 
 
 def histogram(s: dict[str, Any]) -> str:
@@ -89,22 +95,6 @@ def histogram(s: dict[str, Any]) -> str:
         "on the right are straightness beyond chance; the dotted line is the paper's threshold of 0.7.",
         charts.r2_histogram(shares, chance),
         table(["", "this run", "driftless walk"], [(n, s["r2"][n], s["null_r2"][n]) for n in names]),
-    )
-
-
-def _heat_map(rows: list[dict[str, Any]]) -> str:
-    places = [(row["layer"], row["module"]) for row in rows]
-    medians = [np.nan if row["r2_median"] is None else row["r2_median"] for row in rows]
-    layers, modules, (values,) = layer_grid(places, [medians])
-    behind = table(
-        ["tensor", "parameters", "measured", "median R²", "norm of the update"],
-        [(r["name"], r["parameters"], r["measured"], r["r2_median"], r["update_norm"][-1]) for r in rows],
-    )
-    return section(
-        "Where in the model the run is straight",
-        "Median R² of each tensor: layers downward, modules across, tensors outside the layers in the last row.",
-        charts.heat_map(layers, modules, {"": values}, "median R²"),
-        behind,
     )
 
 
@@ -139,21 +129,6 @@ def cosines(s: dict[str, Any]) -> str:
     )
 
 
-def _samples(s: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    T, clock = len(s["steps"]), np.array(s["clock_values"])
-    sampled = sorted((row for row in rows if row["sample_values"]), key=lambda row: -row["measured"])[:_SAMPLES]
-    values = np.array([row["sample_values"][:T] for row in sampled], dtype=np.float32)
-    names = [row["name"] for row in sampled]
-    return section(
-        "Some weights and their lines",
-        "One changed weight drawn at random from each of the largest tensors (seeded, not chosen for looks), with its least-squares line.",
-        charts.sample_weights(clock, names, values, _CLOCKS[s["clock"]]),
-        table(["tensor", *map(str, s["steps"])], [(n, *map(float, v)) for n, v in zip(names, values, strict=True)])
-        if T <= 40
-        else "",
-    )
-
-
 def skill(s: dict[str, Any]) -> str:
     held, rank = s["skill"], s["rank1"]
     rows: list[tuple[Any, ...]] = [
@@ -162,19 +137,16 @@ def skill(s: dict[str, Any]) -> str:
     rows.append(("energy in the first direction", rank["energy"], rank["null_energy"]))
     rows.append(("R² of its coefficient", rank["coefficient_r2"], rank["null_coefficient_r2"]))
     rows.append(("noise to drift, per interval", s["drift"]["noise_to_drift"], float("inf")))
-    pieces = table(
-        ["from step", "to step", "R² of its line"], [(p["from"], p["to"], p["r2"]) for p in s["regime"]["segments"]]
-    )
     return section(
         "Would a straight line have forecast the end of the run?",
         f"Skill against holding the checkpoint of step {held['cutoff']}, over the later ones: 1 is perfect, 0 no better than holding, "
         "below 0 worse. Rank-1 figures look high by chance too, as the last column shows.",
-        table(["", "this run", "driftless walk"], rows) + "<h2>Straight pieces</h2>" + pieces,
+        table(["", "this run", "driftless walk"], rows),
     )
 
 
 def _left_out(s: dict[str, Any]) -> str:
-    p, rounding = s["parameters"], s["rounding"]
+    p = s["parameters"]
     rows = [(f"step {step}", reason) for step, reason in s["skipped"].items()]
     rows += list(s["left_out"].items())
     counts = table(
@@ -182,11 +154,10 @@ def _left_out(s: dict[str, Any]) -> str:
         [("in the tensors measured", p["total"]), ("changed and measured", p["measured"]), ("never changed", p["unchanged"]),
          (f"removed by the filter ({s['filter']})", p["filtered"])],
     )  # fmt: skip
-    hidden = f"Over an interval, {rounding['unchanged_share']:.1%} of saved values stay the same to the last bit ({', '.join(rounding['dtypes'])})."
     reasons = (
         table(["left out", "reason"], rows) if rows else '<p class="aid">Every tensor and checkpoint took part.</p>'
     )
-    return section("What was left out, and what rounding hides", hidden, counts + reasons)
+    return section("What was left out", "Every figure above is of the parameters that were measured.", counts + reasons)
 
 
 def how(s: dict[str, Any], command: str) -> str:
@@ -198,4 +169,4 @@ def how(s: dict[str, Any], command: str) -> str:
         ("optimizer momentum", f"beta1 {s['optimizer']['adam_beta1']} ({s['optimizer']['adam_beta1_from']})"),
         ("cost", ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in s["cost"].items())),
     ]
-    return section("How this page was made", "", f"<pre>{text(command)}</pre>" + table(["", ""], rows))
+    return made(command, rows)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from driftline.report import charts
 from driftline.report.grid import layer_grid
-from driftline.report.page import figures, number, page, section, table, text
+from driftline.report.page import asked, made, next_steps, number, options, page, section, switch, table, verdict
 
 _LOWEST = -1.0  # skill below this is drawn as this: far worse than holding is all the same
 
@@ -19,7 +19,7 @@ def write(folder: Path, record: dict[str, Any], command: str) -> None:
     """`report.html` from the record of `backtest.json` and the `groups.parquet` in `folder`."""
     body = [
         _verdict(record),
-        _next(record),
+        _next(record, command),
         _by_horizon(record),
         _by_cutoff(record),
         _by_group(record, folder),
@@ -27,7 +27,7 @@ def write(folder: Path, record: dict[str, Any], command: str) -> None:
         _how(record, command),
     ]
     title = f"driftline backtest · {record['run']}"
-    (folder / "report.html").write_text(page(title, "".join(body)), encoding="utf-8")
+    (folder / "report.html").write_text(page(title, *body), encoding="utf-8")
 
 
 def _verdict(r: dict[str, Any]) -> str:
@@ -43,17 +43,19 @@ def _verdict(r: dict[str, Any]) -> str:
             f"95 %: {number(life['interval'][0], 0)} to {number(life['interval'][1], 0)}",
         ),
     ]
-    mark = "yes" if r["recommended_horizon"] > 0 else "no"
-    return f'<p class="verdict {mark}">{text(r["sentence"])}</p>' + figures(cards)
+    return verdict(r["sentence"], r["recommended_horizon"] > 0, cards)
 
 
-def _next(r: dict[str, Any]) -> str:
+def _next(r: dict[str, Any], command: str) -> str:
+    run, out = asked(command)
     if not r["recommended_horizon"] > 0:
-        return ""
-    target = r["steps"][-1] + r["recommended_horizon"]
-    command = f"driftline extrapolate {r['run']} --to {target:g} --out MODEL"
-    return section(
-        "What to do next", "Write the model that far ahead, and score it on your task.", f"<pre>{text(command)}</pre>"
+        why = "No forecast of this run is to be trusted yet. Train on, and ask again with the checkpoints to come."
+        return next_steps([(why, ["driftline", "watch", *run, "--out", f"{out}-watch"])])
+    target = f"{r['steps'][-1] + r['recommended_horizon']:g}"
+    why = "Write the model that far ahead; then score it on your task with driftline evaluate."
+    same = ["--method", r["best_method"], *options(command, "--steps", "--base", "--clock", "--rank")]
+    return next_steps(
+        [(why, ["driftline", "extrapolate", *run, "--to", target, *same, "--out", f"{out}-step-{target}"])]
     )
 
 
@@ -90,12 +92,9 @@ def _by_cutoff(r: dict[str, Any]) -> str:
         maps[method] = grid
     return section(
         "Every forecast of every later checkpoint",
-        "Skill when only the checkpoints up to the one at the left are seen (downward), forecasting the one below (across). "
-        "Choose the method in the menu.",
-        charts.heat_map(
-            [str(c) for c in cutoffs], [str(t) for t in targets], maps, "skill",
-            name="cutoffs", axes=("forecast step", "last step seen"), lowest=_LOWEST,
-        ),
+        "Each row sees the checkpoints up to the step at its left and forecasts the later ones, across. Blue is better than holding "
+        "the last one seen, orange worse.",
+        _switched("cutoffs", maps, [str(c) for c in cutoffs], [str(t) for t in targets], ("forecast step", "last step seen")),
         table(
             ["method", "cutoff", "steps ahead", "skill", "relative error", "cosine"],
             [(s["method"], s["cutoff"], s["horizon"], s["skill"], s["relative_error"], s["cosine"]) for s in scores],
@@ -123,12 +122,22 @@ def _by_group(r: dict[str, Any], folder: Path) -> str:
     return section(
         "Where in the model forecasts hold",
         "Skill at the next checkpoint, the mean over cutoffs: layers downward, modules across, the rest in the last row.",
-        charts.heat_map(layers, modules, dict(zip(means, grids, strict=True)), "skill", name="groups", lowest=_LOWEST),
+        _switched("groups", dict(zip(means, grids, strict=True)), layers, modules, ("module", "layer")),
         table(["layer", "module", *means], [
             ("–" if layer is None else str(layer), module, *figure)
             for (layer, module), *figure in zip(places, *means.values(), strict=True)
         ]),
     )  # fmt: skip
+
+
+def _switched(
+    name: str, maps: dict[str, np.ndarray], rows: list[str], columns: list[str], axes: tuple[str, str]
+) -> str:
+    """A map of skill with a switch between methods."""
+    measures = {method: charts.Measure(grid, f"skill of {method}", lowest=_LOWEST) for method, grid in maps.items()}
+    views = {name: [measure.restyled() for measure in measures.values()]}
+    drawn = charts.heat_map(rows, columns, next(iter(measures.values())), name=name, axes=axes)
+    return switch(name, "method", list(measures), views) + drawn
 
 
 def _calibration(r: dict[str, Any]) -> str:
@@ -148,4 +157,4 @@ def _how(r: dict[str, Any], command: str) -> str:
         ("clock", r["clock"]),
         ("after the scan", f"{r['cost']['seconds_after_the_scan']:.2f} s"),
     ]
-    return section("How this page was made", "", f"<pre>{text(command)}</pre>" + table(["", ""], rows))
+    return made(command, rows)

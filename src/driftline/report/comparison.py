@@ -6,23 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from driftline.report import charts
-from driftline.report.page import number, page, section, table, text
+from driftline.report.page import made, next_steps, number, page, section, table, text, verdict
 
 
 def write(folder: Path, record: dict[str, Any], command: str) -> None:
     """`report.html` from the record of `comparison.json`."""
     rows = record["rows"]
     drifting = sum(row["linear"] for row in rows)
-    verdict = (
+    sentence = (
         f"{drifting} of {len(rows)} show drift above chance." if drifting else "None of these is told from chance."
     )
     body = [
-        f'<p class="verdict {"yes" if drifting else "no"}">{text(verdict)}</p>',
+        verdict(sentence, drifting > 0),
+        _next(rows),
         _forest(rows),
         _drift(rows),
-        section("How this page was made", "", f"<pre>{text(command)}</pre>"),
+        made(command, [("driftline", record["driftline"])] if "driftline" in record else []),
     ]
-    (folder / "report.html").write_text(page("driftline compare", "".join(body)), encoding="utf-8")
+    (folder / "report.html").write_text(page("driftline compare", *body), encoding="utf-8")
+
+
+def _next(rows: list[dict[str, Any]]) -> str:
+    of_weights = [row for row in rows if row["linear"] and row["kind"] == "weights"]
+    if not of_weights:
+        return ""
+    best = max(of_weights, key=lambda row: row["skill"]["damped"] or 0.0)
+    why = "See how far ahead the most predictable of them can be forecast."
+    words = ["driftline", "backtest", best["run"], "--analysis", best["folder"], "--out", f"{best['folder']}-backtest"]
+    return next_steps([(why, words)])
 
 
 def _forest(rows: list[dict[str, Any]]) -> str:

@@ -10,10 +10,12 @@ import numpy as np
 import plotly.graph_objects as go
 import pyarrow.parquet as pq
 
-from driftline.report import analysis, charts
-from driftline.report.page import number, page, section, table, text
+from driftline.report import analysis, charts, movement
+from driftline.report.page import asked, next_steps, number, options, page, section, table, text
 
 _SHOWN, _CONTEXT = 12, 16  # tokens with the steepest lines, and tokens of text around each
+_EXAMPLES, _LONGEST = 3, 200  # responses shown whole, and tokens of each
+_HOVERED = 16  # checkpoints of a trajectory
 
 
 def write_logprobs(folder: Path, summary: dict[str, Any], command: str) -> None:
@@ -21,33 +23,62 @@ def write_logprobs(folder: Path, summary: dict[str, Any], command: str) -> None:
     tokens = pq.read_table(folder / "tokens.parquet")
     body = [
         analysis.verdict(summary),
+        _next(summary, command),
         analysis.histogram(summary),
         _filter(summary),
         _most_moved(tokens, summary["steps"]),
+        _examples(tokens, pq.read_table(folder / "sequences.parquet"), summary["steps"]),
         _mean(summary, folder),
         analysis.growth(summary),
         analysis.cosines(summary),
+        movement.plane(summary),
+        movement.segments(summary),
+        movement.jumps(summary),
         analysis.skill(summary),
         analysis.how(summary, command),
     ]
     title = f"driftline logprobs · {summary['run']}"
-    (folder / "report.html").write_text(page(title, "".join(body)), encoding="utf-8")
+    (folder / "report.html").write_text(page(title, *body), encoding="utf-8")
 
 
 def write_activations(folder: Path, summary: dict[str, Any], command: str) -> None:
     """`report.html` from the summary."""
     body = [
         analysis.verdict(summary),
+        _next(summary, command),
         analysis.histogram(summary),
         _blocks(summary),
         _source(summary),
         analysis.growth(summary),
         analysis.cosines(summary),
+        movement.plane(summary),
+        movement.segments(summary),
+        movement.jumps(summary),
         analysis.skill(summary),
         analysis.how(summary, command),
     ]
     title = f"driftline activations · {summary['run']}"
-    (folder / "report.html").write_text(page(title, "".join(body)), encoding="utf-8")
+    (folder / "report.html").write_text(page(title, *body), encoding="utf-8")
+
+
+def _next(s: dict[str, Any], command: str) -> str:
+    run, out = asked(command)
+    why = "Outputs that run straight do not make a forecast of the weights good. Test that on the run's own later checkpoints."
+    return next_steps(
+        [
+            (
+                why,
+                [
+                    "driftline",
+                    "backtest",
+                    *run,
+                    *options(command, "--steps", "--base", "--clock"),
+                    "--out",
+                    f"{out}-backtest",
+                ],
+            )
+        ]
+    )
 
 
 def _filter(s: dict[str, Any]) -> str:
@@ -72,37 +103,83 @@ def _filter(s: dict[str, Any]) -> str:
 
 
 def _most_moved(tokens: Any, steps: Sequence[int]) -> str:
-    """The steepest tokens, up and down, in their text; hover for the trajectory."""
-    slope, r2 = tokens["slope"].to_numpy(), tokens["r2"].to_numpy(zero_copy_only=False)
-    words, sequence = tokens["token"].to_pylist(), tokens["sequence"].to_numpy()
-    order = np.argsort(slope)
+    """The steepest tokens, up and down, in their text."""
+    found = _Tokens(tokens, steps)
+    order = np.argsort(found.slope)
     parts = []
-    for title, rows in (("Falling most", order[:_SHOWN]), ("Rising most", order[::-1][:_SHOWN])):
+    for title, rows in (("Rising most", order[::-1][:_SHOWN]), ("Falling most", order[:_SHOWN])):
         lines = []
-        for row in rows:
-            near = [
-                i
-                for i in range(max(row - _CONTEXT, 0), min(row + _CONTEXT + 1, len(words)))
-                if sequence[i] == sequence[row]
-            ]
-            series = tokens["logprob"][int(row)].as_py()
-            hover = ", ".join(f"{step}: {value:.2f}" for step, value in zip(steps, series, strict=True))
-            marked = "".join(
-                f'<mark class="{"up" if slope[row] > 0 else "down"}" title="{text(hover)}">{text(words[i])}</mark>'
-                if i == row
-                else text(words[i])
-                for i in near
-            )
+        for row in map(int, rows):
+            first, stop = found.response(row)
+            near = range(max(row - _CONTEXT, first), min(row + _CONTEXT + 1, stop))
+            series = found.series(row)
             lines.append(
-                f"<tr><td><code>{marked}</code></td><td class='n'>{series[0]:.2f} → {series[-1]:.2f}</td><td class='n'>{number(float(r2[row]))}</td></tr>"
+                f"<tr><td><code>{found.marked(near, chosen=row)}</code></td><td class='n'>{series[0]:.2f} → {series[-1]:.2f}</td>"
+                f"<td class='n'>{number(float(found.r2[row]))}</td></tr>"
             )
         head = "<tr><th>token in its text</th><th>log-prob, first → last</th><th>R²</th></tr>"
-        parts.append(f"<h3>{title}</h3><div class='scroll'><table>{head}{''.join(lines)}</table></div>")
+        parts.append(f"<h3>{title}</h3><div class='scroll'><table class='tokens'>{head}{''.join(lines)}</table></div>")
     return section(
         "The tokens that moved most",
-        "Marked tokens, steepest lines first; hover for the log-prob at every checkpoint. Only response tokens are shown around them.",
+        "Underlined: the token; around it, its response. Blue tokens become likelier with training, orange ones less likely, the deeper "
+        "the faster; hover over any of them for its log-prob at the checkpoints.",
+        "".join(parts),
+    )  # fmt: skip
+
+
+def _examples(tokens: Any, sequences: Any, steps: Sequence[int]) -> str:
+    """Whole responses that the early model favours, and that the late one does."""
+    found = _Tokens(tokens, steps)
+    total = sequences["logprob"].combine_chunks().values.to_numpy().reshape(-1, len(steps))
+    change = (total[:, -1] - total[:, 0]) / sequences["tokens"].to_numpy()
+    order = np.argsort(change)
+    parts = []
+    for title, chosen in (("Favoured late", order[::-1][:_EXAMPLES]), ("Favoured early", order[:_EXAMPLES])):
+        parts.append(f"<h3>{title}</h3>")
+        for each in map(int, chosen):
+            start, stop = np.searchsorted(found.sequence, [each, each + 1])
+            rest = " …" if stop - start > _LONGEST else ""
+            parts.append(
+                f'<p class="aid">Response {each}: {change[each]:+.3f} nats a token from step {steps[0]} to {steps[-1]}</p>'
+                f"<pre><code>{found.marked(range(start, min(stop, start + _LONGEST)))}{rest}</code></pre>"
+            )
+    return section(
+        "What the run moves towards, and away from",
+        "The responses whose mean log-prob rose most and fell most, in the same colours.",
         "".join(parts),
     )
+
+
+class _Tokens:
+    """Tokens of `tokens.parquet` as marked text; a row of the table each."""
+
+    def __init__(self, tokens: Any, steps: Sequence[int]) -> None:
+        self.slope, self.sequence = tokens["slope"].to_numpy(), tokens["sequence"].to_numpy()
+        self.r2 = tokens["r2"].to_numpy(zero_copy_only=False)
+        self._tokens, self._steps = tokens, np.asarray(steps)
+        self._hovered = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _HOVERED)).round().astype(int))
+        self._steep = float(np.quantile(np.abs(self.slope), 0.99)) or 1.0
+
+    def series(self, row: int) -> np.ndarray:
+        return np.array(self._tokens["logprob"][row].as_py())
+
+    def response(self, row: int) -> tuple[int, int]:
+        """First row, and the one after the last, of the response that the token belongs to."""
+        start, stop = np.searchsorted(self.sequence, [self.sequence[row], self.sequence[row] + 1])
+        return int(start), int(stop)
+
+    def marked(self, rows: range, chosen: int | None = None) -> str:
+        """The text of the rows, each coloured by its slope and hovering with its trajectory."""
+        return "".join(self._mark(row, chosen=row == chosen) for row in rows)
+
+    def _mark(self, row: int, *, chosen: bool) -> str:
+        slope, series = self.slope[row], self.series(row)
+        depth = min(abs(slope) / self._steep, 1) * 0.6
+        colour = f"rgba(0,114,178,{depth:.2f})" if slope > 0 else f"rgba(213,94,0,{depth:.2f})"
+        hover = ", ".join(f"{self._steps[i]}: {series[i]:.2f}" for i in self._hovered)
+        mark = ' class="chosen"' if chosen else ""
+        token = self._tokens["token"][row].as_py()
+        return f'<mark{mark} style="background:{colour}" title="{text(hover)}">{text(token)}</mark>'
 
 
 def _mean(s: dict[str, Any], folder: Path) -> str:

@@ -1,38 +1,21 @@
-"""The frame of a report page: text, tables and charts in one HTML file. All text is escaped here."""
+"""The frame of a report page: the verdict, what to do next, the evidence, how it was made. All text is escaped here.
+
+One HTML file that needs nothing else: plotly's script once, `page.css`, and `page.js`, which draws each
+chart from the JSON beside it.
+"""
 
 from __future__ import annotations
 
 import html
+import json
+import platform
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
+from importlib import metadata, resources
 from typing import Any
 
-_STYLE = """
-:root { color-scheme: light dark; --fg: #1b1f24; --bg: #ffffff; --dim: #57606a; --line: #d0d7de; --card: #f6f8fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --fg: #e6edf3; --bg: #0d1117; --dim: #9198a1; --line: #30363d; --card: #161b22; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; color: var(--fg); background: var(--bg);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.2rem; margin: 0; color: var(--dim); font-weight: 600; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.5rem 0 .25rem; }
-.verdict { font-size: 1.35rem; line-height: 1.35; border-left: .35rem solid var(--line); padding: .25rem 0 .25rem 1rem; margin: 1rem 0; }
-.verdict.yes { border-color: #0072b2; } .verdict.no { border-color: #d55e00; }
-.aid { color: var(--dim); margin: 0 0 .5rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .75rem; }
-.figure { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem; }
-.figure b { display: block; font-size: 1.4rem; } .figure span { color: var(--dim); font-size: .85rem; }
-.chart { width: 100%; min-height: 22rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; } th, td { text-align: left; padding: .25rem .8rem .25rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-mark { color: inherit; border-radius: .2rem; } mark.up { background: #0072b255; } mark.down { background: #d55e0055; }
-code { white-space: pre-wrap; overflow-wrap: anywhere; }
-details { margin: .25rem 0 0; } summary { color: var(--dim); cursor: pointer; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem; overflow-x: auto; }
-@media print { body { max-width: none; } details { display: none; } .chart { break-inside: avoid; } }
-"""
+_HERE = resources.files(__package__)
 
 
 def text(value: Any) -> str:
@@ -55,7 +38,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td class="n">{number(c, 3)}</td>' if isinstance(c, (int, float)) else f"<td>{text(c)}</td>" for c in row
+            f'<td class="n">{number(c, 3)}</td>' if c is None or isinstance(c, (int, float)) else f"<td>{text(c)}</td>"
+            for c in row
         )
         + "</tr>"
         for row in rows
@@ -78,13 +62,93 @@ def section(title: str, aid: str, body: str, behind: str = "") -> str:
     return f'<section><h2>{text(title)}</h2><p class="aid">{text(aid)}</p>{body}{fold}</section>'
 
 
-def page(title: str, body: str) -> str:
-    """The whole document. plotly's script is embedded once; charts in `body` use it."""
+def verdict(sentence: str, good: bool | None, cards: Iterable[tuple[str, str, str]] = ()) -> str:
+    """What the page says in one sentence, and the figures behind it; `good` colours it, None leaves it plain."""
+    mark = {True: " yes", False: " no", None: ""}[good]
+    cards = list(cards)
+    return f'<p class="verdict{mark}">{text(sentence)}</p>' + (figures(cards) if cards else "")
+
+
+def next_steps(steps: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """What to do next: (why, words of the command) each, with a button that copies the command; empty where nothing follows."""
+    commands = "".join(
+        f'<p class="aid">{text(why)}</p><div class="command"><pre><code>{text(shlex.join(words))}</code></pre>'
+        '<button type="button">Copy</button></div>'
+        for why, words in steps
+    )
+    return f"<section><h2>What to do next</h2>{commands}</section>" if steps else ""
+
+
+def asked(command: str) -> tuple[list[str], str]:
+    """What a command line of driftline was asked about (the words before its options), and its --out; empty where there is none."""
+    try:
+        words = shlex.split(command)[2:]
+    except ValueError:
+        return [], ""
+    first = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    out = words[words.index("--out") + 1 : words.index("--out") + 2] if "--out" in words else []
+    return words[:first], out[0] if out else ""
+
+
+def options(command: str, *names: str) -> list[str]:
+    """The words of those options of a command line, with their values: for a next command that asks about the same."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return []
+    taken: list[str] = []
+    for place, word in enumerate(words):
+        if word in names:
+            stop = next((i for i in range(place + 1, len(words)) if words[i].startswith("--")), len(words))
+            taken += words[place:stop]
+    return taken
+
+
+def made(command: str, rows: Iterable[tuple[str, Any]]) -> str:
+    """How the page was made: the command, then sources and times, versions, and the memory the process took."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "numba", "plotly"))
+    machine = [
+        ("with", f"Python {platform.python_version()}, {versions}, on {platform.system()} {platform.machine()}"),
+        *(("memory at its peak", f"{peak / 2**20:,.0f} MiB") for peak in _peak_memory()),
+    ]
+    return section(
+        "How this page was made", "", f"<pre><code>{text(command)}</code></pre>" + table(["", ""], [*rows, *machine])
+    )
+
+
+def _peak_memory() -> list[int]:
+    """Peak resident bytes of this process, where the system tells."""
+    try:
+        import resource
+    except ImportError:
+        return []
+    return [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)]
+
+
+def switch(name: str, what: str, labels: Sequence[str], choices: dict[str, list[Any]]) -> str:
+    """Buttons that show one of several views; `choices` has, for each chart, the view of each label (see `page.js`)."""
+    buttons = "".join(
+        f'<button type="button" aria-pressed="{str(not place).lower()}">{text(label)}</button>'
+        for place, label in enumerate(labels)
+    )
+    group = f'<div class="switch" role="group" aria-label="{text(what)}" data-from="{name}-choices">{buttons}</div>'
+    return group + embedded(f"{name}-choices", choices)
+
+
+def embedded(name: str, value: Any) -> str:
+    """Data for `page.js`, as JSON that no text in it can break out of."""
+    packed = json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{text(name)}">{packed}</script>'
+
+
+def page(title: str, *parts: str) -> str:
+    """The whole document: verdict, what to do next, evidence, how it was made, in this order."""
     from plotly.offline import get_plotlyjs
 
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>"
-        f"<body><h1>{text(title)}</h1>{body}</body></html>"
+        f"<title>{text(title)}</title><style>{style}</style><script>{get_plotlyjs()}</script></head>"
+        f"<body><h1>{text(title)}</h1>{''.join(parts)}<script>{script}</script></body></html>"
     )

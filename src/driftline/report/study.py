@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from driftline.report.page import page, section, table, text
+from driftline.report.page import made, page, verdict
 from driftline.report.studies import chance, robustness, speedup, targets, training
 
 
 def write(folder: Path, record: dict[str, Any], command: str) -> None:
     """`report.html` from the record of `study.json`."""
-    findings = "".join(f'<p class="verdict">{text(finding)}</p>' for finding in record["findings"])
+    findings = "".join(verdict(finding, None) for finding in record["findings"])
     quick = '<p class="aid">A smoke-sized version: it shows that the study runs, and nothing else.</p>'
     body = [findings, quick if record["quick"] else "", *_DRAWN[record["study"]](record), _how(record, command)]
-    (folder / "report.html").write_text(page(f"driftline study · {record['study']}", "".join(body)), encoding="utf-8")
+    (folder / "report.html").write_text(page(f"driftline study · {record['study']}", *body), encoding="utf-8")
 
 
 def _how(r: dict[str, Any], command: str) -> str:
@@ -24,7 +24,7 @@ def _how(r: dict[str, Any], command: str) -> str:
         ("runs given", ", ".join(r["runs"]) or "trained for this study"),
         ("took", took),
     ]
-    return section("How this page was made", "", f"<pre>{text(command)}</pre>" + table(["", ""], rows))
+    return made(command, rows)
 
 
 _DRAWN = {

@@ -9,14 +9,23 @@ from typing import Any
 import plotly.graph_objects as go
 
 from driftline.report import charts
-from driftline.report.page import figures, number, page, section, table, text
+from driftline.report.page import asked, made, next_steps, number, options, page, section, table, verdict
+
+_SAME = ("--steps", "--base", "--method", "--from", "--keep", "--per", "--rank", "--clock")  # of sweep and extrapolate
 
 
 def write(folder: Path, record: dict[str, Any], command: str) -> None:
     """`report.html` from the record of `sweep.json`."""
-    body = [_verdict(record), _scores(record), _passes(record), _control(record), _how(record, command)]
+    body = [
+        _verdict(record),
+        _next(record, command),
+        _scores(record),
+        _passes(record),
+        _control(record),
+        _how(record, command),
+    ]
     title = f"driftline sweep · {record['run']}"
-    (folder / "report.html").write_text(page(title, "".join(body)), encoding="utf-8")
+    (folder / "report.html").write_text(page(title, *body), encoding="utf-8")
 
 
 def _verdict(r: dict[str, Any]) -> str:
@@ -32,8 +41,22 @@ def _verdict(r: dict[str, Any]) -> str:
             f"95 %: {low:+.3f} to {high:+.3f}, p = {number(best['p_value_corrected'])}",
         ),
     ]
-    mark = "yes" if best["better"] else "no"
-    return f'<p class="verdict {mark}">{text(r["sentence"])}</p>' + figures(cards)
+    return verdict(r["sentence"], best["better"], cards)
+
+
+def _next(r: dict[str, Any], command: str) -> str:
+    run, out = asked(command)
+    if r["space"] == "logits":
+        return ""  # a forecast of the logits is no model to write
+    step = str(r["best"]["step"])
+    if r["best"]["better"]:
+        why = "Write the best forecast as a model; then confirm it on problems that did not choose it."
+        same = options(command, *_SAME)
+        return next_steps(
+            [(why, ["driftline", "extrapolate", *run, "--to", step, *same, "--out", f"{out}-step-{step}"])]
+        )
+    why = "No forecast beat the observed checkpoints. See how far ahead this run can be forecast at all."
+    return next_steps([(why, ["driftline", "backtest", *run, "--out", f"{out}-backtest"])])
 
 
 def _scores(r: dict[str, Any]) -> str:
@@ -128,4 +151,4 @@ def _how(r: dict[str, Any], command: str) -> str:
         ("versions", ", ".join(f"{name} {version}" for name, version in r["versions"].items())),
         ("took", f"{r['seconds']:.0f} s"),
     ]
-    return section("How this page was made", "", f"<pre>{text(command)}</pre>" + table(["", ""], rows))
+    return made(command, rows)

@@ -1,0 +1,130 @@
+"""One page of each kind, made from small synthetic results with markup planted wherever a run supplies text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from conftest import save_tensors, walk_weights
+from driftline.checkpoints.trajectory import open_trajectory
+from driftline.checkpoints.writer import json_text
+from driftline.forecast import backtest
+from driftline.forecast.observations import observe
+from driftline.linearity.analysis import analyze
+from driftline.linearity.comparison import compare
+from driftline.linearity.outputs import series
+from driftline.report import analysis, comparison, outputs, study, sweep
+from driftline.report import backtest as backtest_page
+
+MARKUP = '</script><script>planted=1</script><img src=x onerror=planted=1><a href="https://planted.invalid">p</a>'
+STEPS = list(range(0, 120, 10))
+_IN_A_PATH = MARKUP.replace("/", "")
+
+
+def make_pages(folder: Path) -> dict[str, Path]:
+    """Kind -> its `report.html`."""
+    rng = np.random.default_rng(3)
+    shapes = {f"model.layers.{i}.{m}.weight": (12, 12) for i in range(3) for m in ("q_proj", "up_proj", MARKUP)}
+    shapes |= {"model.embed_tokens.weight": (40, 8), f"{MARKUP}.weight": (30,)}
+    run = folder / f"run {_IN_A_PATH}"
+    for step, weights in walk_weights(rng, STEPS, shapes, drift=0.3).items():
+        (run / f"checkpoint-{step}").mkdir(parents=True)
+        save_tensors(run / f"checkpoint-{step}" / "model.safetensors", weights, "BF16" if step else "F32")
+    made = {
+        name: folder / f"{name} {_IN_A_PATH}"
+        for name in ("analysis", "backtest", "logprobs", "sweep", "comparison", "study")
+    }
+    for out in made.values():
+        out.mkdir()
+    trajectory = open_trajectory(run)
+    summary = analyze(trajectory, made["analysis"])
+    (made["analysis"] / "summary.json").write_text(json_text(summary))
+    analysis.write(made["analysis"], summary, f"driftline analyze '{run}' --out '{made['analysis']}'")
+    tested = backtest.write(
+        made["backtest"], observe(trajectory, analysis=made["analysis"]), run=str(run), clock="step"
+    )
+    backtest_page.write(made["backtest"], tested, f"driftline backtest '{run}' --out '{made['backtest']}'")
+    logprobs = _logprobs(made["logprobs"], rng, str(run))
+    (made["logprobs"] / "summary.json").write_text(json_text(logprobs))
+    outputs.write_logprobs(made["logprobs"], logprobs, f"driftline logprobs '{run}' --rollouts '{MARKUP}' --out x")
+    sweep.write(made["sweep"], _sweep(), f"driftline sweep '{run}' --to 120:160:20 --out y")
+    comparison.write(made["comparison"], compare([made["analysis"], made["logprobs"]]), "driftline compare a b --out c")
+    study.write(made["study"], _study(), "driftline study rank --out d")
+    return {name: out / "report.html" for name, out in made.items()}
+
+
+def _logprobs(folder: Path, rng: np.random.Generator, run: str) -> dict[str, Any]:
+    """A summary and tables as `driftline logprobs` writes them, of 60 rollouts of 40 tokens."""
+    T, sequences, length = len(STEPS), 60, 40
+    n = sequences * length
+    drift = rng.standard_normal(n) * 0.03
+    values = np.minimum(-1 + np.arange(T)[:, None] * drift + np.cumsum(0.02 * rng.standard_normal((T, n)), 0), 0)
+    values = values.astype(np.float32)
+    clock = np.array(STEPS, float)
+    found = series.lines(values, clock)
+    words = [MARKUP, " sum", "\n", " 12", "=", " the"]
+    pq.write_table(
+        pa.table(
+            {
+                "sequence": np.repeat(np.arange(sequences), length), "position": np.tile(np.arange(length), sequences),
+                "token": [words[i % len(words)] for i in range(n)], "slope": found.slope, "r2": found.r2,
+                "change": values[-1] - values[0],
+                "logprob": pa.FixedSizeListArray.from_arrays(pa.array(values.T.ravel()), T),
+            }
+        ),
+        folder / "tokens.parquet",
+    )  # fmt: skip
+    sums = values.reshape(T, sequences, length).sum(2, dtype=np.float64).T
+    lists = {"logprob": sums, "kl_from_first": np.square(sums - sums[:, :1])}
+    columns = {name: pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), T) for name, v in lists.items()}
+    pq.write_table(pa.table({"sequence": np.arange(sequences), "tokens": np.full(sequences, length), **columns}),
+                   folder / "sequences.parquet")  # fmt: skip
+    summary = series.summarize(values, STEPS, clock, 0.9, what="tokens")
+    summary["optimizer"]["adam_beta1_from"] = "assumed"
+    return {
+        "driftline": "0", "kind": "logprobs", "run": run, "clock": "step", "clock_values": clock.tolist(), "filter": "none",
+        "rollouts": sequences, **summary, "paper_filter": series.paper_filter(values, STEPS, clock, 0.9),
+        "mean_logprob": values.mean(1).tolist(), "left_out": {}, "skipped": {}, "cost": {"seconds": 1.0},
+    }  # fmt: skip
+
+
+def _scored(step: int, score: float, problems: int) -> dict[str, Any]:
+    return {
+        "step": step, "problems": problems, "avg@k": score, "interval": [score - 0.04, score + 0.04],
+        "pass@k": {"1": score, "4": min(score + 0.1, 1.0)}, "response_tokens": 11.0, "truncated": 0.0,
+    }  # fmt: skip
+
+
+def _sweep() -> dict[str, Any]:
+    late = _scored(110, 0.8, 64)
+    return {
+        "driftline": "0", "run": MARKUP, "steps": STEPS, "space": "weights", "forecast": "two-point", "task": MARKUP,
+        "problems": 64, "samples": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 16, "seed": 0,
+        "rounds": [{"candidates": 2, "problems": 32}, {"candidates": 1, "problems": 64}],
+        "candidates": [_scored(120, 0.82, 32), _scored(140, 0.88, 64)],
+        "observed": [_scored(0, 0.4, 64), _scored(50, 0.7, 64), late],
+        "best": {"step": 140, "better": True, "baseline": 110, "difference": {"mean": 0.08, "interval": [0.02, 0.14]},
+                 "p_value_corrected": 0.01},
+        "control": {"sentence": MARKUP, "late": late, "late_matched": late | {"temperature": 0.7},
+                    "entropy": {"forecast": 0.3, "late": 0.4, "matched": 0.3}},
+        "sentence": f"Use the forecast of step 140 {MARKUP}", "versions": {"torch": "2"}, "seconds": 1.0,
+    }  # fmt: skip
+
+
+def _study() -> dict[str, Any]:
+    keys = (
+        "energy",
+        "null_energy",
+        "coefficient_r2",
+        "null_coefficient_r2",
+        "skill",
+        "null_skill",
+        "unchanged_in_bf16",
+    )
+    rows = [{"run": MARKUP, "rank": rank} | dict.fromkeys(keys, 0.1 * rank) for rank in (1, 2, 4)]
+    record = {"driftline": "0", "study": "rank", "quick": True, "runs": [MARKUP], "rows": rows, "seconds": 1.0}
+    return record | {"findings": [f"Rank one holds most {MARKUP}"]}

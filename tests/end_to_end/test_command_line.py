@@ -155,7 +155,7 @@ def test_not_finite_weights_leave_nothing(
     [
         (["analyze", "absent", "--out", "out"], "absent does not exist"),
         (["inspect", "absent"], "absent does not exist"),
-        (["analyze", "s3://bucket/run", "--out", "out"], "remote address"),
+        (["analyze", "nosuch://bucket/run", "--out", "out"], "not known: nosuch"),
         (["train", "--out", "out", "--steps", "0"], "--steps is 0"),
         (["train", "--out", "out", "--model", "absent"], "no local folder"),
         (["train", "--out", "out", "--config", "absent.toml"], "--config absent.toml cannot be read"),

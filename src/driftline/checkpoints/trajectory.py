@@ -142,7 +142,9 @@ def open_trajectory(
             with remote.faults(root):
                 found = root.is_dir()
         except OSError as error:
-            raise InputError(f"--base {root} cannot be read ({error.strerror})") from error
+            raise InputError(
+                f"--base {root} cannot be read ({error.strerror}): check its address and permissions"
+            ) from error
         if not found:
             raise InputError(
                 f"--base {root} is not a folder: give that of the base model, or its address, such as hf://owner/name"

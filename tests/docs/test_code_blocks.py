@@ -161,7 +161,9 @@ def _executable(block: Block) -> bool:
 
 
 def _reads_a_run(words: list[str]) -> bool:
-    return words[0] in _READS_A_RUN and not {"--rollouts", "--engine", "..."} & set(words)
+    """Here and now: not on a cluster, not from an address, without a model."""
+    here = not any("://" in word for word in words)
+    return here and words[0] in _READS_A_RUN and not {"--rollouts", "--engine", "..."} & set(words)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def open_trajectory(
                 found = root.is_dir()
         except OSError as error:
             raise InputError(
-                f"--base {root} cannot be read ({error.strerror}): give the folder of the base model"
+                f"--base {root} cannot be read ({error.strerror}): check its address and permissions"
             ) from error
         if not found:
             raise InputError(

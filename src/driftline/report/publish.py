@@ -47,7 +47,7 @@ def push(
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     except ImportError as error:
-        raise InputError(f"push needs {error.name}: pip install 'driftline[models]'") from error
+        raise InputError(f"push needs {error.name}: pip install 'driftline[hub]'") from error
     if base_model is not None:
         _name_base(folder / "README.md", base_model)
     api = HfApi(token=token)

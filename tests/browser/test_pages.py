@@ -59,7 +59,7 @@ def test_a_page_is_silent_offline_drawn_and_inert(
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
     assert driver.execute_script("return typeof planted") == "undefined"
     assert driver.find_elements(By.CSS_SELECTOR, "img, a, svg a") == []
-    assert "<script>planted=1" in driver.find_element(By.TAG_NAME, "body").get_property("textContent")
+    assert "<script>planted=1" in str(driver.find_element(By.TAG_NAME, "body").get_property("textContent"))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -108,7 +108,7 @@ def test_a_click_on_a_cell_shows_its_tensor(driver: Chrome, pages: dict[str, Pat
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_copy_button_copies_the_command(driver: Chrome, pages: dict[str, Path], width: int) -> None:
     show(driver, pages["backtest"], width)
-    command = driver.find_element(By.CSS_SELECTOR, ".command code").get_property("textContent")
+    command = str(driver.find_element(By.CSS_SELECTOR, ".command code").get_property("textContent"))
     assert command.startswith("driftline ")
     button = driver.find_element(By.CSS_SELECTOR, ".command button")
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)

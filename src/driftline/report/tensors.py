@@ -61,12 +61,12 @@ def section_of(
         ("heat-map", [t["layer"] is not None for t in tensors]),
         ("outside", [t["layer"] is None for t in tensors]),
     ):
-        chosen = np.flatnonzero(members)
-        if not chosen.size:
+        chosen = [i for i, member in enumerate(members) if member]
+        if not chosen:
             continue
         places = [(tensors[i]["layer"], tensors[i]["module"]) for i in chosen]
         rows, columns, grids = layer_grid(places, [[values[i] for i in chosen] for values, *_ in measures.values()])
-        first = {place: int(i) for place, i in reversed(list(zip(places, chosen, strict=True)))}
+        first = {place: i for place, i in reversed(list(zip(places, chosen, strict=True)))}
         cells = [[first.get((None if row == "outside" else int(row), column)) for column in columns] for row in rows]
         if name == "outside":  # beside the layers: one column
             rows, columns, grids, cells = (

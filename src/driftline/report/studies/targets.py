@@ -54,6 +54,8 @@ def weight_targets(r: dict[str, Any]) -> list[str]:
         "back-tests, two-point",
         "back-tests, best method",
         "persistence",
+        "skill in weights",
+        "skill in log-probs",
     ]
     keys = (
         "late",
@@ -63,6 +65,8 @@ def weight_targets(r: dict[str, Any]) -> list[str]:
         "recommended_horizon",
         "recommended_by_best_method",
         "persistence",
+        "weight_skill",
+        "logprob_skill",
     )
     return [
         section(
@@ -72,7 +76,7 @@ def weight_targets(r: dict[str, Any]) -> list[str]:
         ),
         section(
             "The best target, and what was recommended before any evaluation",
-            "Horizons in steps beyond the late checkpoint.",
+            "Horizons in steps beyond the late checkpoint; skill of two-point from half way to it.",
             table(head, [(row["run"], *(row[key] for key in keys)) for row in r["rows"]]),
         ),
     ]

@@ -28,7 +28,9 @@ _IN_A_PATH = MARKUP.replace("/", "")
 def make_pages(folder: Path) -> dict[str, Path]:
     """Kind -> its `report.html`."""
     rng = np.random.default_rng(3)
-    shapes: dict[str, tuple[int, ...]] = {f"model.layers.{i}.{m}.weight": (12, 12) for i in range(3) for m in ("q_proj", "up_proj", MARKUP)}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"model.layers.{i}.{m}.weight": (12, 12) for i in range(3) for m in ("q_proj", "up_proj", MARKUP)
+    }
     shapes |= {"model.embed_tokens.weight": (40, 8), f"{MARKUP}.weight": (30,)}
     run = folder / f"run {_IN_A_PATH}"
     for step, weights in walk_weights(rng, STEPS, shapes, drift=0.3).items():

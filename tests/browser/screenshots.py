@@ -23,7 +23,7 @@ def picture(driver: Chrome, page: Path, width: int, height: int, scheme: str) ->
     scheme_only = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme_only)
     show(driver, page, width, height)
-    whole = driver.execute_script("return document.documentElement.scrollHeight")
+    whole = driver.execute_script("return Math.ceil(document.body.getBoundingClientRect().height)")
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
     image = (
         Image.open(io.BytesIO(base64.b64decode(shot["data"])))

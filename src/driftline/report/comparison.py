@@ -12,18 +12,22 @@ from driftline.report.page import made, next_steps, number, page, section, table
 def write(folder: Path, record: dict[str, Any], command: str) -> None:
     """`report.html` from the record of `comparison.json`."""
     rows = record["rows"]
-    drifting = sum(row["linear"] for row in rows)
-    sentence = (
-        f"{drifting} of {len(rows)} show drift above chance." if drifting else "None of these is told from chance."
-    )
     body = [
-        verdict(sentence, drifting > 0),
+        verdict(_sentence(rows), any(row["linear"] for row in rows)),
         _next(rows),
         _forest(rows),
         _drift(rows),
         made(command, [("driftline", record["driftline"])] if "driftline" in record else []),
     ]
     (folder / "report.html").write_text(page("driftline compare", *body), encoding="utf-8")
+
+
+def _sentence(rows: list[dict[str, Any]]) -> str:
+    drifting = sum(row["linear"] for row in rows)
+    medians = " to ".join(dict.fromkeys(number(pick(row["r2"]["median"] for row in rows)) for pick in (min, max)))
+    chance = " to ".join(dict.fromkeys(number(pick(row["null_r2"]["median"] for row in rows)) for pick in (min, max)))
+    said = f"{drifting} of {len(rows)} show drift above chance" if drifting else "None of these is told from chance"
+    return f"{said}: R² medians are {medians}, where driftless walks give {chance}."
 
 
 def _next(rows: list[dict[str, Any]]) -> str:

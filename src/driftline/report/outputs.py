@@ -122,7 +122,7 @@ def _most_moved(tokens: Any, steps: Sequence[int]) -> str:
     return section(
         "The tokens that moved most",
         "Underlined: the token; around it, its response. Blue tokens become likelier with training, orange ones less likely, the deeper "
-        "the faster; hover over any of them for its log-prob at the checkpoints.",
+        "the faster, each colour on a scale of its own; hover over any of them for its log-prob at the checkpoints.",
         "".join(parts),
     )  # fmt: skip
 
@@ -158,7 +158,11 @@ class _Tokens:
         self.r2 = tokens["r2"].to_numpy(zero_copy_only=False)
         self._tokens, self._steps = tokens, np.asarray(steps)
         self._hovered = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _HOVERED)).round().astype(int))
-        self._steep = float(np.quantile(np.abs(self.slope), 0.99)) or 1.0
+        self._steep = {up: self._steepest(up) for up in (True, False)}
+
+    def _steepest(self, up: bool) -> float:
+        same = np.abs(self.slope[(self.slope > 0) == up])
+        return (float(np.quantile(same, 0.99)) if same.size else 0.0) or 1.0
 
     def series(self, row: int) -> np.ndarray:
         return np.array(self._tokens["logprob"][row].as_py())
@@ -174,7 +178,7 @@ class _Tokens:
 
     def _mark(self, row: int, *, chosen: bool) -> str:
         slope, series = self.slope[row], self.series(row)
-        depth = min(abs(slope) / self._steep, 1) * 0.6
+        depth = min(abs(slope) / self._steep[bool(slope > 0)], 1) * 0.6
         colour = f"rgba(0,114,178,{depth:.2f})" if slope > 0 else f"rgba(213,94,0,{depth:.2f})"
         hover = ", ".join(f"{self._steps[i]}: {series[i]:.2f}" for i in self._hovered)
         mark = ' class="chosen"' if chosen else ""

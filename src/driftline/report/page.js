@@ -35,11 +35,12 @@ function showTensor(place) {
   if (!tensor) return;
   document.getElementById("tensor-choice").value = place;
   document.getElementById("tensor-about").textContent = tensor.about;
+  const share = (mille) => mille / 1000;
   const centres = tensor.r2.map((_, i) => (i + 0.5) / tensor.r2.length);
   const traces = {
     r2: [
-      { type: "bar", x: centres, y: tensor.r2, name: "this tensor", marker: { color: colours[0] } },
-      { type: "scatter", mode: "lines", x: centres, y: all.null, name: "driftless walk", line: { color: colours[1], shape: "hvh" } },
+      { type: "bar", x: centres, y: tensor.r2.map(share), name: "this tensor", marker: { color: colours[0] } },
+      { type: "scatter", mode: "lines", x: centres, y: all.null.map(share), name: "driftless walk", line: { color: colours[1], shape: "hvh" } },
     ],
     samples: tensor.samples.flatMap((y, i) => [
       { type: "scatter", mode: "markers", x: clock, y, marker: { color: colours[i], symbol: i } },

@@ -72,11 +72,17 @@ def verdict(sentence: str, good: bool | None, cards: Iterable[tuple[str, str, st
 def next_steps(steps: Sequence[tuple[str, Sequence[str]]]) -> str:
     """What to do next: (why, words of the command) each, with a button that copies the command; empty where nothing follows."""
     commands = "".join(
-        f'<p class="aid">{text(why)}</p><div class="command"><pre><code>{text(shlex.join(words))}</code></pre>'
+        f'<p class="aid">{text(why)}</p><div class="command"><pre><code>{_whole(words)}</code></pre>'
         '<button type="button">Copy</button></div>'
         for why, words in steps
     )
     return f"<section><h2>What to do next</h2>{commands}</section>" if steps else ""
+
+
+def _whole(words: Sequence[str]) -> str:
+    """A command line that breaks between its words only, where they are short enough; the name is one of them."""
+    parts = [shlex.join(words[:2]), *map(shlex.quote, words[2:])]
+    return " ".join(f"<span>{text(part)}</span>" for part in parts)
 
 
 def asked(command: str) -> tuple[list[str], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from driftline.report.page import made, page, verdict
+from driftline.report.page import asked, made, next_steps, page, verdict
 from driftline.report.studies import chance, robustness, speedup, targets, training
 
 
@@ -13,8 +13,22 @@ def write(folder: Path, record: dict[str, Any], command: str) -> None:
     """`report.html` from the record of `study.json`."""
     findings = "".join(verdict(finding, None) for finding in record["findings"])
     quick = '<p class="aid">A smoke-sized version: it shows that the study runs, and nothing else.</p>'
-    body = [findings, quick if record["quick"] else "", *_DRAWN[record["study"]](record), _how(record, command)]
+    body = [
+        findings,
+        quick if record["quick"] else "",
+        _next(record, command),
+        *_DRAWN[record["study"]](record),
+        _how(record, command),
+    ]
     (folder / "report.html").write_text(page(f"driftline study · {record['study']}", *body), encoding="utf-8")
+
+
+def _next(r: dict[str, Any], command: str) -> str:
+    if not r["quick"]:
+        return ""
+    why = "Run the study at its full size; runs that were given are measured again."
+    given = ["--runs", *r["runs"]] if r["runs"] else []
+    return next_steps([(why, ["driftline", "study", r["study"], *given, "--out", f"{asked(command)[1]}-full"])])
 
 
 def _how(r: dict[str, Any], command: str) -> str:

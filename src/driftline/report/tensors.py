@@ -66,7 +66,7 @@ def section_of(
             continue
         places = [(tensors[i]["layer"], tensors[i]["module"]) for i in chosen]
         rows, columns, grids = layer_grid(places, [[values[i] for i in chosen] for values, *_ in measures.values()])
-        first = {place: i for place, i in reversed(list(zip(places, chosen, strict=True)))}
+        first = dict(reversed(list(zip(places, chosen, strict=True))))
         cells = [[first.get((None if row == "outside" else int(row), column)) for column in columns] for row in rows]
         if name == "outside":  # beside the layers: one column
             rows, columns, grids, cells = (
@@ -165,7 +165,8 @@ def _chosen(
 
 
 def _frames(x: str) -> Iterator[tuple[str, go.Figure]]:
-    yield "r2", charts.styled(go.Figure(), "R² of its straight line", "per mille, per bin of 0.02", bargap=0)
+    shares = charts.styled(go.Figure(), "R² of its straight line (0 to 1)", "share, per bin of 0.02", bargap=0)
+    yield "r2", shares.update_yaxes(tickformat=".0%", rangemode="tozero")
     yield "samples", charts.styled(go.Figure(), x, "change of the weight", showlegend=False)
     cosines = charts.styled(go.Figure(), "interval (steps)", "interval (steps)", coloraxis=charts.COSINES)
     cosines.update_xaxes(type="category", tickangle=-45, showgrid=False)

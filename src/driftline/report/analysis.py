@@ -65,9 +65,9 @@ def verdict(s: dict[str, Any]) -> str:
             f"95 %: {number(float(life['interval'][0]), 0)} to {number(float(life['interval'][1]), 0)}",
         ),
         (
-            f"{s['parameters']['measured']:,}",
-            f"{s.get('counted', 'parameters')} measured",
-            f"of {s['parameters']['total']:,}",
+            f"{s['parameters']['measured'] / s['parameters']['total']:.1%}",
+            f"of {s.get('counted', 'parameters')} measured",
+            f"{s['parameters']['measured']:,} of {s['parameters']['total']:,}",
         ),
     ]
     return page.verdict(s["verdict"]["sentence"], s["verdict"]["linear"], cards)

@@ -65,20 +65,12 @@ def verdict(s: dict[str, Any]) -> str:
             f"95 %: {number(float(life['interval'][0]), 0)} to {number(float(life['interval'][1]), 0)}",
         ),
         (
-            _short(s["parameters"]["measured"]),
-            f"{s.get('counted', 'parameters')} measured",
-            f"of {s['parameters']['total']:,}",
+            f"{s['parameters']['measured'] / s['parameters']['total']:.1%}",
+            f"of {s.get('counted', 'parameters')} measured",
+            f"{s['parameters']['measured']:,} of {s['parameters']['total']:,}",
         ),
     ]
     return page.verdict(s["verdict"]["sentence"], s["verdict"]["linear"], cards)
-
-
-def _short(count: int) -> str:
-    """A count that fits a card: 812,000, 2.37 M, 7.62 B."""
-    for size, letter in ((10**9, "B"), (10**6, "M")):
-        if count >= size:
-            return f"{count / size:.3g} {letter}"
-    return f"{count:,}"
 
 
 def _next(s: dict[str, Any], command: str) -> str:

@@ -84,9 +84,9 @@ def _named(folders: Iterable[tuple[str, Path]]) -> list[tuple[int, Path]]:
 
 def _steps_in(folder: Path) -> list[tuple[int, Path]]:
     _must_be_folder(folder)
-    found = _named_steps(folder)
+    found = places(folder)
     if found:
-        return found
+        return _named_steps(found[0])
     if STEP_NAME.match(folder.resolve().name):
         raise InputError(f"{folder} is one checkpoint, not a run: give its parent folder {folder.resolve().parent}")
     deeper = [child for child in _children(folder) if _named_steps(child)]
@@ -97,6 +97,25 @@ def _steps_in(folder: Path) -> list[tuple[int, Path]]:
     raise InputError(
         f"{folder} holds no checkpoints: looked for folders named {LOOKED_FOR}; there is {listing}: give their folder, or STEP=PATH pairs"
     )
+
+
+_WITHIN = ("_actor", "", "checkpoints", "checkpoint", "weights")  # full precision before rounded copies
+
+
+def places(folder: Path) -> list[Path]:
+    """Where a run's checkpoints are: in it, or where OpenRLHF, prime-rl and torchtitan put them; the one to read first."""
+    if remote.is_remote(folder):  # where each look is a request
+        return [folder] if _named_steps(folder) else []
+    return [place for place in (folder / name for name in _WITHIN) if place.is_dir() and _named_steps(place)]
+
+
+def choice(folder: Path) -> str | None:
+    """The sentence that says which of several places in a run is read, and why."""
+    found = places(folder) if folder.is_dir() else []
+    if len(found) < 2:
+        return None
+    counts = " and ".join(f"{place} ({len(_named_steps(place))} steps)" for place in found)
+    return f"checkpoints are in {counts}: {found[0]} is read, as full precision comes first; name another to read that"
 
 
 def choose_steps(available: Sequence[int], chosen: str | None) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from driftline import remote
 from driftline.checkpoints import dtypes
-from driftline.checkpoints.discovery import choose_steps, find_steps, folder_of
+from driftline.checkpoints.discovery import choice, choose_steps, find_steps, folder_of
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
 from driftline.checkpoints.layouts import READ_REMOTELY, Checkpoint, adapter, layouts_of
 from driftline.checkpoints.low_rank import needs_base
@@ -178,6 +178,8 @@ def open_trajectory(
         raise InputError(
             f"{name}: none of the {len(skipped)} checkpoints can be read (the first: {first}): name a run with complete ones"
         )
+    if len(arguments) == 1 and not remote.is_address(arguments[0]) and (note := choice(Path(arguments[0]))):
+        opened = {step: replace(checkpoint, notes=(*checkpoint.notes, note)) for step, checkpoint in opened.items()}
     tensors, left_out = _shared_tensors(opened)
     if strict and (differing := [f"{key!r}: {why}" for key, why in left_out.items() if "step" in why]):
         raise InputError(

@@ -133,8 +133,32 @@ def test_a_forecast_takes_its_configuration_from_the_base(tmp_path):
 def test_a_base_that_cannot_be_read_is_refused(tmp_path):
     save(tmp_path / "run" / "step-10", weights(10))
     (tmp_path / "base").mkdir()
-    with pytest.raises(InputError, match=r"--base cannot be read: .* holds no weights"):
+    with pytest.raises(InputError, match=r"--base cannot be read \(.* holds no weights"):
         open_trajectory(tmp_path / "run", base=tmp_path / "base")
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoint", "weights", "_actor"])
+def test_a_run_whose_checkpoints_are_one_folder_down(tmp_path, place):
+    save(tmp_path / place / "step_10", weights(10))
+    trajectory = open_trajectory(tmp_path)
+    assert trajectory.steps == (10,)
+    assert not any("checkpoints are in" in note for note in trajectory.checkpoints[0].notes)
+
+
+def test_of_two_places_one_is_read_and_said(tmp_path):
+    save(tmp_path / "checkpoints" / "step_10" / "trainer", prefixed("app.model.", weights(10)))
+    for step in (10, 20):
+        (tmp_path / "weights" / f"step_{step}").mkdir(parents=True)
+        safetensors.torch.save_file(
+            weights(step, torch.bfloat16), tmp_path / "weights" / f"step_{step}" / "model.safetensors"
+        )
+    trajectory = open_trajectory(tmp_path)
+    assert trajectory.steps == (10,)
+    assert {tensor.dtype for tensor in trajectory} == {"F32"}
+    note = trajectory.checkpoints[0].notes[-1]
+    assert "checkpoints (1 steps)" in note
+    assert "weights (2 steps)" in note
+    assert "full precision comes first" in note
 
 
 def test_megatron_is_told_what_converts_it(tmp_path):

@@ -78,6 +78,26 @@ def test_a_missing_rank_is_waited_for(tmp_path, stage):
     assert "lacks the optimizer states of rank 0" in trajectory.skipped[3]
 
 
+def test_paddings_between_parameters(tmp_path):
+    """As newer versions align parameters in a group."""
+    values = weights(1)
+    place = tmp_path / "global_step1"
+    place.mkdir()
+    gaps = [3, 5, 0]
+    flat = torch.cat([torch.cat([values[name].flatten(), torch.full((gap,), 9.0)]) for name, gap in zip(SHAPES, gaps, strict=True)])  # fmt: skip
+    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 4))
+    model = {"module": {}, "buffer_names": [], "param_shapes": [{name: value.shape for name, value in values.items()}]}
+    torch.save(model, place / "mp_rank_00_model_states.pt")
+    for rank, part in enumerate(flat.chunk(2)):
+        state = {"zero_stage": 2, "partition_count": 2, "single_partition_of_fp32_groups": [part.clone()]}
+        state["param_alignment_paddings"] = [gaps]
+        torch.save({"optimizer_state_dict": state}, place / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    trajectory = open_trajectory(tmp_path)
+    for name in SHAPES:
+        info = trajectory[name].stored[0]
+        np.testing.assert_array_equal(info.values(0, info.size), values[name].numpy().reshape(-1))
+
+
 def test_frozen_parameters_are_refused(tmp_path):
     save(tmp_path / "global_step1", weights(1), 2)
     file = tmp_path / "global_step1" / "mp_rank_00_model_states.pt"

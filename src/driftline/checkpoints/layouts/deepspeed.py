@@ -63,7 +63,8 @@ def open(folder: Path) -> Checkpoint:
         if stage == 3:
             tensors = dict(_cut_by_parameter(shapes, flat, [ranks[rank] for rank in range(world)]))
         else:
-            tensors = dict(_cut_by_group(shapes, flat, [ranks[rank] for rank in range(world)]))
+            paddings = states[0].get("param_alignment_paddings") or [[0] * len(group) for group in shapes]
+            tensors = dict(_cut_by_group(shapes, flat, [ranks[rank] for rank in range(world)], paddings))
         tensors |= _buffers(model, models[0])
         shared = {str(copy): str(source) for copy, source in dict(model.get("shared_params") or {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -115,14 +116,16 @@ def _groups(state: Mapping[str, Any], stage: Any, file: Path) -> list[Part]:
 
 
 def _cut_by_group(
-    shapes: list[dict[str, tuple[int, ...]]], flat: list[list[Part]], files: list[Path]
+    shapes: list[dict[str, tuple[int, ...]]], flat: list[list[Part]], files: list[Path], paddings: list[list[int]]
 ) -> Iterator[tuple[str, TensorInfo]]:
-    """Stages 1 and 2: the ranks' parts of a group, one after another, hold its parameters one after another."""
+    """Stages 1 and 2: the ranks' parts of a group, one after another, hold its parameters, each with its padding."""
+    if len(shapes) != len(flat[0]):
+        raise ValueError("groups of parameters and of masters differ in number")
     for index, group in enumerate(shapes):
         parts = [rank[index] for rank in flat]
         begins = [sum(part.shape[0] for part in parts[:rank]) for rank in range(len(parts))]
         offset = 0
-        for name, shape in group.items():
+        for (name, shape), padding in zip(group.items(), paddings[index], strict=True):
             size = math.prod(shape)
             pieces = []
             for file, part, begin in zip(files, parts, begins, strict=True):
@@ -130,7 +133,10 @@ def _cut_by_group(
                 if first < last:
                     pieces.append(Piece(file, part.offset + 4 * (first - begin), (first - offset,), (last - first,)))
             yield name, sharded(name, shape, _FP32, pieces)
-            offset += size
+            offset += size + padding
+        align, held = 2 * len(parts), sum(part.shape[0] for part in parts)
+        if -(-offset // align) != -(-held // align):
+            raise ValueError("its parameters do not fill a group")
 
 
 def _cut_by_parameter(
@@ -141,24 +147,23 @@ def _cut_by_parameter(
     for name, shape in ((name, shape) for group in shapes for name, shape in group.items()):
         size = math.prod(shape)
         share = -(-size // len(flat))
-        pieces = []
+        pieces: list[Piece] = []
         for rank, (file, parts) in enumerate(zip(files, flat, strict=True)):
             count = min(share, size - rank * share)
             if count > 0:
-                pieces.append(Piece(file, _within(parts, offset, count, file), (rank * share,), (count,)))
+                pieces += _runs(parts, offset, offset + count, file, rank * share)
         yield name, sharded(name, shape, _FP32, pieces)
         offset += share
 
 
-def _within(parts: list[Part], offset: int, count: int, file: Path) -> int:
-    """The byte at which elements [offset, offset + count) of a rank's groups, taken together, begin."""
+def _runs(parts: list[Part], start: int, stop: int, file: Path, begin: int) -> Iterator[Piece]:
+    """Elements [start, stop) of a rank's groups, taken one after another, which are a tensor's from flat place `begin` on."""
+    at = 0
     for part in parts:
-        if offset < part.shape[0]:
-            if offset + count > part.shape[0]:
-                break
-            return part.offset + 4 * offset
-        offset -= part.shape[0]
-    raise UnreadableCheckpoint(f"{file} ends before all its parameters: damaged, or of another save")
+        first, last = max(start, at), min(stop, at + part.shape[0])
+        if first < last:
+            yield Piece(file, part.offset + 4 * (first - at), (begin + first - start,), (last - first,))
+        at += part.shape[0]
 
 
 def _buffers(model: Mapping[str, Any], file: Path) -> dict[str, TensorInfo]:

@@ -68,7 +68,8 @@ def _metadata(path: Path) -> tuple[dict[str, Node], dict[Node, Node]]:
             content = file.read(PICKLE_LIMIT + 1)
     except OSError as error:
         raise UnreadableCheckpoint(f"{path} cannot be read ({error.strerror})") from error
-    fields = getattr(unpickle(content, str(path)), "fields", {})
+    found = unpickle(content, str(path))
+    fields = found.fields if isinstance(found, Node) else {}
     described, stored = fields.get("state_dict_metadata"), fields.get("storage_data")
     if not isinstance(described, dict) or not isinstance(stored, dict):
         raise UnreadableCheckpoint(f"{path} is not the index of a distributed checkpoint: damaged")
@@ -91,8 +92,10 @@ def _tensor(
     pieces = []
     dtypes = set()
     try:
-        shape = tuple(described.fields["size"])
-        extents = {tuple(chunk.fields["offsets"]): tuple(chunk.fields["sizes"]) for chunk in described.fields["chunks"]}
+        shape = _counts(described.fields["size"])
+        extents = {
+            _counts(chunk.fields["offsets"]): _counts(chunk.fields["sizes"]) for chunk in described.fields["chunks"]
+        }
         for begin, where in boxes:
             begin = begin or (0,) * len(shape)
             file, part = _box(place, where, name)
@@ -105,6 +108,13 @@ def _tensor(
     if len(dtypes) > 1:
         raise UnreadableCheckpoint(f"{place}: the boxes of {name!r} are of different dtypes")
     return sharded(short, shape, dtypes.pop() if dtypes else "F32", pieces)
+
+
+def _counts(values: Any) -> tuple[int, ...]:
+    counts = tuple(values)
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError("not counts")
+    return counts
 
 
 def _box(place: Path, where: Node, name: str) -> tuple[Path, Any]:

@@ -9,8 +9,11 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 W = {
     "model.up.weight": torch.arange(24.0).reshape(6, 4),
@@ -54,6 +57,13 @@ def main(folder: Path) -> None:
                 save(place / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt", model)
         if stage == 2:
             save(place / "mp_rank_00_model_states.pt", model)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1, 1))
+    parts: dict[str, torch.Tensor] = {
+        name: distribute_tensor(value, mesh, [Replicate(), Shard(0)]) for name, value in W.items() if value.dim()
+    }
+    save(folder / "fsdp2" / "actor" / "model_world_size_1_rank_0.pt", parts)
+    dist.destroy_process_group()
     (folder / "adapter").mkdir()
     factors = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(3, 2), "head.weight": torch.ones(2)}
     save_file(

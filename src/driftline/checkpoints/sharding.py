@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from driftline.checkpoints.torch_file import Node, Part, called, part_of
@@ -37,6 +38,21 @@ def box_of(value: Node, rank: int, where: str) -> tuple[tuple[int, ...], tuple[i
         raise UnreadableCheckpoint(
             f"{where} holds a DTensor that is not understood: saved by another torch?"
         ) from error
+    try:
+        begin, extent = _cut(shape, placements, extents, coordinate, where)
+    except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise UnreadableCheckpoint(f"{where} holds a DTensor whose placement is damaged") from error
+    if tuple(extent) != local.shape:
+        raise UnreadableCheckpoint(
+            f"{where} holds {list(local.shape)} of a tensor {list(shape)} where its placement gives {list(extent)}: damaged"
+        )
+    return shape, tuple(begin), local
+
+
+def _cut(
+    shape: tuple[int, ...], placements: list[Any], extents: tuple[int, ...], coordinate: Sequence[int], where: str
+) -> tuple[list[int], list[int]]:
+    """First element's place and extent of the part at a coordinate of the mesh."""
     begin, extent = [0] * len(shape), list(shape)
     for placement, count, place in zip(placements, extents, coordinate, strict=True):
         kind = called(placement)
@@ -48,15 +64,11 @@ def box_of(value: Node, rank: int, where: str) -> tuple[tuple[int, ...], tuple[i
                 "the trainer's own script"
             )
         axis = placement.fields["dim"]
-        chunk = math.ceil(extent[axis] / count)
+        chunk = -(-extent[axis] // count)
         first = min(place * chunk, extent[axis])
         begin[axis] += first
         extent[axis] = min(chunk, extent[axis] - first)
-    if tuple(extent) != local.shape:
-        raise UnreadableCheckpoint(
-            f"{where} holds {list(local.shape)} of a tensor {list(shape)} where its placement gives {list(extent)}: damaged"
-        )
-    return shape, tuple(begin), local
+    return begin, extent
 
 
 def _mesh_shape(mesh: dict[str, Any]) -> tuple[int, ...]:
@@ -68,7 +80,8 @@ def _mesh_shape(mesh: dict[str, Any]) -> tuple[int, ...]:
         shape = layout.get("shape", mesh["_layout"].args[:1])
         return tuple(shape) if not isinstance(shape, int) else (shape,)
     tensor = part_of(mesh["mesh"], "mesh")
-    assert tensor is not None
+    if tensor is None:
+        raise ValueError("no mesh")
     return tensor.shape
 
 

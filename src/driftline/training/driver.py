@@ -53,7 +53,6 @@ PRESETS: dict[str, tuple[str, ...]] = {
         "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]",
     )
 }
-_WITHIN = ("", "actor/huggingface", "huggingface")  # where trainers keep the Hugging Face model of a checkpoint
 _LAST_LINES = 12
 _PATIENCE = 30  # seconds that a trainer has to end when it is told to
 
@@ -193,13 +192,12 @@ def furthest_checkpoint(output: Path, m: int) -> tuple[int, Path]:
 
 def _model_in(folder: Path) -> Path | None:
     """The complete model in a checkpoint's folder, or None."""
-    for within in _WITHIN:
-        if huggingface.holds(folder / within):
+    for place in (folder, folder / "huggingface"):
+        if huggingface.holds(place):
             try:
-                huggingface.open(folder / within)
+                return huggingface.open(place).model
             except UnreadableCheckpoint:
                 continue
-            return folder / within
     return None
 
 

@@ -39,9 +39,9 @@ def open(folder: Path) -> Checkpoint:
         raise UnreadableCheckpoint(f"{place or folder} has no {_METADATA} yet: still being written, or lost")
     described, stored = _metadata(place / _METADATA)
     names = of_the_model(name for name, tensor in described.items() if _is_floating(tensor))
-    boxes: dict[str, list[tuple[tuple[int, ...], Node]]] = {}
+    boxes: dict[str, list[tuple[Node, Node]]] = {}  # of each tensor: index and place
     for index, where in stored.items():
-        boxes.setdefault(str(index.fields.get("fqn")), []).append((tuple(index.fields.get("offset") or ()), where))
+        boxes.setdefault(str(index.fields.get("fqn")), []).append((index, where))
     tensors: dict[str, TensorInfo] = {}
     for name, short in names.items():
         tensors[short] = _tensor(place, name, short, described[name], boxes.get(name, []))
@@ -86,9 +86,7 @@ def _is_floating(tensor: Node) -> bool:
     return DTYPES.get(called(first)) in FLOATS
 
 
-def _tensor(
-    place: Path, name: str, short: str, described: Node, boxes: list[tuple[tuple[int, ...], Node]]
-) -> TensorInfo:
+def _tensor(place: Path, name: str, short: str, described: Node, boxes: list[tuple[Node, Node]]) -> TensorInfo:
     pieces = []
     dtypes = set()
     try:
@@ -96,8 +94,8 @@ def _tensor(
         extents = {
             _counts(chunk.fields["offsets"]): _counts(chunk.fields["sizes"]) for chunk in described.fields["chunks"]
         }
-        for begin, where in boxes:
-            begin = begin or (0,) * len(shape)
+        for index, where in boxes:
+            begin = _counts(index.fields.get("offset") or ()) or (0,) * len(shape)
             file, part = _box(place, where, name)
             if part.shape != extents.get(begin):
                 raise UnreadableCheckpoint(f"{file}: the box of {name!r} at {list(begin)} is not as large as promised")

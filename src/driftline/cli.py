@@ -546,9 +546,11 @@ def study(
     out: Annotated[Path, arg(metavar="DIR", help="folder to write; a second call goes on with what is not finished")],
     quick: Annotated[bool, arg(help="a smoke-sized version")] = False,
     runs: Annotated[tuple[str, ...], arg(metavar="RUN...", help="runs to measure, instead of training new ones")] = (),
+    engine: EngineName = "local", ray_address: RayAddress = None,
     overwrite: Annotated[bool, arg(help="measure again; finished runs are kept")] = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """An experiment of the paper, at the size of this machine."""
+    """An experiment of the paper, at the size of this machine, or on more under accelerate launch or Ray."""
+    from driftline.engines import open_engine
     from driftline.report import study as page
     from driftline.studies.study import run_study
 
@@ -556,7 +558,10 @@ def study(
         if not quiet:
             print(sentence, file=sys.stderr, flush=True)
 
-    record = run_study(name, out, quick=quick, runs=runs, overwrite=overwrite, say=say)
+    with open_engine(engine, ray_address) as where:
+        record = run_study(name, out, quick=quick, runs=runs, overwrite=overwrite, engine=where, say=say)
+    if not record:
+        return  # not the first process of several
     page.write(out, record, _command())
     print("\n".join(record["findings"]))
     print(f"\nreport: {out / 'report.html'}")

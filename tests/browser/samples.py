@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conftest import save_tensors, walk_weights
+from driftline.checkpoints.jumps import write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.forecast import backtest
 from driftline.forecast.observations import observe
 from driftline.linearity.analysis import analyze
 from driftline.linearity.comparison import compare
-from driftline.linearity.outputs import series
+from driftline.linearity.outputs import activations, series
 from driftline.report import analysis, comparison, outputs, study, sweep
 from driftline.report import backtest as backtest_page
+from driftline.training.lab import model as lab_model
 
 MARKUP = '</script><script>planted=1</script><img src=x onerror=planted=1><a href="https://planted.invalid">p</a>'
 STEPS = list(range(0, 120, 10))
@@ -38,7 +41,7 @@ def make_pages(folder: Path) -> dict[str, Path]:
         save_tensors(run / f"checkpoint-{step}" / "model.safetensors", weights, "BF16" if step else "F32")
     made = {
         name: folder / f"{name} {_IN_A_PATH}"
-        for name in ("analysis", "backtest", "logprobs", "sweep", "comparison", "study")
+        for name in ("analysis", "regrounded", "backtest", "logprobs", "activations", "sweep", "comparison", "study")
     }
     for out in made.values():
         out.mkdir()
@@ -46,6 +49,12 @@ def make_pages(folder: Path) -> dict[str, Path]:
     summary = analyze(trajectory, made["analysis"])
     (made["analysis"] / "summary.json").write_text(json_text(summary))
     analysis.write(made["analysis"], summary, f"driftline analyze '{run}' --out '{made['analysis']}'")
+    write_jumps(run, [_jump(cycle) for cycle in (1, 2)])
+    regrounded = analyze(open_trajectory(run), made["regrounded"])
+    (run / "jumps.json").unlink()
+    analysis.write(made["regrounded"], regrounded, f"driftline analyze '{run}' --out '{made['regrounded']}'")
+    found = _activations(made["activations"], folder / f"models {_IN_A_PATH}")
+    outputs.write_activations(made["activations"], found, f"driftline activations '{run}' --rollouts x --out y")
     tested = backtest.write(
         made["backtest"], observe(trajectory, analysis=made["analysis"]), run=str(run), clock="step"
     )
@@ -57,6 +66,36 @@ def make_pages(folder: Path) -> dict[str, Path]:
     comparison.write(made["comparison"], compare([made["analysis"], made["logprobs"]]), "driftline compare a b --out c")
     study.write(made["study"], _study(), "driftline study rank --out d")
     return {name: out / "report.html" for name, out in made.items()}
+
+
+def _jump(cycle: int) -> dict[str, Any]:
+    """Of a run that is projected by 10 steps at steps 40 and 80."""
+    step = 40 * cycle
+    ahead = 10 * (cycle - 1)
+    return {
+        "cycle": cycle, "trained_from": step - 40 + ahead, "trained_to": step + ahead, "projected_to": step + ahead + 10,
+        "alpha": 1.25, "accepted": True, "step": step,
+    }  # fmt: skip
+
+
+def _activations(folder: Path, run: Path) -> dict[str, Any]:
+    """Those of the lab's base, moved along one direction."""
+    import torch
+
+    model, tokenizer = lab_model.load(lab_model.shipped_base())
+    torch.manual_seed(0)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    direction = {name: 1e-4 * torch.randn_like(value) for name, value in start.items()}
+    for step in STEPS[:6]:
+        model.load_state_dict({name: value + step * direction[name] for name, value in start.items()})
+        model.tie_weights()
+        model.save_pretrained(run / f"checkpoint-{step}")
+    tokenizer.save_pretrained(run / f"checkpoint-{step}")
+    rollouts = folder.parent / "rollouts.jsonl"
+    rollouts.write_text(
+        "\n".join(json.dumps({"prompt": f"{a}+31+10=", "response": f"{a + 31};{a + 41}"}) for a in range(9))
+    )
+    return {**activations.activations(open_trajectory(run), rollouts, folder, folder), "cost": {"seconds": 1.0}}
 
 
 def _logprobs(folder: Path, rng: np.random.Generator, run: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver"),
 ]
-KINDS = ("analysis", "backtest", "logprobs", "sweep", "comparison", "study")
+KINDS = ("analysis", "regrounded", "backtest", "logprobs", "activations", "sweep", "comparison", "study")
 
 # Of every chart: its id, its size, and how many marks of some size it has drawn.
 _DRAWN = """

@@ -533,7 +533,7 @@ FLAGS = {
         "--quiet",
     },
     "compare": {"--out", "--overwrite"},
-    "study": {"--out", "--quick", "--runs", "--overwrite", "--quiet"},
+    "study": {"--out", "--quick", "--runs", "--overwrite", "--quiet", "--engine", "--ray-address"},
     "demo": {"--out", "--quick", "--quiet"},
 }
 

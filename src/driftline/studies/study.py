@@ -7,9 +7,11 @@ A study names the lab runs that it needs (`plan`) and says what they show (`meas
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +19,7 @@ from typing import Any, Protocol
 from driftline._version import __version__
 from driftline.checkpoints.jumps import replace_text
 from driftline.checkpoints.writer import json_text
+from driftline.engines import Advance, Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.training.lab.settings import LabRun
 
@@ -75,23 +78,31 @@ def run_study(
     quick: bool = False,
     runs: Sequence[str] = (),
     overwrite: bool = False,
+    engine: Engine | None = None,
     say: Say = lambda sentence: None,
 ) -> dict[str, Any]:
     """Train what is missing, measure, and write `study.json`.
+
+    Under `accelerate launch` every process trains, and the first alone measures and writes; the others return nothing.
 
     Args:
         quick: a smoke-sized version.
         runs: folders to measure instead of training new ones.
         overwrite: make the result again; runs that are finished are kept even then.
+        engine: where runs are trained; default one after another in this process.
 
     Raises:
         InputError: an unknown study, `out` holds something else, or a run cannot be used.
     """
     study = study_named(name)
     request = {"study": name, "quick": quick, "runs": list(runs)}
-    _take_up(out, request, overwrite=overwrite)
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        _take_up(out, request, overwrite=overwrite)
     started = time.monotonic()
-    folders = {run: Path(run) for run in runs} if runs else lab_runs(out / "runs", study.plan(quick), say)
+    folders = {run: Path(run) for run in runs} if runs else lab_runs(out / "runs", study.plan(quick), say, engine)
+    if not first:
+        return {}
     outcome = study.measure(folders, quick)
     record = {
         "driftline": __version__,
@@ -105,15 +116,23 @@ def run_study(
     return record
 
 
-def lab_runs(folder: Path, plan: Plan, say: Say) -> dict[str, Path]:
+def lab_runs(folder: Path, plan: Plan, say: Say, engine: Engine | None = None) -> dict[str, Path]:
     """The runs of a plan, by label; those that are not finished are trained."""
+    missing = [label for label, settings in plan.items() if not finished(folder / label, settings)]
+
+    def start(label: str) -> Advance:
+        say(f"run {missing.index(label) + 1} of {len(missing)}: {label}")
+        return lambda amount: None
+
+    for _ in (engine or LocalEngine()).map_models(partial(_train, folder=folder, plan=plan), missing, start):
+        pass
+    return {label: folder / label for label in plan}
+
+
+def _train(label: str, advance: Advance, *, folder: Path, plan: Plan) -> None:
     from driftline.training.lab.run import train
 
-    missing = [label for label, settings in plan.items() if not finished(folder / label, settings)]
-    for place, label in enumerate(missing, 1):
-        say(f"run {place} of {len(missing)}: {label}")
-        train(folder / label, plan[label], overwrite=True)
-    return {label: folder / label for label in plan}
+    train(folder / label, plan[label], overwrite=True)
 
 
 def finished(run: Path, settings: LabRun) -> bool:

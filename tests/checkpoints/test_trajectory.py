@@ -81,11 +81,13 @@ def test_an_unfinished_checkpoint_is_skipped(make_run: MakeRun) -> None:
     assert "still being written, or truncated" in trajectory.skipped[3]
 
 
-def test_pickles_are_never_opened(make_run: MakeRun) -> None:
+def test_a_bare_pickle_is_never_executed(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(_steps(0, 1, a=np.ones(3)))
     (run / "checkpoint-1" / "model.safetensors").unlink()
-    (run / "checkpoint-1" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
-    assert "pickled weights only" in open_trajectory(run).skipped[1]
+    planted = tmp_path / "planted"
+    (run / "checkpoint-1" / "pytorch_model.bin").write_bytes(f"cos\nsystem\n(S'touch {planted}'\ntR.".encode())
+    assert "saved before torch 1.6" in open_trajectory(run).skipped[1]
+    assert not planted.exists()
 
 
 def test_every_tensor_left_out_has_its_reason(make_run: MakeRun) -> None:

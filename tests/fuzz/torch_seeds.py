@@ -40,6 +40,7 @@ def main(folder: Path) -> None:
             folder / "slices" / "policy" / "weights" / f"shard-{rank}.safetensors",
             metadata={"DCP_SHARDING_INFO": json.dumps(places)},
         )
+    save(folder / "state" / "pytorch_model.bin", {**W, "step": 3})
     (folder / "verl" / "actor" / "lora_train_meta.json").write_text(json.dumps({"r": 2, "lora_alpha": 4}))
     dcp.save(
         {"app": {"model": W, "optimizer": {"x": torch.ones(2)}}}, checkpoint_id=folder / "dcp" / "trainer", no_dist=True

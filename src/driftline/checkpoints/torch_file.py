@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from driftline.checkpoints.dtypes import ITEM_BYTES
+from driftline.checkpoints.tensors import Stored
 from driftline.errors import UnreadableCheckpoint
 
 PICKLE_LIMIT = 64 << 20  # bytes of a pickle; it says where tensors are, not what they hold
@@ -179,6 +180,22 @@ def read_torch_archive(file: BinaryIO, where: str, start: int = 0) -> Any:
         if name.startswith("data/")
     }
     return unpickle(_member(file, pickled, where), where, storages)
+
+
+def read_state_dict(path: Path) -> dict[str, Stored]:
+    """The tensors of a state dict that torch.save wrote; what is no tensor is left out.
+
+    Raises:
+        UnreadableCheckpoint: as of `read_torch_file`; or it is no state dict.
+    """
+    state = read_torch_file(path)
+    if not isinstance(state, dict):
+        raise UnreadableCheckpoint(f"{path} is not a state dict")
+    found = {str(key): part_of(value, f"{path}, tensor {str(key)!r},") for key, value in state.items()}
+    tensors = {name: Stored(name, p.shape, p.dtype, path, p.offset) for name, p in found.items() if p is not None}
+    if not tensors:
+        raise UnreadableCheckpoint(f"{path} holds no tensors: damaged, or not a state dict")
+    return tensors
 
 
 def _offset(file: BinaryIO, info: zipfile.ZipInfo, where: str) -> int:

@@ -1,7 +1,8 @@
 """Two ranks on gloo shard a model with FSDP2 and save it as trainers do: `fsdp_script.py FOLDER KIND`.
 
 KIND is `verl` (each rank its state dict), `verl-lora`, `verl-2d` (replicated twice, sharded twice; four ranks), `dcp`
-(torch.distributed.checkpoint, with optimizer), `slices` (its writer of safetensors). `FOLDER/whole.safetensors` gets what a reader should find.
+(torch.distributed.checkpoint, with optimizer), `slices` (its writer of safetensors), `accelerate` and
+`accelerate-full` (its FSDP, sharded and gathered). `FOLDER/whole.safetensors` gets what a reader should find.
 """
 
 import os
@@ -38,6 +39,23 @@ def with_adapter(plain):
     return adapted
 
 
+def save_with_accelerate(built, folder: Path, state_dict_type: str) -> None:
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate.utils import save_fsdp_model
+
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+        "LOCAL_RANK": os.environ["RANK"],
+    }  # asked for, not used
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, state_dict_type=state_dict_type, cpu_ram_efficient_loading=False,
+        auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
+    )  # fmt: skip
+    accelerator = Accelerator(fsdp_plugin=plugin, cpu=True)
+    save_fsdp_model(plugin, accelerator, accelerator.prepare(built), str(folder / "saved"))
+
+
 def work(rank: int, world: int, folder: Path, kind: str) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
     torch.set_num_threads(1)
@@ -49,6 +67,11 @@ def work(rank: int, world: int, folder: Path, kind: str) -> None:
     if rank == 0:
         merged = with_adapter(model()).merge_and_unload() if kind == "verl-lora" else built
         save_file({k: v.clone().contiguous() for k, v in merged.state_dict().items()}, folder / "whole.safetensors")
+    if kind.startswith("accelerate"):
+        save_with_accelerate(built, folder, "SHARDED_STATE_DICT" if kind == "accelerate" else "FULL_STATE_DICT")
+        dist.barrier()
+        dist.destroy_process_group()
+        return
     mesh = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("ddp", "fsdp")) if kind == "verl-2d" else None
     for layer in layers:
         fully_shard(layer, mesh=mesh)

@@ -223,3 +223,16 @@ def test_what_torchs_own_writer_of_slices_leaves(tmp_path):
     for tensor in trajectory:
         np.testing.assert_array_equal(tensor.stored[0].values(0, tensor.size), whole[tensor.name].reshape(-1))
     assert {tensor.name for tensor in trajectory} == set(whole) - {"lm_head.weight"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "layout"), [("accelerate", "dcp"), ("accelerate-full", "torch-state-dict")])
+def test_what_accelerate_saved_of_fsdp_on_two_ranks(tmp_path, kind, layout):
+    subprocess.run([sys.executable, Path(__file__).with_name("fsdp_script.py"), tmp_path, kind], check=True)
+    (tmp_path / "saved").rename(tmp_path / "checkpoint-7")
+    whole = load_file(tmp_path / "whole.safetensors")
+    trajectory = open_trajectory(tmp_path)
+    assert [checkpoint.layout for checkpoint in trajectory.checkpoints] == [layout]
+    assert {tensor.name for tensor in trajectory} == set(whole)
+    for tensor in trajectory:
+        np.testing.assert_array_equal(tensor.stored[0].values(0, tensor.size), whole[tensor.name].reshape(-1))

@@ -17,7 +17,7 @@ from types import ModuleType
 from driftline import remote
 from driftline.checkpoints.tensors import TensorInfo
 
-READ_REMOTELY = ("huggingface", "lora-adapter")
+READ_REMOTELY = ("huggingface", "torch-state-dict", "lora-adapter")
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Checkpoint:
 
 def all_layouts() -> tuple[ModuleType, ...]:
     """In the order in which they are tried: full precision before rounded copies, whole models before adapters."""
-    from driftline.checkpoints.layouts import adapter, dcp, deepspeed, huggingface, megatron, sliced, verl
+    from driftline.checkpoints.layouts import adapter, dcp, deepspeed, huggingface, megatron, sliced, state_dict, verl
 
-    return (verl, megatron, dcp, deepspeed, sliced, huggingface, adapter)
+    return (verl, megatron, dcp, deepspeed, sliced, huggingface, state_dict, adapter)
 
 
 def layouts_of(folder: Path) -> list[ModuleType]:

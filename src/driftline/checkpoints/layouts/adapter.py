@@ -1,4 +1,5 @@
-"""LoRA adapters, as peft, TRL, OpenRLHF and verl's `lora_adapter/` write them: `adapter_model.safetensors` with its configuration.
+"""LoRA adapters, as peft, TRL, OpenRLHF and verl's `lora_adapter/` write them: `adapter_model.safetensors`,
+or `adapter_model.bin`, with its configuration.
 
 What trains is the product ΔW = scale · B · A of each target matrix, so that is what a trajectory of adapters is made
 of: A and B apart mean nothing (B·A is the same for B·R, R⁻¹·A), and are not linear in it.
@@ -16,10 +17,11 @@ from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.low_rank import assemble, lora_scale, on_weight
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.checkpoints.tensors import LowRank
+from driftline.checkpoints.torch_file import read_state_dict
 from driftline.errors import UnreadableCheckpoint
 
 NAME = "lora-adapter"
-_WEIGHTS, _CONFIG, _PICKLE = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
+_WEIGHTS, _CONFIG, _STATE_DICT = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
 _OTHER_KINDS = (
     "use_dora", "use_bdlora", "use_qalora", "arrow_config", "kasa_config", "monteclora_config", "layer_replication",
     "alora_invocation_tokens", "target_parameters",
@@ -27,29 +29,26 @@ _OTHER_KINDS = (
 
 
 def holds(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (_WEIGHTS, _CONFIG, _PICKLE))
+    return any((folder / name).is_file() for name in (_WEIGHTS, _CONFIG, _STATE_DICT))
 
 
 def open(folder: Path) -> Checkpoint:
     """The product of every target matrix, under the name of the weight that it changes, and modules trained whole.
 
     Raises:
-        UnreadableCheckpoint: incomplete, damaged, pickled, or an adapter that is not B · A.
+        UnreadableCheckpoint: incomplete, damaged, or an adapter that is not B · A.
     """
-    weights = folder / _WEIGHTS
-    if not weights.is_file():
-        if (folder / _PICKLE).is_file():
-            raise UnreadableCheckpoint(
-                f"{folder} holds a pickled adapter only; load it once with peft and save_pretrained() for safetensors"
-            )
+    weights = next((folder / name for name in (_WEIGHTS, _STATE_DICT) if (folder / name).is_file()), None)
+    if weights is None:
         raise UnreadableCheckpoint(f"{folder} has no {_WEIGHTS} yet: still being written, or weights were not saved")
+    found = read_header(weights) if weights.name == _WEIGHTS else read_state_dict(weights)
     config = _configuration(folder / _CONFIG)
 
     def scale(module: str, rank: int) -> float:
         alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
         return lora_scale(alpha, rank, folder / _CONFIG, stabilised=bool(config.get("use_rslora")))
 
-    tensors = assemble(read_header(weights), weights, scale, transposed=bool(config.get("fan_in_fan_out")))
+    tensors = assemble(found, weights, scale, transposed=bool(config.get("fan_in_fan_out")))
     if not tensors:
         raise UnreadableCheckpoint(f"{weights} holds no tensors: no adapter was saved there")
     return Checkpoint(folder, NAME, tensors)

@@ -5,7 +5,7 @@ One `model.safetensors`, or shards named by `model.safetensors.index.json`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from driftline.checkpoints.json_file import read_json
@@ -16,10 +16,7 @@ from driftline.errors import UnreadableCheckpoint
 
 NAME = "huggingface"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-
-
-_WITHIN = ("", "actor/huggingface", "actor/model/huggingface")  # verl's, where the trainer saved rounded weights too
+WITHIN = ("", "actor/huggingface", "actor/model/huggingface")  # verl's, where the trainer saved rounded weights too
 
 
 def holds(folder: Path) -> bool:
@@ -27,8 +24,8 @@ def holds(folder: Path) -> bool:
 
 
 def _place(folder: Path) -> Path | None:
-    places = (folder / within for within in _WITHIN)
-    return next((p for p in places if any((p / name).is_file() for name in (_SINGLE, _INDEX, *_PICKLES))), None)
+    places = (folder / within for within in WITHIN)
+    return next((p for p in places if (p / _SINGLE).is_file() or (p / _INDEX).is_file()), None)
 
 
 def open(folder: Path) -> Checkpoint:
@@ -38,20 +35,19 @@ def open(folder: Path) -> Checkpoint:
         UnreadableCheckpoint: weights missing, a shard missing, truncated, or outside the folder.
     """
     place = _place(folder) or folder
-    tensors: dict[str, TensorInfo]
-    if (place / _INDEX).is_file():
-        tensors = _sharded(place)
-    elif (place / _SINGLE).is_file():
-        tensors = dict(read_header(place / _SINGLE))
-    else:
-        raise UnreadableCheckpoint(
-            f"{folder} holds pickled weights only; load it once with transformers and save_pretrained() for safetensors"
-        )
+    tensors: dict[str, TensorInfo] = (
+        sharded(place / _INDEX, read_header) if (place / _INDEX).is_file() else dict(read_header(place / _SINGLE))
+    )
     return Checkpoint(folder, NAME, tensors, tied(place, tensors), place if place != folder else None)
 
 
-def _sharded(folder: Path) -> dict[str, TensorInfo]:
-    index = folder / _INDEX
+def sharded(index: Path, read: Callable[[Path], Mapping[str, TensorInfo]]) -> dict[str, TensorInfo]:
+    """The tensors of all shards that an index names, each file's found by `read`.
+
+    Raises:
+        UnreadableCheckpoint: the index is damaged or points outside its folder; a shard is missing or lacks a tensor.
+    """
+    folder = index.parent
     try:
         weight_map = read_json(index)["weight_map"]
         shards = sorted(set(weight_map.values()))
@@ -65,7 +61,7 @@ def _sharded(folder: Path) -> dict[str, TensorInfo]:
             raise UnreadableCheckpoint(f"{index} names {shard!r}, which is outside its folder")
         if not (folder / shard).is_file():
             raise UnreadableCheckpoint(f"{folder} lacks the shard {shard}: still being written, or lost")
-        header = read_header(folder / shard)
+        header = read(folder / shard)
         wanted = [name for name, file in weight_map.items() if file == shard]
         missing = [name for name in wanted if name not in header]
         if missing:

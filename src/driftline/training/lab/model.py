@@ -1,8 +1,9 @@
-"""The lab's language models: small ones of four families, SmolLM2, and any folder.
+"""The lab's language models: its own of four families and three sizes, SmolLM2, and any folder.
 
-The small ones have some 2.4 million parameters (the mixture of experts 5 million, half of them used for a token)
-and begin from a supervised warm-up, see `warmup`. That of the family qwen2 on the task sums comes with the
-package; others are made when first asked for, and kept in the user's cache folder.
+The lab's own have some 2.4 million parameters (the mixture of experts 5 million, half of them used for a token;
+qwen2-small 0.6 million, qwen2-large 5.3 million) and begin from a supervised warm-up, see `warmup`. That of the
+family qwen2 on the task sums comes with the package; others are made when first asked for, and kept in the user's
+cache folder.
 """
 
 from __future__ import annotations
@@ -64,13 +65,14 @@ def new_model(seed: int, family: str = "qwen2", *, vocabulary: int | None = None
     import transformers
 
     torch.manual_seed(seed)
+    heads = {"qwen2-small": 3, "qwen2-large": 9}.get(family, 6)
     shape: dict[str, Any] = {
         "vocab_size": vocabulary or len(ALPHABET) + 2,
-        "hidden_size": 192,
-        "intermediate_size": 768,
+        "hidden_size": 32 * heads,
+        "intermediate_size": 128 * heads,
         "num_hidden_layers": 4,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 6,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
         "max_position_embeddings": 64 if vocabulary is None else _CONTEXT,
         "tie_word_embeddings": True,
         "pad_token_id": 0,
@@ -78,8 +80,8 @@ def new_model(seed: int, family: str = "qwen2", *, vocabulary: int | None = None
         "bos_token_id": None,
     }
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "norm_topk_prob": True}
-    more = {"qwen2": {}, "llama": {}, "qwen3": {"head_dim": 32}, "qwen3-moe": {"head_dim": 32, **experts}}[family]
-    name = {"qwen2": "Qwen2", "llama": "Llama", "qwen3": "Qwen3", "qwen3-moe": "Qwen3Moe"}[family]
+    more = {"qwen3": {"head_dim": 32}, "qwen3-moe": {"head_dim": 32, **experts}}.get(family, {})
+    name = {"llama": "Llama", "qwen3": "Qwen3", "qwen3-moe": "Qwen3Moe"}.get(family, "Qwen2")
     config = getattr(transformers, f"{name}Config")(**shape, **more)
     return getattr(transformers, f"{name}ForCausalLM")(config).float()
 

@@ -27,7 +27,7 @@ ALGORITHMS: Mapping[str, dict[str, Any]] = {
     "rloo": {},  # TRL's RLOOTrainer
     "sft": {},  # TRL's SFTTrainer on right solutions of the same problems
 }
-FAMILIES = ("qwen2", "llama", "qwen3", "qwen3-moe")
+FAMILIES = ("qwen2", "qwen2-small", "qwen2-large", "llama", "qwen3", "qwen3-moe")
 SMOLLM2 = "smollm2"
 Algorithm = Literal["grpo", "dr-grpo", "dapo", "gspo", "reinforce++", "rloo", "sft"]
 
@@ -49,7 +49,7 @@ class LabRun:
     iterations: int = 1  # updates from each batch of completions; above 1 they are off policy, and clipping acts
     task: str = "sums"  # sums, or a reasoning-gym data set
     difficulty: int = 0  # level of every attribute of the reasoning-gym curriculum
-    model: str = "qwen2"  # qwen2, llama, qwen3 or qwen3-moe (2.4 million parameters or so), smollm2, or a model folder
+    model: str = "qwen2"  # qwen2, llama, qwen3, qwen3-moe, qwen2-small or -large, smollm2, or a model folder
     warm_up: int | None = None  # supervised steps before the run; default 1150 for the small models, else 0
     max_new_tokens: int | None = None  # longest completion; default: the longest solution and a little
     held_out_problems: int = 256  # problems that scores are taken on

@@ -49,7 +49,7 @@ def warm_up(
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=max(steps, 11), pct_start=0.1)
     held_out = task.problems(256, seed, True)
     rng = random.Random(seed)
     right_steps = steps - round(steps * _SLIP_SHARE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from error_sentences import sentences
 
-PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+PAGES = Path(__file__).parents[2] / "docs" / "errors"
 
 # What a reader can do, as these sentences say it.
 _DO = "|".join(
@@ -33,9 +33,16 @@ def test_every_error_ends_with_what_to_do() -> None:
     assert not silent, "say what to do, after a colon:\n" + "\n".join(silent)
 
 
-def test_every_sentence_on_the_page_is_raised_somewhere() -> None:
+def test_every_error_with_a_page_is_raised_somewhere() -> None:
     raised = [sentence.text.replace("{}", "…") for sentence in sentences()]
-    documented = re.findall(r"^### `(.+)`$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(documented) > 30
-    gone = [text for text in documented if not any(text in sentence for sentence in raised)]
+    index = (PAGES / "index.md").read_text(encoding="utf-8")
+    pages = sorted(page for page in PAGES.glob("*.md") if page.name != "index.md")
+    assert len(pages) > 30
+    gone = []
+    for page in pages:
+        heading = page.read_text(encoding="utf-8").split("\n", 1)[0]
+        text = heading.removeprefix("# `").removesuffix("`")
+        assert f"- [`{text}`]({page.name})" in index, f"{page.name} is not in the list"
+        if not any(text in sentence for sentence in raised):
+            gone.append(text)
     assert not gone, "no longer raised as they stand there:\n" + "\n".join(gone)

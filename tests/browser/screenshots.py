@@ -2,7 +2,7 @@
 
     python tests/browser/screenshots.py docs/images NAME=report.html ...
 
-writes NAME.png (1280 wide) and NAME-phone.png (390 wide, dark) of each page, in 200 colours.
+writes NAME.png (1280 wide) and NAME-phone.png (390 wide, dark) of each page, in 256 colours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def picture(driver: Chrome, page: Path, width: int, height: int, scheme: str) ->
         Image.open(io.BytesIO(base64.b64decode(shot["data"])))
         .convert("RGB")
         .crop((0, 0, width, min(height, whole)))
-        .quantize(200)
+        .quantize(256, Image.Quantize.MAXCOVERAGE)
     )
     packed = io.BytesIO()
     image.save(packed, "PNG", optimize=True)
@@ -45,5 +45,6 @@ def main(folder: Path, pages: dict[str, Path], height: int = 3200) -> None:
 
 if __name__ == "__main__":
     main(
-        Path(sys.argv[1]), {name: Path(path).resolve() for name, path in (word.split("=", 1) for word in sys.argv[2:])}
+        Path(sys.argv[1]),
+        {name: Path(path).resolve(strict=True) for name, path in (word.split("=", 1) for word in sys.argv[2:])},
     )

@@ -131,6 +131,8 @@ def sweep(
             "steps": list(trajectory.steps),
             "space": "logits" if output_space else "weights",
             "forecast": forecast,
+            "early": _model(trajectory, seen[0]),
+            "late": _model(trajectory, seen[-1]),
             "task": task.name,
             "problems": len(task.problems),
             "samples": settings.samples,
@@ -326,6 +328,11 @@ def _in_logits(trajectory: Trajectory, request: Request, seen: Sequence[int], dt
     return [Candidate(f"logits at step {target}", target, _Logits(pair, target)) for target in request.targets]
 
 
+def _model(trajectory: Trajectory, step: int) -> dict[str, Any]:
+    """A step and the folder of its model, for commands that take one."""
+    return {"step": step, "folder": str(trajectory.checkpoints[trajectory.steps.index(step)].model)}
+
+
 def _spread(steps: Sequence[int], count: int, always: int) -> list[int]:
     """About `count` steps spread evenly over the run, `always` among them."""
     places = np.linspace(0, len(steps) - 1, max(count, 2)).round().astype(int)[-count:]
@@ -343,14 +350,15 @@ def _choice(best: int, last: int, tried: int, control: dict[str, Any], score: fl
     scores = f"{score:.3f} against {late['avg@k']:.3f} of the checkpoint of step {last}"
     told = f"p = {corrected:.2g} after counting {tried} target{'s' * (tried > 1)} tried"
     better = control["verdict"] == "gain" and corrected < _LEVEL
+    surer = not better and gain["mean"] > 0 and corrected < _LEVEL
     if better:
         sentence = f"Use the forecast of step {best}: it scores {scores} ({told}), and the gain goes beyond sharpening."
-    elif gain["mean"] > 0 and corrected < _LEVEL:
+    elif surer:
         sentence = (
             f"Keep step {last}, at temperature {matched['temperature']:.3g}, where it scores {matched['avg@k']:.3f}: the best "
             f"forecast, of step {best}, scores {scores} ({told}), but what it gains beyond being that sure is not told from chance."
         )
     else:
         sentence = f"Keep step {last}: the best forecast, of step {best}, scores {scores}, which is not told from chance or worse ({told})."
-    chosen = {"step": best, "baseline": last, "better": better, "difference": gain, "p_value_corrected": corrected}
-    return {"best": chosen, "sentence": sentence}
+    chosen = {"step": best, "baseline": last, "better": better, "surer": surer, "difference": gain}
+    return {"best": chosen | {"p_value_corrected": corrected}, "sentence": sentence}

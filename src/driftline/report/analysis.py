@@ -44,12 +44,6 @@ def write(folder: Path, summary: dict[str, Any], command: str) -> None:
 
 def verdict(s: dict[str, Any]) -> str:
     r2, null, d = s["r2"], s["null_r2"], s["drift"]
-    life = s["persistence"]
-    length = (
-        "–"
-        if life["length"] != life["length"]
-        else number(float(life["length"]), 0) + (" or more" if life["at_least"] else "")
-    )
     cards = [
         (number(r2["median"]), "R², median", f"chance {number(null['median'])}"),
         (number(r2["share_above_0.7"]), "share with R² above 0.7", f"chance {number(null['share_above_0.7'])}"),
@@ -59,11 +53,7 @@ def verdict(s: dict[str, Any]) -> str:
             f"chance {number(d['null']['increment_cosine'])}",
         ),
         (number(d["growth_exponent"]), "growth exponent", f"chance {number(d['null']['growth_exponent'])}, a line 1"),
-        (
-            length,
-            "persistence length, steps",
-            f"95 %: {number(float(life['interval'][0]), 0)} to {number(float(life['interval'][1]), 0)}",
-        ),
+        page.persistence_card(s["persistence"]),
         (
             f"{s['parameters']['measured'] / s['parameters']['total']:.1%}",
             f"of {s.get('counted', 'parameters')} measured",
@@ -101,11 +91,12 @@ def histogram(s: dict[str, Any]) -> str:
 def growth(s: dict[str, Any]) -> str:
     gram, clock, d = np.array(s["gram"]), np.array(s["clock_values"]), s["drift"]
     elapsed, norms = clock[1:] - clock[0], np.sqrt(np.clip(np.diag(gram)[1:], 0, None))
-    moved = norms > 0
+    moved, error = norms > 0, float(d["growth_exponent_se"])
+    spread = f" ± {number(error)}" if error == error else ""
     return section(
         "How the update grows",
         f"A line grows with power 1, a walk with ½ (less where its steps shrink). This run: "
-        f"{number(d['growth_exponent'])} ± {number(d['growth_exponent_se'])}; a driftless walk with increments of the same "
+        f"{number(d['growth_exponent'])}{spread}; a driftless walk with increments of the same "
         f"lengths: {number(d['null']['growth_exponent'])}.",
         charts.growth(
             elapsed[moved], norms[moved], d["growth_exponent"], d["null"]["growth_exponent"], _CLOCKS[s["clock"]]

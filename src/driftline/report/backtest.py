@@ -10,7 +10,19 @@ import pyarrow.parquet as pq
 
 from driftline.report import charts
 from driftline.report.grid import layer_grid
-from driftline.report.page import asked, made, next_steps, number, options, page, section, switch, table, verdict
+from driftline.report.page import (
+    asked,
+    made,
+    next_steps,
+    number,
+    options,
+    page,
+    persistence_card,
+    section,
+    switch,
+    table,
+    verdict,
+)
 
 _LOWEST = -1.0  # skill below this is drawn as this: far worse than holding is all the same
 
@@ -33,15 +45,10 @@ def write(folder: Path, record: dict[str, Any], command: str) -> None:
 def _verdict(r: dict[str, Any]) -> str:
     best = r["best_method"]
     nearest = r["pooled"][best][0]
-    life = r["persistence"]
     cards = [
         (number(float(r["recommended_horizon"]), 0), "recommended horizon, steps", f"by {best}"),
         (number(nearest["skill"]), f"skill of {best}", f"{number(nearest['horizon'], 0)} steps ahead, all cutoffs"),
-        (
-            number(life["length"], 0) + (" or more" if life["at_least"] else ""),
-            "persistence length, steps",
-            f"95 %: {number(life['interval'][0], 0)} to {number(life['interval'][1], 0)}",
-        ),
+        persistence_card(r["persistence"]),
     ]
     return verdict(r["sentence"], r["recommended_horizon"] > 0, cards)
 

@@ -244,7 +244,7 @@ def _source(s: dict[str, Any]) -> str:
         "Where the change of a layer's output comes from",
         "Between the first and the last checkpoint, for every linear layer of the chosen blocks: what came from below, what its "
         "own weights did, and the product of both. They add up to the change; the last column of the table says how closely.",
-        charts.fragment(figure, "source", "layer", "standard deviation of the change", barmode="group")
+        charts.fragment(figure, "source", "layer", "standard deviation", barmode="group")
         + f'<p class="aid">Spread over positions and units, of {text(widest["layer"])}, which changed most:</p>'
         + charts.fragment(spread, "source-spread", "change of an output", "share (log)"),
         table(["layer", "whole change", "input", "weight", "second order", "bias", "unexplained"], rows),

@@ -33,6 +33,17 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}e}" if value and not 1e-3 <= abs(value) < 1e6 else f"{value:.{digits}f}"
 
 
+def persistence_card(life: dict[str, Any]) -> tuple[str, str, str]:
+    """The card of how long a run keeps its direction."""
+    length, (low, high) = float(life["length"]), map(float, life["interval"])
+    known = length == length
+    return (
+        number(length, 0) + (" or more" if known and life["at_least"] else ""),
+        "persistence length, steps",
+        f"95 %: {number(low, 0)} to {number(high, 0)}" if known else "too few checkpoints to tell",
+    )
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """An HTML table; cells that are numbers are set right."""
     body = "".join(

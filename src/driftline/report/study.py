@@ -24,11 +24,15 @@ def write(folder: Path, record: dict[str, Any], command: str) -> None:
 
 
 def _next(r: dict[str, Any], command: str) -> str:
-    if not r["quick"]:
+    out = asked(command)[1]
+    if r["quick"]:
+        why = "Run the study at its full size; runs that were given are measured again."
+        given = ["--runs", *r["runs"]] if r["runs"] else []
+        return next_steps([(why, ["driftline", "study", r["study"], *given, "--out", f"{out}-full"])])
+    if r["runs"]:
         return ""
-    why = "Run the study at its full size; runs that were given are measured again."
-    given = ["--runs", *r["runs"]] if r["runs"] else []
-    return next_steps([(why, ["driftline", "study", r["study"], *given, "--out", f"{asked(command)[1]}-full"])])
+    why = "Measure runs of your own in the same way: put their folders in place of RUN."
+    return next_steps([(why, ["driftline", "study", r["study"], "--runs", "RUN", "--out", f"{out}-of-mine"])])
 
 
 def _how(r: dict[str, Any], command: str) -> str:

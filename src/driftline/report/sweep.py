@@ -12,6 +12,17 @@ from driftline.report import charts
 from driftline.report.page import asked, made, next_steps, number, options, page, section, table, verdict
 
 _SAME = ("--steps", "--base", "--method", "--from", "--keep", "--per", "--rank", "--clock")  # of sweep and extrapolate
+_OF_TASK = (
+    "--task",
+    "--verifier",
+    "--extract",
+    "--problems",
+    "--samples",
+    "--top-p",
+    "--top-k",
+    "--max-new-tokens",
+    "--dtype",
+)
 
 
 def write(folder: Path, record: dict[str, Any], command: str) -> None:
@@ -38,7 +49,7 @@ def _verdict(r: dict[str, Any]) -> str:
         (
             f"{best['difference']['mean']:+.3f}",
             f"over step {best['baseline']:,}",
-            f"95 %: {low:+.3f} to {high:+.3f}, p = {number(best['p_value_corrected'])}",
+            f"95 %: {low:+.3f} to {high:+.3f}, p = {best['p_value_corrected']:.2g}",
         ),
     ]
     return verdict(r["sentence"], best["better"], cards)
@@ -46,17 +57,26 @@ def _verdict(r: dict[str, Any]) -> str:
 
 def _next(r: dict[str, Any], command: str) -> str:
     run, out = asked(command)
-    if r["space"] == "logits":
-        return ""  # a forecast of the logits is no model to write
-    step = str(r["best"]["step"])
-    if r["best"]["better"]:
+    best, early, late = r["best"], r["early"], r["late"]
+    again = [*options(command, *_OF_TASK), "--seed", str(r["seed"] + 1)]
+    if best["better"] and r["space"] == "logits":
+        alpha = (best["step"] - early["step"]) / (late["step"] - early["step"])
+        why = "Confirm it on other samples, and on problems that did not choose it where the task makes its own."
+        pair = ["--early", early["folder"], "--late", late["folder"], "--alpha", f"{alpha:.6g}"]
+        same = ["--temperature", f"{r['temperature']:g}"]
+        words = ["driftline", "evaluate", *pair, *again, *same, "--out", f"{out}-confirm"]
+    elif best["better"]:
         why = "Write the best forecast as a model; then confirm it on problems that did not choose it."
-        same = options(command, *_SAME)
-        return next_steps(
-            [(why, ["driftline", "extrapolate", *run, "--to", step, *same, "--out", f"{out}-step-{step}"])]
-        )
-    why = "No forecast beat the observed checkpoints. See how far ahead this run can be forecast at all."
-    return next_steps([(why, ["driftline", "backtest", *run, "--out", f"{out}-backtest"])])
+        same, step = options(command, *_SAME), str(best["step"])
+        words = ["driftline", "extrapolate", *run, "--to", step, *same, "--out", f"{out}-step-{step}"]
+    elif best["surer"]:
+        why = "Sample the last checkpoint colder instead; confirm that on other samples."
+        cold = ["--temperature", f"{r['control']['late_matched']['temperature']:.3g}"]
+        words = ["driftline", "evaluate", late["folder"], *again, *cold, "--out", f"{out}-colder"]
+    else:
+        why = "No forecast beat the observed checkpoints. See how far ahead this run can be forecast at all."
+        words = ["driftline", "backtest", *run, "--out", f"{out}-backtest"]
+    return next_steps([(why, words)])
 
 
 def _scores(r: dict[str, Any]) -> str:

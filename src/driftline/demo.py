@@ -50,7 +50,7 @@ def demo(out: Path, *, quick: bool = False, quiet: bool = False) -> None:
     print("\n5/6 extrapolating\n", flush=True)
     forecasts = _extrapolate(run, out, horizon, quiet=quiet)
     print("\n6/6 scoring the forecasts beside the checkpoints they came from\n", flush=True)
-    _score(run, out, settings, forecasts)
+    _score(run, out, settings, forecasts, quiet=quiet)
 
 
 def _analyze(run: Path, result: Path, *, quiet: bool) -> None:
@@ -97,21 +97,24 @@ def _extrapolate(run: Path, out: Path, horizon: float, *, quiet: bool) -> list[t
     ]
 
 
-def _score(run: Path, out: Path, settings: LabRun, forecasts: list[tuple[str, Path]]) -> None:
+def _score(run: Path, out: Path, settings: LabRun, forecasts: list[tuple[str, Path]], *, quiet: bool) -> None:
     from driftline.training.lab.scoring import accuracy_of_folder
 
     steps = open_trajectory(run).steps
     cut, last = steps[2 * len(steps) // 3], steps[-1]
     hindsight, forecast = forecasts
-    rows: list[dict[str, Any]] = []
-    for name, folder in (
+    models = (
         (f"step {cut}, trained", run / f"checkpoint-{cut}"),
         hindsight,
         (f"step {last}, trained", run / f"checkpoint-{last}"),
         forecast,
-    ):
-        scores = accuracy_of_folder(folder, settings.held_out_problems, settings.seed, samples=_SCORED_SAMPLES)
-        rows.append({"model": name, "folder": str(folder), **scores})
+    )
+    rows: list[dict[str, Any]] = []
+    with progress_bar("scoring", len(models), quiet=quiet, unit="models") as advance:
+        for name, folder in models:
+            scores = accuracy_of_folder(folder, settings.held_out_problems, settings.seed, samples=_SCORED_SAMPLES)
+            rows.append({"model": name, "folder": str(folder), **scores})
+            advance(1)
     (out / "scores.json").write_text(
         json_text({"problems": settings.held_out_problems, "samples": _SCORED_SAMPLES, "rows": rows})
     )

@@ -12,7 +12,7 @@ from driftline import remote
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.discovery import choice, choose_steps, find_steps, folder_of
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
-from driftline.checkpoints.layouts import READ_REMOTELY, Checkpoint, adapter, layouts_of
+from driftline.checkpoints.layouts import PRECEDENCE, READ_REMOTELY, Checkpoint, adapter, layouts_of
 from driftline.checkpoints.low_rank import needs_base
 from driftline.checkpoints.tensors import TensorInfo, read_each
 from driftline.errors import InputError, UnreadableCheckpoint
@@ -208,7 +208,7 @@ def _open(folder: Path) -> Checkpoint:
                 )
             checkpoint = layouts[0].open(folder)
         if len(layouts) > 1:
-            note = f"{folder} holds {' and '.join(layout.NAME for layout in layouts)}: {layouts[0].NAME} is read"
+            note = f"{folder} holds {' and '.join(layout.NAME for layout in layouts)}: {layouts[0].NAME} is read: {PRECEDENCE}"
             checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
         return checkpoint
     except OSError as error:

@@ -17,6 +17,7 @@ from types import ModuleType
 from driftline import remote
 from driftline.checkpoints.tensors import TensorInfo
 
+PRECEDENCE = "full precision comes first, then whole models, then adapters"
 READ_REMOTELY = ("huggingface", "torch-state-dict", "lora-adapter")
 
 
@@ -53,10 +54,15 @@ def all_layouts() -> tuple[ModuleType, ...]:
 def layouts_of(folder: Path) -> list[ModuleType]:
     """The layouts that find weights in `folder`, the one to read first.
 
-    Of a remote folder those whose files can be read by range requests are asked alone if they find any.
+    Of a remote folder those whose files can be read by range requests are asked alone if they find any; so are they
+    beside Megatron's shards, which are not read.
     """
     if remote.is_remote(folder):
         found = [layout for layout in all_layouts() if layout.NAME in READ_REMOTELY and layout.holds(folder)]
         if found:
             return found
-    return [layout for layout in all_layouts() if layout.holds(folder)]
+    found = [layout for layout in all_layouts() if layout.holds(folder)]
+    readable = [layout for layout in found if layout.NAME in READ_REMOTELY]
+    if readable and any(layout.NAME == "megatron" for layout in found):
+        return readable  # what is beside a layout that cannot be read
+    return found

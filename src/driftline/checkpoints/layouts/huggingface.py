@@ -1,6 +1,7 @@
 """Hugging Face folders, as transformers, TRL, OpenRLHF (`global_stepN_hf/`) and prime-rl (`weights/step_N/`) write them.
 
-One `model.safetensors`, or shards named by `model.safetensors.index.json`.
+One `model.safetensors`, or shards named by `model.safetensors.index.json`. verl's newer layout has them in
+`actor/model/huggingface/`, and writes `actor/ckpt_contents.json` last; prime-rl writes `STABLE` last.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from driftline import remote
 from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_file import read_header
@@ -17,6 +19,8 @@ from driftline.errors import UnreadableCheckpoint
 NAME = "huggingface"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 WITHIN = ("", "actor/huggingface", "actor/model/huggingface")  # verl's, where the trainer saved rounded weights too
+_MANIFEST = "actor/ckpt_contents.json"  # verl's, of the newer layout
+_STABLE, _STABLE_IN = "STABLE", ("weights", "broadcasts")  # prime-rl's
 
 
 def holds(folder: Path) -> bool:
@@ -35,10 +39,24 @@ def open(folder: Path) -> Checkpoint:
         UnreadableCheckpoint: weights missing, a shard missing, truncated, or outside the folder.
     """
     place = _place(folder) or folder
+    refuse_unmarked(folder, place)
     tensors: dict[str, TensorInfo] = (
         sharded(place / _INDEX, read_header) if (place / _INDEX).is_file() else dict(read_header(place / _SINGLE))
     )
     return Checkpoint(folder, NAME, tensors, tied(place, tensors), place if place != folder else None)
+
+
+def refuse_unmarked(folder: Path, place: Path) -> None:
+    """Raise `UnreadableCheckpoint` where the trainer's mark of a complete checkpoint is not there yet."""
+    if place == folder / WITHIN[2] and not (folder / _MANIFEST).is_file():
+        raise UnreadableCheckpoint(
+            f"{folder} has no {_MANIFEST} yet, which verl writes last: still being written, or lost"
+        )
+    if folder.parent.name in _STABLE_IN and not (folder / _STABLE).is_file():
+        if any((other / _STABLE).is_file() for other in folder.parent.iterdir()):
+            raise UnreadableCheckpoint(
+                f"{folder} has no {_STABLE} yet, which prime-rl writes last: still being written"
+            )
 
 
 def sharded(index: Path, read: Callable[[Path], Mapping[str, TensorInfo]]) -> dict[str, TensorInfo]:

@@ -31,11 +31,13 @@ def open(folder: Path) -> Checkpoint:
     """The parameters, under the model's own names.
 
     Raises:
-        UnreadableCheckpoint: a file is missing, truncated or damaged, or the index names one outside the folder.
+        UnreadableCheckpoint: a file is missing, truncated or damaged, or the index names one outside the folder;
+            or the trainer's mark of completeness is not there yet.
     """
     file = _file(folder)
     if file is None:
         raise UnreadableCheckpoint(f"{folder} holds no state dict: still being written, or lost")
+    huggingface.refuse_unmarked(folder, file.parent)
     found = huggingface.sharded(file, read_state_dict) if file.name == _INDEX else dict(read_state_dict(file))
     names = of_the_model(found)
     tensors = {short: replace(found[name], name=short) for name, short in names.items()}

@@ -52,11 +52,10 @@ def refuse_unmarked(folder: Path, place: Path) -> None:
         raise UnreadableCheckpoint(
             f"{folder} has no {_MANIFEST} yet, which verl writes last: still being written, or lost"
         )
-    if folder.parent.name in _STABLE_IN and not (folder / _STABLE).is_file():
-        if any((other / _STABLE).is_file() for other in folder.parent.iterdir()):
-            raise UnreadableCheckpoint(
-                f"{folder} has no {_STABLE} yet, which prime-rl writes last: still being written"
-            )
+    weights = folder.parent
+    marks = weights.name in _STABLE_IN and not remote.is_remote(folder)  # each look at a remote one is a request
+    if marks and not (folder / _STABLE).is_file() and any((other / _STABLE).is_file() for other in weights.iterdir()):
+        raise UnreadableCheckpoint(f"{folder} has no {_STABLE} yet, which prime-rl writes last: still being written")
 
 
 def sharded(index: Path, read: Callable[[Path], Mapping[str, TensorInfo]]) -> dict[str, TensorInfo]:

@@ -56,6 +56,12 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def hub_name(path: Path) -> str | None:
+    """`owner/name` of a remote folder on the Hub; None of other places."""
+    match = _HUB.match(str(path))
+    return match[1] if match else None
+
+
 def refuse_output(out: Path) -> None:
     """Results are written locally, as only there they can appear whole or not at all.
 

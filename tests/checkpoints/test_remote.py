@@ -394,6 +394,7 @@ def test_branches_of_the_hub_are_steps_at_their_commits(run: Path, hub: Path, tm
     trajectory = open_trajectory("hf://lab/run")
     assert trajectory.steps == tuple(STEPS)
     assert str(trajectory.checkpoints[1].path) == f"hf://lab/run@{10:040x}"
+    assert remote.hub_name(trajectory.checkpoints[1].path) == "lab/run"
     record = inspect(trajectory)
     assert record["problems"] == [
         *inspect(open_trajectory(run))["problems"],

@@ -16,6 +16,7 @@ from conftest import NUMPY, save_tensors, walk_weights
 from driftline import InputError, open_trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.forecast import extrapolate as module
+from driftline.forecast.card import base_model
 from driftline.forecast.extrapolate import Outcome, Request, extrapolate, parse_targets
 from driftline.forecast.write import Forecast, Settings, parse_size, write
 from driftline.linearity.analysis import analyze
@@ -434,3 +435,26 @@ def test_targets_and_sizes() -> None:
     for text in ("", "0", "GB", "5XB", "-1GB"):
         with pytest.raises(InputError, match="--shard-size"):
             parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("checkpoint-90/adapter_config.json", '{"base_model_name_or_path": "org/base"}'),
+        ("checkpoint-90/README.md", "---\nlibrary_name: peft\nbase_model: org/base\ntags:\n- trl\n---\n\n# A\n"),
+        ("README.md", '---\nbase_model: "org/base"\nlicence: x\n---\n'),
+    ],
+)
+def test_the_card_names_the_base_that_the_trainer_noted(run: Path, file: str, content: str) -> None:
+    assert base_model(open_trajectory(run)) is None
+    (run / file).write_text(content)
+    assert base_model(open_trajectory(run)) == "org/base"
+
+
+@pytest.mark.parametrize(
+    "card", ["base_model: org/base\n", "---\nbase_model: None\n---\n", "---\nx: 1\n---\nbase_model: org/base\n",
+             "---\nbase_model: ../../etc\n---\n", "---\nbase_model: a/b/c\n---\n"],
+)  # fmt: skip
+def test_what_is_no_name_of_the_hub_is_not_taken_for_one(run: Path, card: str) -> None:
+    (run / "README.md").write_text(card)
+    assert base_model(open_trajectory(run)) is None

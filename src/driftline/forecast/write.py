@@ -27,7 +27,6 @@ from blake3 import blake3
 from driftline import remote
 from driftline._version import __version__
 from driftline.checkpoints import dtypes
-from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import huggingface
 from driftline.checkpoints.low_rank import needs_base
 from driftline.checkpoints.tensors import TensorInfo, read_each
@@ -35,6 +34,7 @@ from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.checkpoints.writer import json_text
 from driftline.engines import Buffers, Engine, LocalEngine
 from driftline.errors import InputError, UnreadableCheckpoint
+from driftline.forecast.card import card
 from driftline.forecast.combine import combine, combine_bfloat16, decoded, encode, losses
 
 Array = np.ndarray
@@ -189,7 +189,7 @@ def write(
         _copy_rest(trajectory.checkpoints[-1].model, forecast.folder, settings)
         record = _recipe(trajectory, layout, forecast, result, settings, hashed)
         (forecast.folder / "driftline.json").write_text(json_text(record))
-        (forecast.folder / "README.md").write_text(_card(record, trajectory), encoding="utf-8")
+        (forecast.folder / "README.md").write_text(card(record, trajectory), encoding="utf-8")
         records.append(record)
     return records
 
@@ -563,42 +563,3 @@ def _recipe(
         "shard_bytes": settings.shard_bytes,
         "rounding_loss": result.rounding_loss,
     }
-
-
-def _card(record: dict[str, Any], trajectory: Trajectory) -> str:
-    """A model card with the fields that the Hub reads."""
-    base = ""
-    try:
-        config = read_json(trajectory.checkpoints[-1].model / "config.json")
-        name = config.get("_name_or_path", "") if isinstance(config, dict) else ""
-        if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/")):
-            base = f"base_model: {json.dumps(name)}\nbase_model_relation: finetune\n"
-    except (OSError, ValueError):
-        pass
-    used = ", ".join(str(step) for step in sorted({source["step"] for source in record["sources"]}))
-    return (
-        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n{base}"
-        f"tags:\n- driftline\n- rlvr\n- extrapolated\n{_card_recipe(record)}---\n\n"
-        f"# {_what(record)}\n\n"
-        f"These weights were not trained: driftline {record['driftline']} computed them from the checkpoints of steps {used}, "
-        f"method `{record['method']}`. `driftline.json` holds the recipe: coefficients, sources with their hashes, "
-        f"kept tensors, dtype. Rounding lost {record['rounding_loss']:.2%} of the update.\n"
-    )
-
-
-def _card_recipe(record: dict[str, Any]) -> str:
-    """The recipe in short, as a field of the card; JSON is YAML too."""
-    short = {
-        key: record[key] for key in ("driftline", "method", "target", "reached", "steps", "alpha") if key in record
-    }
-    return f"driftline: {json.dumps(short)}\n"
-
-
-def _what(record: dict[str, Any]) -> str:
-    if record["method"] == "alpharl":
-        return f"Forecast at score {record['target']:g}"
-    if record["method"] == "hold":
-        return f"Step {record['steps'][-1]}, held"
-    reached = record.get("reached", record["target"])
-    asked = f" (asked for {record['target']:g})" if reached != record["target"] else ""
-    return f"Forecast of step {reached:g}{asked}"

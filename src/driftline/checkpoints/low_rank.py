@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,22 +34,30 @@ def assemble(
     pairs: dict[tuple[str, bool], dict[str, TensorInfo]] = {}
     found: dict[str, TensorInfo] = {}
     for key, info in tensors.items():
-        key = key.removeprefix(_PREFIX)
-        if match := _FACTOR.match(key):
+        name = plain_name(key)
+        if match := _FACTOR.match(name):
             pairs.setdefault((match[1], match[2] is not None), {})[match[3]] = info
-        elif ".lora_" in key:
+        elif ".lora_" in name:
             raise UnreadableCheckpoint(
-                f"{where}: {key!r} is neither A nor B of a matrix: merge each checkpoint with peft's "
+                f"{where}: {name!r} is neither A nor B of a matrix: merge each checkpoint with peft's "
                 "merge_and_unload(), and name the merged folders"
             )
         else:
-            name = _WRAPPERS.sub("", key)
             found[name] = replace(info, name=name)
     for (module, embedding), pair in pairs.items():
         name = f"{module}.weight"
         product = _product(name, pair, where, scale, embedding or transposed)
         found[name] = on_weight(product, found[name], where) if name in found else product
     return found
+
+
+def plain_name(name: str) -> str:
+    """A weight's name without what peft puts around it."""
+    return _WRAPPERS.sub("", name.removeprefix(_PREFIX))
+
+
+def holds_factors(names: Iterable[str]) -> bool:
+    return any(".lora_" in name for name in names)
 
 
 def on_weight(product: LowRank, base: TensorInfo, where: Path) -> LowRank:

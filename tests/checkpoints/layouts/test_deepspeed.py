@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import torch
 from safetensors.numpy import load_file
 
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.errors import InputError
 
 DEEPSPEED = Path(sys.prefix) / "deepspeed"  # beside the environment, not in it: where make test-slow puts it
 SHAPES = {"a.weight": (5, 7), "a.bias": (5,), "b.weight": (3, 3)}
@@ -98,12 +98,70 @@ def test_paddings_between_parameters(tmp_path):
         np.testing.assert_array_equal(info.values(0, info.size), values[name].numpy().reshape(-1))
 
 
-def test_frozen_parameters_are_refused(tmp_path):
-    save(tmp_path / "global_step1", weights(1), 2)
-    file = tmp_path / "global_step1" / "mp_rank_00_model_states.pt"
-    torch.save({**torch.load(file, weights_only=True), "frozen_param_shapes": {"c": torch.Size([2])}}, file)
-    with pytest.raises(InputError, match=r"convert it with its zero_to_fp32\.py"):
-        open_trajectory(tmp_path)
+def add_frozen(folder: Path, values: dict[str, torch.Tensor], stage: int, world: int = 2) -> None:
+    """Frozen parameters as DeepSpeed keeps them: whole in the first file, or in stage 3 a flat part in each rank's."""
+    shapes = {name: value.shape for name, value in values.items()}
+    for rank in range(world if stage == 3 else 1):
+        file = folder / ("zero_pp_rank_{}_" * (stage == 3) + "mp_rank_00_model_states.pt").format(rank)
+        padded = {n: torch.nn.functional.pad(v.flatten(), (0, -v.numel() % world)) for n, v in values.items()}
+        parts = {n: padded[n].chunk(world)[rank].clone() for n in values} if stage == 3 else values
+        noted = {"frozen_param_shapes": shapes, "frozen_param_fragments": parts}
+        torch.save({**torch.load(file, weights_only=True), **noted}, file)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_frozen_parameters_are_read_as_they_were_saved(tmp_path, stage):
+    frozen = {"c.weight": torch.randn(3, 5).bfloat16(), "d": torch.randn(3).bfloat16()}
+    for step in (1, 2):
+        save(tmp_path / f"global_step{step}", weights(step), stage)
+        add_frozen(tmp_path / f"global_step{step}", frozen, stage)
+    trajectory = open_trajectory(tmp_path)
+    assert {tensor.name for tensor in trajectory} == {*SHAPES, "shift", *frozen}
+    for name, value in frozen.items():
+        info = trajectory[name].stored[1]
+        assert info.dtype == "BF16"
+        np.testing.assert_array_equal(info.values(0, info.size), value.float().numpy().reshape(-1))
+
+
+def test_a_missing_rank_of_frozen_parameters_is_named(tmp_path):
+    for step in (1, 2):
+        save(tmp_path / f"global_step{step}", weights(step), 3)
+        add_frozen(tmp_path / f"global_step{step}", {"c": torch.ones(3)}, 3)
+    (tmp_path / "global_step2" / "zero_pp_rank_1_mp_rank_00_model_states.pt").unlink()
+    assert "lacks the model states of rank 1" in open_trajectory(tmp_path).skipped[2]
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_lora_is_put_together_from_its_fp32_masters(tmp_path, monkeypatch, with_base):
+    prefix = "base_model.model.model.q_proj"
+    factors = {
+        f"{prefix}.lora_A.default.weight": (2, 7),
+        f"{prefix}.lora_B.default.weight": (5, 2),
+        "base_model.model.x": (3,),
+    }
+    monkeypatch.setattr(sys.modules[__name__], "SHAPES", dict(zip(("a.weight", "b.weight", "a.bias"), factors.values(), strict=True)))  # fmt: skip
+    base = torch.randn(5, 7).bfloat16()
+    for step in (1, 2):
+        place = tmp_path / f"checkpoint-{step}" / f"global_step{step}"
+        values = weights(step)
+        save(place, values, 2)
+        file = place / "mp_rank_00_model_states.pt"
+        state = torch.load(file, weights_only=True)
+        renamed = dict(zip(("a.weight", "b.weight", "a.bias"), factors, strict=True))
+        state["param_shapes"] = [
+            {renamed[name]: shape for name, shape in group.items()} for group in state["param_shapes"]
+        ]
+        torch.save(state, file)
+        if with_base:
+            add_frozen(place, {f"{prefix}.base_layer.weight": base}, 2)
+        (place.parent / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 6, "r": 2}))
+    trajectory = open_trajectory(tmp_path)
+    assert {checkpoint.layout for checkpoint in trajectory.checkpoints} == {"deepspeed"}
+    assert {tensor.name for tensor in trajectory} == {"model.q_proj.weight", "x", "shift"}
+    A, B = weights(2)["a.weight"].double(), weights(2)["b.weight"].double()
+    expected = 3 * B @ A + (base.double() if with_base else 0)
+    info = trajectory["model.q_proj.weight"].stored[1]
+    np.testing.assert_allclose(info.values(0, info.size), expected.numpy().reshape(-1), rtol=1e-6)
 
 
 @pytest.mark.slow

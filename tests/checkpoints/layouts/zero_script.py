@@ -13,18 +13,19 @@ from safetensors.torch import save_file
 
 
 class Small(torch.nn.Module):
-    """Odd sizes, so that parts are padded; a buffer; one weight in two places."""
+    """Odd sizes, so that parts are padded; a buffer; a frozen weight; one weight in two places."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = torch.nn.Linear(7, 5), torch.nn.Linear(5, 7, bias=False)
         self.again = torch.nn.Linear(7, 5, bias=False)
         self.again.weight = self.first.weight
+        self.fixed = torch.nn.Linear(7, 7, bias=False).requires_grad_(False)
         self.register_buffer("shift", torch.arange(7.0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shifted = x + self.get_buffer("shift").to(x.dtype)
-        return self.again(self.second(self.first(shifted))).square().mean()
+        return self.again(self.second(self.first(self.fixed(shifted)))).square().mean()
 
 
 if __name__ == "__main__":
@@ -40,7 +41,9 @@ if __name__ == "__main__":
     }
     with deepspeed.zero.Init(enabled=stage == 3, config_dict_or_path=settings):
         model = Small()
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
+    engine, *_ = deepspeed.initialize(
+        model=model, model_parameters=[p for p in model.parameters() if p.requires_grad], config=settings
+    )
     for step in range(3):
         engine.backward(engine(torch.full((2, 7), float(step), dtype=torch.bfloat16)))
         engine.step()

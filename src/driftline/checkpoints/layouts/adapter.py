@@ -8,6 +8,7 @@ of: A and B apart mean nothing (B·A is the same for B·R, R⁻¹·A), and are n
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.low_rank import assemble, lora_scale, on_weight
 from driftline.checkpoints.safetensors_file import read_header
-from driftline.checkpoints.tensors import LowRank
+from driftline.checkpoints.tensors import LowRank, TensorInfo
 from driftline.checkpoints.torch_file import read_state_dict
 from driftline.errors import UnreadableCheckpoint
 
@@ -42,16 +43,26 @@ def open(folder: Path) -> Checkpoint:
     if weights is None:
         raise UnreadableCheckpoint(f"{folder} has no {_WEIGHTS} yet: still being written, or weights were not saved")
     found = read_header(weights) if weights.name == _WEIGHTS else read_state_dict(weights)
-    config = _configuration(folder / _CONFIG)
-
-    def scale(module: str, rank: int) -> float:
-        alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-        return lora_scale(alpha, rank, folder / _CONFIG, stabilised=bool(config.get("use_rslora")))
-
-    tensors = assemble(found, weights, scale, transposed=bool(config.get("fan_in_fan_out")))
+    tensors = of_factors(found, weights, folder)
     if not tensors:
         raise UnreadableCheckpoint(f"{weights} holds no tensors: no adapter was saved there")
     return Checkpoint(folder, NAME, tensors)
+
+
+def of_factors(tensors: Mapping[str, TensorInfo], where: Path, folder: Path) -> dict[str, TensorInfo]:
+    """`low_rank.assemble`, by the scales that the `adapter_config.json` in `folder` gives.
+
+    Raises:
+        UnreadableCheckpoint: no configuration, or an adapter that is not B · A.
+    """
+    path = folder / _CONFIG
+    config = _configuration(path)
+
+    def scale(module: str, rank: int) -> float:
+        alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+        return lora_scale(alpha, rank, path, stabilised=bool(config.get("use_rslora")))
+
+    return assemble(tensors, where, scale, transposed=bool(config.get("fan_in_fan_out")))
 
 
 def on_base(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:

@@ -3,7 +3,8 @@
 
 The masters lie in flat groups. Up to stage 2 a group is all its parameters one after another, cut into equal parts for
 the ranks; in stage 3 each parameter is cut for the ranks by itself. Names and shapes are in `*_model_states.pt`, with
-the buffers. The arithmetic is that of DeepSpeed's own `zero_to_fp32.py`.
+the buffers and the frozen parameters. The arithmetic is that of DeepSpeed's own `zero_to_fp32.py`. LoRA factors are put
+together on their frozen weights, by the `adapter_config.json` that peft leaves in the checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints.layouts import Checkpoint, huggingface
+from driftline.checkpoints.layouts import Checkpoint, adapter, huggingface
+from driftline.checkpoints.low_rank import holds_factors, plain_name
 from driftline.checkpoints.parameter_names import of_the_model
 from driftline.checkpoints.tensors import Piece, TensorInfo, sharded
 from driftline.checkpoints.torch_file import Node, Part, part_of, read_torch_file
@@ -32,10 +34,11 @@ def holds(folder: Path) -> bool:
 
 
 def open(folder: Path) -> Checkpoint:
-    """The fp32 masters of all parameters, and the buffers.
+    """The fp32 masters of all parameters; buffers and frozen parameters as they were saved.
 
     Raises:
-        UnreadableCheckpoint: a rank's file is missing or damaged, model parallelism beyond ZeRO, or no fp32 masters.
+        UnreadableCheckpoint: a rank's file is missing or damaged, model parallelism beyond ZeRO, or no fp32 masters;
+            LoRA factors without their configuration.
     """
     place = _place(folder)
     if place is None:
@@ -65,19 +68,18 @@ def open(folder: Path) -> Checkpoint:
         else:
             paddings = states[0].get("param_alignment_paddings") or [[0] * len(group) for group in shapes]
             tensors = dict(_cut_by_group(shapes, flat, [ranks[rank] for rank in range(world)], paddings))
-        tensors |= _buffers(model, models[0])
+        tensors |= _buffers(model, models[0]) | _frozen(model, models, world if stage == 3 else 1)
         shared = {str(copy): str(source) for copy, source in dict(model.get("shared_params") or {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise UnreadableCheckpoint(
             f"{place} holds states that are not understood: saved by another DeepSpeed?"
         ) from error
-    if model.get("frozen_param_shapes"):
-        raise UnreadableCheckpoint(
-            f"{place} has frozen parameters beside the trained ones, which are not read: convert it with its zero_to_fp32.py"
-        )
     names = of_the_model(tensors)
     renamed = {short: replace(tensors[name], name=short) for name, short in names.items()}
     tied = {names.get(copy, copy): names[source] for copy, source in shared.items() if source in names}
+    if holds_factors(renamed):
+        renamed = adapter.of_factors(renamed, place, folder)
+        tied = {plain_name(copy): plain_name(source) for copy, source in tied.items()}
     return Checkpoint(folder, NAME, renamed, {**huggingface.tied(folder, renamed), **tied})
 
 
@@ -173,4 +175,30 @@ def _buffers(model: Mapping[str, Any], file: Path) -> dict[str, TensorInfo]:
         if part is not None:
             begin = (0,) * len(part.shape)
             found[str(name)] = sharded(str(name), part.shape, part.dtype, [Piece(file, part.offset, begin, part.shape)])
+    return found
+
+
+def _frozen(model: Mapping[str, Any], files: Mapping[int, Path], ranks: int) -> dict[str, TensorInfo]:
+    """Parameters that do not train: whole in the first file, or in stage 3 cut flat for the ranks."""
+    shapes = model.get("frozen_param_shapes") or {}
+    if not shapes:
+        return {}
+    missing = [rank for rank in range(ranks) if rank not in files]
+    if missing:
+        raise UnreadableCheckpoint(
+            f"{files[0].parent} lacks the model states of rank {missing[0]}: still being written, or lost"
+        )
+    parts = [(files[rank], read_torch_file(files[rank])["frozen_param_fragments"]) for rank in range(ranks)]
+    found: dict[str, TensorInfo] = {}
+    for name, shape in shapes.items():
+        begin, size, pieces, dtype = 0, math.prod(shape), [], _FP32
+        for file, fragments in parts:
+            part = part_of(fragments[name], f"{file}, tensor {str(name)!r},")
+            if part is None:
+                raise ValueError(f"{name} is no tensor")
+            count = min(math.prod(part.shape), size - begin)
+            if count > 0:
+                pieces.append(Piece(file, part.offset, (begin,), (count,)))
+            begin, dtype = begin + count, part.dtype
+        found[str(name)] = sharded(str(name), tuple(shape), dtype, pieces)
     return found

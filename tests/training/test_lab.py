@@ -110,3 +110,13 @@ def test_warm_up_learns_from_its_seed() -> None:
         models.append(model)
     for one, two in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_a_warm_up_may_be_short(steps: int) -> None:
+    from driftline.training.lab.warmup import fresh, warm_up
+
+    task, said = open_task("sums"), []
+    model, tokenizer = fresh("qwen2-small", task, seed=3)
+    warm_up(model, tokenizer, task, seed=3, steps=steps, batch_size=4, say=said.append)
+    assert said[-1].startswith(f"warm-up {steps}/{steps}: loss ")

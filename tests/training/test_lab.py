@@ -116,7 +116,8 @@ def test_warm_up_learns_from_its_seed() -> None:
 def test_a_warm_up_may_be_short(steps: int) -> None:
     from driftline.training.lab.warmup import fresh, warm_up
 
-    task, said = open_task("sums"), []
+    said: list[str] = []
+    task = open_task("sums")
     model, tokenizer = fresh("qwen2-small", task, seed=3)
     warm_up(model, tokenizer, task, seed=3, steps=steps, batch_size=4, say=said.append)
     assert said[-1].startswith(f"warm-up {steps}/{steps}: loss ")

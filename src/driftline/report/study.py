@@ -5,16 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from driftline.report.page import asked, made, next_steps, page, verdict
+from driftline.report.page import asked, made, next_steps, page, text, verdict
 from driftline.report.studies import chance, robustness, speedup, targets, training
+
+_LARGE = 4  # findings that are each as large as a verdict; of more the first alone is
 
 
 def write(folder: Path, record: dict[str, Any], command: str) -> None:
     """`report.html` from the record of `study.json`."""
-    findings = "".join(verdict(finding, None) for finding in record["findings"])
+    first, rest = record["findings"][:_LARGE], record["findings"][_LARGE:]
+    if rest:
+        first, rest = record["findings"][:1], record["findings"][1:]
+    findings = "".join(verdict(finding, None) for finding in first)
+    listed = f"<ul>{''.join(f'<li>{text(finding)}</li>' for finding in rest)}</ul>" if rest else ""
     quick = '<p class="aid">A smoke-sized version: it shows that the study runs, and nothing else.</p>'
     body = [
         findings,
+        listed,
         quick if record["quick"] else "",
         _next(record, command),
         *_DRAWN[record["study"]](record),

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.errors import InputError
 from driftline.studies.measures import logprob_summary, rollouts_of, spread, summaries
 from driftline.studies.study import Outcome
 from driftline.training.lab.settings import LabRun
@@ -39,6 +38,7 @@ GROUPS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "batch": {"4 problems a step": {"prompts_per_step": 4}, "32 problems a step": {"prompts_per_step": 32}},
     "rollouts": {"8 of each": {"rollouts": 8}, "32 of each": {"rollouts": 32}},
 }
+_UNKNOWN = dict.fromkeys(("q25", "median", "q75"), float("nan"))
 _SHAPE: dict[str, Any] = {
     "steps": 60,
     "save_every": 4,
@@ -62,23 +62,21 @@ def plan(quick: bool) -> dict[str, LabRun]:
 
 
 def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
-    """A row for each run: R² of weights and of log-probs, each beside its null."""
+    """A row for each run: R² of weights and, of a run of the lab, of log-probs, each beside its null."""
     rows = []
     for name, folder in runs.items():
-        try:
-            settings = json.loads((folder / "run.json").read_text())["settings"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder} is no run of driftline train ({error}): leave it out of --runs") from error
         trajectory = open_trajectory(folder)
         (weights,) = summaries(trajectory, "none")
-        rollouts = folder.parent / f".{folder.name}.rollouts.jsonl"
-        outputs = logprob_summary(trajectory, rollouts_of(folder, rollouts, samples=1 if quick else 4))
+        outputs: Mapping[str, Any] = {"r2": _UNKNOWN, "null_r2": _UNKNOWN}
+        if (folder / "held_out.jsonl").is_file():  # a run of the lab: its problems are there
+            rollouts = folder.parent / f".{folder.name}.rollouts.jsonl"
+            outputs = logprob_summary(trajectory, rollouts_of(folder, rollouts, samples=1 if quick else 4))
         group, _, setting = name.rpartition(", seed ")[0].partition(": ")
         rows.append(
             {
                 "group": group or "runs",
                 "setting": setting or name,
-                "seed": settings["seed"],
+                "seed": _seed(folder),
                 "weights": weights["r2"],
                 "null_weights": weights["null_r2"],
                 "logprobs": outputs["r2"],
@@ -88,11 +86,20 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
                 "linear": weights["verdict"]["linear"],
             }
         )
-    return Outcome(rows, _findings(rows), {})
+    return Outcome(rows, findings(rows), {})
 
 
-def _findings(rows: list[dict[str, Any]]) -> list[str]:
-    found = []
+def _seed(folder: Path) -> int | None:
+    """Of a run of the lab."""
+    try:
+        seed = json.loads((folder / "run.json").read_text())["settings"]["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return seed if isinstance(seed, int) else None
+
+
+def findings(rows: list[dict[str, Any]]) -> list[str]:
+    found = [_overall(rows)]
     for group, setting in dict.fromkeys((row["group"], row["setting"]) for row in rows):
         mine = [row for row in rows if (row["group"], row["setting"]) == (group, setting)]
         told = sum(row["linear"] for row in mine)
@@ -102,3 +109,15 @@ def _findings(rows: list[dict[str, Any]]) -> list[str]:
             f"{spread([row['logprobs']['median'] for row in mine])}; drift told from chance in {told} of {len(mine)}."
         )
     return found
+
+
+def _overall(rows: list[dict[str, Any]]) -> str:
+    def between(key: str) -> str:
+        medians = [row[key]["median"] for row in rows if row[key]["median"] == row[key]["median"]]
+        return f"{min(medians):.2f} to {max(medians):.2f}" if medians else "unknown"
+
+    told = sum(row["linear"] for row in rows)
+    return (
+        f"Drift is told from chance in {told} of {len(rows)} runs. The median R² of weights is {between('weights')} (chance "
+        f"{between('null_weights')}), of log-probs {between('logprobs')} (chance {between('null_logprobs')})."
+    )

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,16 @@ def run(make_run: MakeRun, rng: np.random.Generator) -> Path:
 
 def bfloat16_run(make_run: MakeRun, rng: np.random.Generator) -> Path:
     return make_run(walk_weights(rng, STEPS, SHAPES, drift=0.3), dtype="BF16", run="bfloat16")
+
+
+def slowing(rng: np.random.Generator, steps: list[int], power: float) -> dict[int, dict[str, np.ndarray]]:
+    """A walk that drifts as a power of the step."""
+    run = walk_weights(rng, steps, SHAPES)
+    direction = {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+    return {
+        step: {name: value + 1e-2 * step**power * direction[name] for name, value in tensors.items()}
+        for step, tensors in run.items()
+    }
 
 
 @pytest.mark.parametrize("dtype", ["same", "float32", "bfloat16"])
@@ -306,9 +317,24 @@ class TestAuto:
         far = forecast(run, tmp_path / "far", targets=(2000,), method="auto")
         assert far.warning
         assert "step 2000 lies further" in far.sentence
+        assert "--method two-point goes all the way, untested" in far.sentence
         record = far.records[0]
         assert record["reached"] < 300
         assert record["coefficients"]["150"] == pytest.approx(record["reached"] / 150)
+
+    def test_where_damped_reaches_further_the_sentence_says_so(
+        self, make_run: MakeRun, rng: np.random.Generator, tmp_path: Path
+    ) -> None:
+        steps = list(range(0, 160, 10))
+        slow = forecast(make_run(slowing(rng, steps, 0.6), run="slow"), tmp_path / "a", targets=(400,), method="auto")
+        said = re.search(r"--method damped moves less and was good to (\d+) steps", slow.sentence)
+        assert said is not None
+        assert 0 < slow.records[0]["reached"] - 150 < float(said[1])
+        slower = forecast(
+            make_run(slowing(rng, steps, 0.5), run="slower"), tmp_path / "b", targets=(400,), method="auto"
+        )
+        assert slower.records[0]["method"] == "hold"
+        assert "--method damped moves less and was good to" in slower.sentence
 
     def test_a_driftless_run_is_held_with_a_warning(
         self, make_run: MakeRun, rng: np.random.Generator, tmp_path: Path

@@ -20,7 +20,8 @@ FEWEST = 6  # checkpoints: three cutoffs, each with three or more seen, and a ta
 class Choice:
     """A method, how many steps beyond the last checkpoint it may reach, and why.
 
-    `first` is the first step of the window, where that is not the whole run; `scores` what the choice rests on.
+    `first` is the first step of the window, where that is not the whole run; `scores` what the choice rests on;
+    `beside` what there is where it falls short, as a clause to put before another.
     """
 
     method: str
@@ -29,6 +30,7 @@ class Choice:
     warning: bool
     first: int | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    beside: str = ""
 
 
 def untested(first: int, last: int, checkpoints: int) -> Choice:
@@ -45,17 +47,18 @@ def untested(first: int, last: int, checkpoints: int) -> Choice:
 def choose(observed: Observations) -> Choice:
     """Two-point as far as its own back-tests carry it; hold where they carry it nowhere."""
     first, last = int(observed.steps[0]), int(observed.steps[-1])
-    tests = backtest(observed, only=["two-point"])
+    tests = backtest(observed, only=["two-point", "damped"])
     if tests.test is None:
         return untested(first, last, observed.steps.size)
-    horizon = tests.horizons["two-point"]
+    horizon, damped = tests.horizons["two-point"], tests.horizons["damped"]
+    beside = f"--method damped moves less and was good to {damped:g} steps; " if damped > horizon else ""
     if horizon > 0:
         nearest = tests.pooled["two-point"][0]
         sentence = (
             f"two-point through steps {first} and {last}: on this run's own checkpoints it beat holding the last one "
             f"up to {horizon:g} steps ahead (skill {nearest.skill:.2f} at {nearest.horizon:g} steps)"
         )
-        return Choice("two-point", horizon, sentence, False)
+        return Choice("two-point", horizon, sentence, False, beside=beside)
     why = (
         "two-point did worse than holding on this run's own checkpoints"
         if tests.test.found
@@ -65,6 +68,6 @@ def choose(observed: Observations) -> Choice:
         "hold",
         0.0,
         f"hold: {why}, so the model written is that of step {last}, unchanged "
-        "(--method two-point extrapolates all the same)",
+        f"({beside}--method two-point extrapolates all the same)",
         True,
     )

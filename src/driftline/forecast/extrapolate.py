@@ -254,7 +254,7 @@ def _plan(
         far = max(targets)
         sentence += (
             f"; step {far:g} lies further, so the forecast stops {choice.horizon:g} steps ahead "
-            f"(--method {choice.method} goes all the way, untested)"
+            f"({choice.beside}--method {choice.method} goes all the way, untested)"
         )
         warning = True
     return Plan(taking_part, tuple(forecasts), sentence, warning)

@@ -190,7 +190,9 @@ def forecast(outcome: Any, out: Path) -> None:
         folder = out if len(outcome.records) == 1 else out / f"checkpoint-{record['target']:g}"
         kept = f"{len(record['kept'])} tensors kept" + (f", {len(record['copied'])} copied" if record["copied"] else "")
         what = "score" if record["method"] == "alpharl" else "step"
-        say(f"{what} {record['target']:g}: {folder}, {kept}")
+        reached = record.get("reached", record["target"])
+        asked = f" (asked for {record['target']:g})" if reached != record["target"] else ""
+        say(f"{what} {reached:g}{asked}: {folder}, {kept}")
         loss = record["rounding_loss"]
         lost = f"rounding lost {loss:.2%} of the update" if loss else "nothing was lost to rounding"
         say(f"  {lost} ({record['written_dtype']}, {record['rounding']})")

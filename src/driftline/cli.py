@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import shlex
@@ -619,6 +620,16 @@ Completion in your shell: driftline --tyro-print-completion bash (or zsh)
 """
 
 
+def _refuse_unknown(command: str) -> None:
+    """Raise `InputError` for a word that is no command, and name the one it looks like."""
+    commands = list(app._subcommands)  # there is no public list of them
+    if command.startswith("-") or command in commands:
+        return
+    near = difflib.get_close_matches(command, commands, 1)
+    meant = f"use {near[0]}, or see driftline --help" if near else f"choose {', '.join(commands)}"
+    raise InputError(f"{command!r} is no command: {meant}")
+
+
 def main() -> None:
     """Entry point: 0 done; 2 the input or the request is wrong, in one sentence; 1 a bug of ours."""
     if len(sys.argv) == 1:
@@ -633,6 +644,7 @@ def main() -> None:
         del sys.argv[end:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written results are removed
     try:
+        _refuse_unknown(sys.argv[1])
         _spell_out_config()
         app.cli(
             prog="driftline",

@@ -155,6 +155,8 @@ def test_not_finite_weights_leave_nothing(
     [
         (["analyze", "absent", "--out", "out"], "absent does not exist"),
         (["inspect", "absent"], "absent does not exist"),
+        (["analyse", "run", "--out", "out"], "'analyse' is no command: use analyze, or see driftline --help"),
+        (["run"], "'run' is no command: choose inspect, analyze,"),
         (["analyze", "nosuch://bucket/run", "--out", "out"], "not known: nosuch"),
         (["train", "--out", "out", "--steps", "0"], "--steps is 0"),
         (["train", "--out", "out", "--model", "absent"], "no local folder"),
@@ -170,7 +172,6 @@ def test_bad_requests_are_refused(driftline: Shell, tmp_path: Path, arguments: l
 
 def test_unknown_commands_and_flags_exit_with_two(driftline: Shell, run: Path) -> None:
     for arguments in (
-        ["analyse", run],
         ["analyze", run, "--out", "o", "--fliter", "paper"],
         ["analyze", run],
         ["analyze", run, "--out", "o", "--filter", "x"],

@@ -26,3 +26,18 @@ def test_tables_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_to_type_first_fits_80_columns() -> None:
     assert max(map(len, cli._FIRST.splitlines())) <= 80
+
+
+def test_the_time_left_of_a_run_is_told_from_the_steps_after_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = iter([100.0, 110.0, 120.0, 130.0])  # the first step took who knows how long
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(times))
+    show = terminal.training_step(25, quiet=False)
+    for step in (1, 11, 20, 25):
+        show(step, {"reward": 0.5})
+    assert capsys.readouterr().err.splitlines() == [
+        "step 1/25: reward 0.500",
+        "step 20/25: reward 0.500, about 5 s left",
+        "step 25/25: reward 0.500",
+    ]

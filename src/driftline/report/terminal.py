@@ -126,18 +126,19 @@ def aside(sentence: str) -> None:
 
 
 def training_step(steps: int, *, quiet: bool) -> Callable[[int, dict[str, float]], None]:
-    """Prints a line for every tenth step of a lab run."""
-    started = time.monotonic()
+    """Prints a line for every tenth step of a lab run; the time left by the pace since the first, which sets up too."""
+    first: list[tuple[int, float]] = []
 
     def show(step: int, logged: dict[str, float]) -> None:
-        if not quiet and (step % 10 == 0 or step in (1, steps)):
-            left = (time.monotonic() - started) / step * (steps - step)
-            what = "reward" if "reward" in logged else "loss"
-            print(
-                f"step {step}/{steps}: {what} {logged[what]:.3f}, about {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
+        now = time.monotonic()
+        since, begun = (first or [(step, now)])[0]
+        first[:] = [(since, begun)]
+        if not quiet and (step % 10 == 0 or step in (since, steps)):
+            left = (
+                f", about {(now - begun) / (step - since) * (steps - step):.0f} s left" if since < step < steps else ""
             )
+            what = "reward" if "reward" in logged else "loss"
+            print(f"step {step}/{steps}: {what} {logged[what]:.3f}{left}", file=sys.stderr, flush=True)
 
     return show
 

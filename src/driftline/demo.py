@@ -51,9 +51,8 @@ def demo(out: Path, *, quick: bool = False, quiet: bool = False) -> None:
     forecasts = _extrapolate(run, out, horizon, quiet=quiet)
     print("\n6/6 scoring the forecasts beside the checkpoints they came from\n", flush=True)
     _score(run, out, settings, forecasts, quiet=quiet)
-    print(
-        f"\nOpen {out / 'analysis' / 'report.html'} in a browser. Of a run of your own: driftline analyze RUN --out DIR"
-    )
+    print(f"\nOpen {out / 'analysis' / 'report.html'} in a browser.")
+    print("For a run of your own: driftline analyze RUN --out DIR")
 
 
 def _analyze(run: Path, result: Path, *, quiet: bool) -> None:

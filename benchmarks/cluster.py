@@ -35,7 +35,7 @@ import numpy as np
 from driftline import open_trajectory, scan
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine, LocalEngine, open_engine
-from driftline.forecast.write import Forecast, Settings, write
+from driftline.writing.write import Forecast, Settings, write
 from generate import generate, shapes
 
 ITEM = {"analyze": 128 << 20, "extrapolate": 1 << 20}  # bytes at a time: of all checkpoints together, and of each

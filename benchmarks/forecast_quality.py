@@ -18,10 +18,10 @@ import numpy as np
 
 from driftline import open_trajectory
 from driftline.forecast.backtest import Scores, score
-from driftline.forecast.extrapolate import Request, extrapolate
 from driftline.forecast.extrapolators import methods
 from driftline.forecast.observations import observe
-from driftline.training.lab.scoring import accuracy_of_folder
+from driftline.lab.scoring import accuracy_of_folder
+from driftline.writing.extrapolate import Request, extrapolate
 
 METHODS = ("two-point", "anchored", "damped", "blup", "least-squares", "relex")
 PROBLEMS, SAMPLES = 512, 4

@@ -38,8 +38,8 @@ def child(way: str, model_folder: str, count: int) -> None:
     import torch
 
     from driftline import models
-    from driftline.linearity.outputs.rollouts import Rollout
-    from driftline.linearity.outputs.teacher_forcing import token_logprobs
+    from driftline.outputs.rollouts import Rollout
+    from driftline.outputs.teacher_forcing import token_logprobs
 
     model = models.load_model(model_folder, dtype="float32")
     rows = rollouts(count)

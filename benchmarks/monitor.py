@@ -21,8 +21,8 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from driftline.training.lab.model import load, shipped_base
-from driftline.training.lab.sums import MAX_NEW_TOKENS, is_right, problems
+from driftline.evaluation.tasks.sums import MAX_NEW_TOKENS, is_right, problems
+from driftline.lab.model import load, shipped_base
 from driftline.training.monitor import LinearityCallback
 from driftline.training.regrounding import RegroundingCallback, combine, deltas_gram
 

@@ -11,8 +11,8 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from driftline import LinearityCallback, RegroundingCallback
-from driftline.training.lab.model import load, shipped_base
-from driftline.training.lab.sums import is_right, problems
+from driftline.evaluation.tasks.sums import is_right, problems
+from driftline.lab.model import load, shipped_base
 
 
 def right(completions, answer, **kwargs):

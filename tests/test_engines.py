@@ -275,7 +275,7 @@ def test_a_bad_weight_is_told_in_the_same_sentence(
 def models(tmp_path: Path) -> Path:
     """Checkpoints of the lab's base, moved along one direction; and `rollouts.jsonl` beside them."""
     torch = pytest.importorskip("torch")
-    from driftline.training.lab import model as lab_model
+    from driftline.lab import model as lab_model
 
     model, tokenizer = lab_model.load(lab_model.shipped_base())
     torch.manual_seed(0)

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from driftline.checkpoints.trajectory import Trajectory, open_trajectory
     from driftline.decoding.processor import ExtrapolatedLogits
     from driftline.errors import InputError
-    from driftline.forecast.extrapolate import Request, extrapolate
-    from driftline.forecast.write import Settings
     from driftline.linearity.analysis import analyze
     from driftline.linearity.scan import TensorScan, scan
-    from driftline.report.publish import log_results, push, scalars
+    from driftline.publish import log_results, push, scalars
     from driftline.training.monitor import LinearityCallback
     from driftline.training.regrounding import RegroundingCallback
+    from driftline.writing.extrapolate import Request, extrapolate
+    from driftline.writing.write import Settings
 
 _HOMES = {
     "ExtrapolatedLogits": "driftline.decoding.processor",
@@ -32,12 +32,12 @@ _HOMES = {
     "TensorScan": "driftline.linearity.scan",
     "scan": "driftline.linearity.scan",
     "analyze": "driftline.linearity.analysis",
-    "log_results": "driftline.report.publish",
-    "push": "driftline.report.publish",
-    "scalars": "driftline.report.publish",
-    "extrapolate": "driftline.forecast.extrapolate",
-    "Request": "driftline.forecast.extrapolate",
-    "Settings": "driftline.forecast.write",
+    "log_results": "driftline.publish",
+    "push": "driftline.publish",
+    "scalars": "driftline.publish",
+    "extrapolate": "driftline.writing.extrapolate",
+    "Request": "driftline.writing.extrapolate",
+    "Settings": "driftline.writing.write",
 }
 
 __all__ = [

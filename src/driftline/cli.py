@@ -17,8 +17,8 @@ from tyro.conf import Positional, arg
 
 from driftline._version import __version__
 from driftline.errors import InputError
-from driftline.remote import redacted
-from driftline.training.lab.settings import LabRun, read_config
+from driftline.files.remote import redacted
+from driftline.lab.settings import LabRun, read_config
 
 app = tyro.extras.SubcommandApp()
 _trainer: list[str] = []  # the command after `--`, which is not ours to parse
@@ -81,9 +81,9 @@ def inspect_(
     json_: Json = False,
 ) -> None:  # fmt: skip
     """What is there: layout, steps, tensors, dtypes, sizes, problems."""
+    from driftline import terminal
     from driftline.checkpoints.inspection import inspect
     from driftline.checkpoints.trajectory import open_trajectory
-    from driftline.report import terminal
 
     record = inspect(open_trajectory(run, steps=steps, base=base, strict=strict))
     if json_:
@@ -102,12 +102,13 @@ def analyze(
     json_: Json = False,
 ) -> None:  # fmt: skip
     """How straight is the run, and does it mean anything: one pass over all weights."""
+    from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
-    from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
     from driftline.engines import open_engine
+    from driftline.files.output import json_text, output_folder, refuse_occupied
     from driftline.linearity.analysis import analyze as analyze_run
     from driftline.progress import progress_bar
-    from driftline.report import analysis, terminal
+    from driftline.report import analysis
 
     refuse_occupied(out, overwrite=overwrite, mark="summary.json")
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
@@ -129,9 +130,9 @@ def watch(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Follow a run being written: a line and a new summary with every checkpoint, and warnings; Ctrl-C stops."""
-    from driftline.linearity.watch import Watch
-    from driftline.linearity.watch import watch as follow
-    from driftline.report import terminal
+    from driftline import terminal
+    from driftline.watching.watch import Watch
+    from driftline.watching.watch import watch as follow
 
     request = Watch(run, steps=steps, base=base, interval=interval, settle=settle, once=once)
     summary = follow(request, out, show=terminal.watched(quiet=quiet), say=terminal.aside)
@@ -149,13 +150,13 @@ def backtest(
     json_: Json = False,
 ) -> None:  # fmt: skip
     """How well each method would have forecast the run's own later checkpoints, and how far ahead to trust it."""
+    from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
-    from driftline.checkpoints.writer import output_folder, refuse_occupied
+    from driftline.files.output import output_folder, refuse_occupied
     from driftline.forecast.backtest import MARK, write
     from driftline.forecast.observations import observe
     from driftline.progress import progress_bar
     from driftline.report import backtest as page
-    from driftline.report import terminal
 
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
@@ -197,12 +198,12 @@ def extrapolate(
     """Write the model that the run is heading for: one streaming pass, loadable by from_pretrained."""
     from functools import partial
 
+    from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
     from driftline.engines import open_engine
-    from driftline.forecast import extrapolate as forecasts
-    from driftline.forecast.write import Settings, parse_size
     from driftline.progress import progress_bar
-    from driftline.report import terminal
+    from driftline.writing import extrapolate as forecasts
+    from driftline.writing.write import Settings, parse_size
 
     request = forecasts.Request(
         targets=forecasts.parse_targets(to) if to is not None else (),
@@ -235,12 +236,13 @@ def logprobs(
     """Teacher-forced log-probs of fixed responses at every checkpoint, and how straight they run."""
     import time
 
+    from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
-    from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
     from driftline.engines import open_engine
-    from driftline.linearity.outputs import logprobs as measure
+    from driftline.files.output import json_text, output_folder, refuse_occupied
+    from driftline.outputs import logprobs as measure
     from driftline.progress import counter
-    from driftline.report import outputs, terminal
+    from driftline.report import outputs
 
     refuse_occupied(out, overwrite=overwrite, mark="summary.json")
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
@@ -274,11 +276,12 @@ def activations(
     """The same for hidden states, attention and MLP outputs; and where a layer's change comes from."""
     import time
 
+    from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
-    from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
-    from driftline.linearity.outputs import activations as measure
+    from driftline.files.output import json_text, output_folder, refuse_occupied
+    from driftline.outputs import activations as measure
     from driftline.progress import counter
-    from driftline.report import outputs, terminal
+    from driftline.report import outputs
 
     refuse_occupied(out, overwrite=overwrite, mark="summary.json")
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
@@ -343,10 +346,10 @@ def rollouts(
 
 
 def _sample(prompts: Path, out: Path, settings: Any, *, batch_size: int, overwrite: bool, quiet: bool) -> None:
+    from driftline import terminal
     from driftline.decoding.generate import generate as generate_file
     from driftline.progress import progress_bar
     from driftline.prompts import read_rows
-    from driftline.report import terminal
 
     total = len(read_rows(prompts)) * settings.samples
     with progress_bar("sampling", total, quiet=quiet, unit="rows") as advance:
@@ -401,11 +404,11 @@ def evaluate(
     json_: Json = False,
 ) -> None:  # fmt: skip
     """Accuracy on a task: avg@k and pass@k with intervals; of extrapolated decoding beside its controls."""
+    from driftline import terminal
     from driftline.decoding.generate import Settings
     from driftline.evaluation.evaluate import evaluate as evaluate_model
     from driftline.evaluation.tasks import open_task
     from driftline.progress import counter
-    from driftline.report import terminal
 
     if (model is None) == (late is None):
         raise InputError("no model, or two ways of naming one: give either MODEL, or --early and --late with --alpha")
@@ -443,17 +446,17 @@ def sweep(
     json_: Json = False,
 ) -> None:  # fmt: skip
     """Which target scores best on a task: few problems for all, more for the best."""
+    from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
-    from driftline.checkpoints.writer import output_folder, refuse_occupied
     from driftline.decoding.generate import Settings
     from driftline.engines import open_engine
     from driftline.evaluation.sweep import MARK
     from driftline.evaluation.sweep import sweep as sweep_targets
     from driftline.evaluation.tasks import open_task
-    from driftline.forecast.extrapolate import Request, parse_targets
+    from driftline.files.output import output_folder, refuse_occupied
     from driftline.progress import counter
     from driftline.report import sweep as page
-    from driftline.report import terminal
+    from driftline.writing.extrapolate import Request, parse_targets
 
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
@@ -507,8 +510,8 @@ def train(
     overwrite: Overwrite = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """The lab: a real run of a small model on this machine, with TRL; also under accelerate launch."""
-    from driftline.report import terminal
-    from driftline.training.lab.run import train as train_lab
+    from driftline import terminal
+    from driftline.lab.run import train as train_lab
 
     def say(sentence: str) -> None:
         if not quiet:
@@ -529,10 +532,11 @@ def compare(
     out: Out, overwrite: Overwrite = False, json_: Json = False,
 ) -> None:  # fmt: skip
     """Several analyses side by side, each beside its own chance."""
-    from driftline.checkpoints.writer import json_text, output_folder
+    from driftline import terminal
+    from driftline.files.output import json_text, output_folder
     from driftline.linearity.comparison import MARK
     from driftline.linearity.comparison import compare as compare_results
-    from driftline.report import comparison, terminal
+    from driftline.report import comparison
 
     record = compare_results(results)
     with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
@@ -575,14 +579,14 @@ def demo_(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """The main job on this machine: train, analyze, back-test, extrapolate, score."""
-    from driftline.demo import demo
+    from driftline.commands.demo import demo
 
     demo(out, quick=quick, quiet=quiet)
 
 
 def _print(show: Callable[[Any, Path], None], record: Any, out: Path, as_json: bool) -> None:
     """A result as a table with a sentence, or its record for a program."""
-    from driftline.checkpoints.writer import json_text
+    from driftline.files.output import json_text
 
     if as_json:
         print(json_text(getattr(record, "records", record)), end="")

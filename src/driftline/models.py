@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from driftline import remote
 from driftline.errors import InputError
+from driftline.files import remote
 
 if TYPE_CHECKING:
     import torch

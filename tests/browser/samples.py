@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 from conftest import save_tensors, walk_weights
 from driftline.checkpoints.jumps import write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.checkpoints.writer import json_text
+from driftline.files.output import json_text
 from driftline.forecast import backtest
 from driftline.forecast.observations import observe
+from driftline.lab import model as lab_model
 from driftline.linearity.analysis import analyze
 from driftline.linearity.comparison import compare
-from driftline.linearity.outputs import activations, series
+from driftline.outputs import activations, series
 from driftline.report import analysis, comparison, outputs, study, sweep
 from driftline.report import backtest as backtest_page
-from driftline.training.lab import model as lab_model
 
 MARKUP = '</script><script>planted=1</script><img src=x onerror=planted=1><a href="https://planted.invalid">p</a>'
 STEPS = list(range(0, 120, 10))

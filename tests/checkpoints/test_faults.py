@@ -262,7 +262,7 @@ def test_a_full_disk_leaves_nothing_and_one_sentence(run: Path, tmp_path: Path, 
     ]
     code = f"""
 import resource, sys
-import driftline.report.analysis, driftline.report.backtest, driftline.forecast.extrapolate
+import driftline.report.analysis, driftline.report.backtest, driftline.writing.extrapolate
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 from driftline.cli import main
 sys.argv = {words!r}

@@ -298,7 +298,7 @@ def test_killed_while_writing_it_leaves_no_model(run: Path, tmp_path: Path, sign
     """Stopped after the weights were written, before the folder is complete: a later call starts afresh."""
     code = f"""
 import sys, time
-import driftline.forecast.write as write
+import driftline.writing.write as write
 write._copy_rest = lambda *rest: time.sleep(60)
 from driftline.cli import main
 sys.argv = ["driftline", "extrapolate", {str(run)!r}, "--method", "two-point", "--to", "120", "--out", "out"]

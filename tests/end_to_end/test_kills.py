@@ -27,7 +27,7 @@ from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.cli import main
 from driftline.decoding.generate import settings_file
-from driftline.training.lab.model import shipped_base
+from driftline.lab.model import shipped_base
 
 MakeRun = Callable[..., Path]
 STEPS = list(range(0, 80, 10))

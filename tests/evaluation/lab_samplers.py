@@ -9,7 +9,7 @@ import torch
 
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.sources import load_sampler
-from driftline.training.lab.model import shipped_base
+from driftline.lab.model import shipped_base
 
 
 @cache

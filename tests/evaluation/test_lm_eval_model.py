@@ -12,8 +12,8 @@ import torch
 from driftline.decoding.likelihood import log_probs
 from driftline.decoding.sampler import Sampler
 from driftline.errors import InputError
-from driftline.training.lab.model import load, shipped_base
-from driftline.training.lab.sums import problems
+from driftline.evaluation.tasks.sums import problems
+from driftline.lab.model import load, shipped_base
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -12,13 +12,13 @@ import torch
 from lab_samplers import base_sampler
 
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
-from driftline.checkpoints.writer import json_text
 from driftline.decoding.generate import Settings
 from driftline.errors import InputError
 from driftline.evaluation.sweep import _spread, schedule, sweep
 from driftline.evaluation.tasks import Task, open_task
-from driftline.forecast.extrapolate import Request
+from driftline.files.output import json_text
 from driftline.report import sweep as page
+from driftline.writing.extrapolate import Request
 
 SETTINGS = Settings(late="run", temperature=0.0, samples=1, max_new_tokens=16)
 CLEAN = 100  # the step at which the noise would be gone

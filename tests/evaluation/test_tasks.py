@@ -91,7 +91,7 @@ def test_exact_is_letter_by_letter() -> None:
 
 
 def test_the_labs_sums_are_held_out_and_strict() -> None:
-    from driftline.training.lab.sums import is_held_out
+    from driftline.evaluation.tasks.sums import is_held_out
 
     task = open_task("sums", problems=20, seed=3)
     assert len(task.problems) == 20

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from driftline import InputError, open_trajectory
-from driftline.forecast.extrapolate import Request, extrapolate
-from driftline.forecast.write import Settings
+from driftline.writing.extrapolate import Request, extrapolate
+from driftline.writing.write import Settings
 
 MakeRun = Callable[..., Path]
 MATRIX, NORM, EMBEDDING = "model.layers.0.up.weight", "model.layers.0.norm.weight", "model.embed_tokens.weight"

@@ -35,10 +35,10 @@ from driftline.checkpoints.configuration import clock_values, learning_rates
 from driftline.checkpoints.inspection import inspect
 from driftline.checkpoints.jumps import read_jumps, regrounded
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.checkpoints.writer import json_text
 from driftline.errors import InputError
-from driftline.linearity.sketch import parts_of, read_checkpoint, sample_positions
-from driftline.linearity.watch_state import files_of
+from driftline.files.output import json_text
+from driftline.watching.sketch import parts_of, read_checkpoint, sample_positions
+from driftline.watching.state import files_of
 
 LONGEST, LARGEST = 5.0, 512  # seconds of a case, MiB of the process
 _NUMBERS = ["-1", "0", "1", "4", "2147483648", "9223372036854775807", "18446744073709551616", "1e999", "0.5", "true",

@@ -12,8 +12,8 @@ from test_scan import SHAPES, reference
 
 from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.checkpoints.writer import json_text
 from driftline.errors import InputError
+from driftline.files.output import json_text
 from driftline.linearity.analysis import analyze
 
 MakeRun = Callable[..., Path]

@@ -9,8 +9,8 @@ import pytest
 
 from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.checkpoints.writer import json_text
 from driftline.errors import InputError
+from driftline.files.output import json_text
 from driftline.linearity.analysis import analyze
 from driftline.linearity.comparison import compare
 from driftline.report import comparison as page

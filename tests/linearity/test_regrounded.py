@@ -10,10 +10,10 @@ import pytest
 from driftline.checkpoints.jumps import write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.forecast.extrapolate import Request, make_plan
 from driftline.forecast.observations import observe
-from driftline.forecast.write import Settings
 from driftline.linearity.analysis import analyze
+from driftline.writing.extrapolate import Request, make_plan
+from driftline.writing.write import Settings
 
 MakeRun = Callable[..., Path]
 M, N, CYCLES, EVERY, SIZE = 60, 120, 3, 5, 4000

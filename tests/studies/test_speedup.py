@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from driftline.errors import InputError
+from driftline.lab.settings import LabRun
 from driftline.studies import speedup
 from driftline.studies.study import Outcome, run_study
-from driftline.training.lab.settings import LabRun
 
 
 def curve(folder: Path, rate: float, seed: int, pace: float, **schedule: object) -> Path:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from driftline.engines import LocalEngine
+from driftline.lab.settings import LabRun
 from driftline.studies import study
 from driftline.studies.study import lab_runs, run_study
-from driftline.training.lab.settings import LabRun
 
 PLAN = {f"seed {seed}": LabRun(steps=4, seed=seed) for seed in range(3)}
 
@@ -28,7 +28,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         out.mkdir(parents=True)
         (out / "run.json").write_text(json.dumps({"completed": True, "settings": asdict(settings)}))
 
-    monkeypatch.setattr("driftline.training.lab.run.train", train)
+    monkeypatch.setattr("driftline.lab.run.train", train)
     return names
 
 

@@ -263,7 +263,7 @@ def test_a_trainer_that_saves_in_another_dtype_gets_its_own_back(tmp_path, asked
 def test_a_real_trl_run_as_the_command(tmp_path):
     """Two cycles of GRPO on the lab's base: what each was started from and left is what the record says."""
     from driftline import open_trajectory
-    from driftline.training.lab.model import shipped_base
+    from driftline.lab.model import shipped_base
 
     script = tmp_path / "grpo.py"
     script.write_text(
@@ -271,8 +271,8 @@ def test_a_real_trl_run_as_the_command(tmp_path):
         import sys
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
-        from driftline.training.lab.model import load
-        from driftline.training.lab.sums import is_right, problems
+        from driftline.lab.model import load
+        from driftline.evaluation.tasks.sums import is_right, problems
 
         source, steps, output = sys.argv[1:]
         model, tokenizer = load(source)
@@ -307,6 +307,6 @@ def test_a_real_trl_run_as_the_command(tmp_path):
         assert late.dtype == ahead.dtype == "F32"
         np.testing.assert_allclose(values[2], values[0] + 2.5 * (values[1] - values[0]), rtol=1e-5, atol=1e-7)
         assert np.abs(values[1] - values[0]).max() > 0
-    from driftline.training.lab.model import load
+    from driftline.lab.model import load
 
     load(tmp_path / "out" / "final")  # a model like any other

@@ -10,8 +10,8 @@ from tiny_trainer import tiny_model, weights
 
 from driftline.checkpoints.jumps import read_jumps
 from driftline.errors import InputError
-from driftline.training.lab.model import new_tokenizer
-from driftline.training.lab.sums import problems
+from driftline.evaluation.tasks.sums import problems
+from driftline.lab.model import new_tokenizer
 from driftline.training.regrounding import RegroundingCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
+from driftline.files.json import read_json
 
 DEFAULT_BETA1 = 0.9  # AdamW's default in every trainer we read
 

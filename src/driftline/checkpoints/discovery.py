@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from driftline import remote
 from driftline.errors import InputError
+from driftline.files import remote
 
 STEP_NAME = re.compile(r"^(?:checkpoint|global_steps?|step|iter|epoch)[-_]?0*(\d{1,12})(?:_hf)?$")
 STEP_PAIR = re.compile(r"^(\d{1,12})=(.+)$")

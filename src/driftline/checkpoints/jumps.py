@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints.json_file import read_json
-from driftline.checkpoints.writer import json_text
 from driftline.errors import InputError
+from driftline.files.json import read_json
+from driftline.files.output import json_text
 
 NAME = "jumps.json"
 Jumps = list[dict[str, Any]]

@@ -12,10 +12,10 @@ import json
 import os
 from pathlib import Path
 
-from driftline import remote
 from driftline.checkpoints.dtypes import ITEM_BYTES
 from driftline.checkpoints.tensors import Stored
 from driftline.errors import UnreadableCheckpoint
+from driftline.files import remote
 
 # The format allows headers of 100 MB; these, enough for 200,000 tensors in one file, bound the memory that a
 # hostile one can take when it is parsed.

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from driftline import remote
 from driftline.checkpoints import dtypes
 from driftline.errors import UnreadableCheckpoint
+from driftline.files import remote
 
 
 def read_range(file: Path, position: int, buffer: np.ndarray, what: str) -> None:

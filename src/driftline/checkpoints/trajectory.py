@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from driftline import remote
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.discovery import choice, choose_steps, find_steps, folder_of
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
@@ -16,6 +15,7 @@ from driftline.checkpoints.layouts import PRECEDENCE, READ_REMOTELY, Checkpoint,
 from driftline.checkpoints.low_rank import needs_base
 from driftline.checkpoints.tensors import TensorInfo, read_each
 from driftline.errors import InputError, UnreadableCheckpoint
+from driftline.files import remote
 
 
 @dataclass(frozen=True)

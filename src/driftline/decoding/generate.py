@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints.writer import json_text
 from driftline.decoding.combine import Shape
 from driftline.decoding.sampler import Sampler, row_seed
 from driftline.decoding.sources import load_sampler
 from driftline.errors import InputError
+from driftline.files.output import json_text
 from driftline.prompts import Prompt, encode, read_rows
 
 

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from driftline._version import __version__
-from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
 from driftline.decoding.generate import Settings
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.sources import load_sampler
@@ -34,6 +33,7 @@ from driftline.evaluation import sharpening
 from driftline.evaluation.metrics import paired_difference
 from driftline.evaluation.samples import Row, Samples, figures, kept, right
 from driftline.evaluation.tasks import Task
+from driftline.files.output import json_text, output_folder, refuse_occupied
 from driftline.prompts import read_rows
 
 Array = np.ndarray

@@ -21,7 +21,7 @@ from driftline.decoding.generate import Settings
 from driftline.decoding.sampler import Sampler, row_seed
 from driftline.evaluation.metrics import summarize
 from driftline.evaluation.tasks import Task
-from driftline.linearity.outputs.work import Work
+from driftline.files.work import Work
 
 Array = np.ndarray
 Row = dict[str, Any]

@@ -28,7 +28,6 @@ import numpy as np
 from driftline import models
 from driftline._version import __version__
 from driftline.checkpoints.trajectory import Trajectory
-from driftline.checkpoints.writer import json_text
 from driftline.decoding.generate import Settings
 from driftline.decoding.sampler import Sampler
 from driftline.engines import Engine, LocalEngine
@@ -36,12 +35,13 @@ from driftline.errors import InputError
 from driftline.evaluation.evaluate import Progress, compare_with_late, versions
 from driftline.evaluation.samples import Row, Samples, figures, kept, right
 from driftline.evaluation.tasks import Task
-from driftline.forecast.extrapolate import Request, make_plan
-from driftline.forecast.write import Forecast, write
-from driftline.forecast.write import Settings as Storage
-from driftline.linearity.outputs.checkpoint_model import load_checkpoint
-from driftline.linearity.outputs.logprobs import tokenizer_of
-from driftline.linearity.outputs.work import identity
+from driftline.files.output import json_text
+from driftline.files.work import identity
+from driftline.outputs.checkpoint_model import load_checkpoint
+from driftline.outputs.logprobs import tokenizer_of
+from driftline.writing.extrapolate import Request, make_plan
+from driftline.writing.write import Forecast, write
+from driftline.writing.write import Settings as Storage
 
 Array = np.ndarray
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from driftline.checkpoints.dtypes import round_to
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.lab.settings import LabRun
 from driftline.linearity import null
 from driftline.linearity.kernels import PAPER_MIN_DISTINCT, PAPER_MIN_RANGE
 from driftline.linearity.statistics import line_r2
 from driftline.studies.measures import summaries
 from driftline.studies.study import Outcome
-from driftline.training.lab.settings import LabRun
 
 CHECKPOINTS, SPACING = 20, 5
 WEIGHT = 0.02  # deviation of the weights that walks start from

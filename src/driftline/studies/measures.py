@@ -42,7 +42,7 @@ def rollouts_of(run: Path, file: Path, *, samples: int) -> Path:
 
 def logprob_summary(trajectory: Trajectory, rollouts: Path) -> dict[str, Any]:
     """The summary that `driftline logprobs` makes."""
-    from driftline.linearity.outputs.logprobs import logprobs
+    from driftline.outputs.logprobs import logprobs
 
     with tempfile.TemporaryDirectory() as folder:
         return logprobs(trajectory, rollouts, Path(folder), Path(folder) / "out")

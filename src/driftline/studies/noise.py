@@ -14,9 +14,9 @@ from typing import Any
 
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
+from driftline.lab.settings import LabRun
 from driftline.studies.measures import spread, summaries
 from driftline.studies.study import Outcome
-from driftline.training.lab.settings import LabRun
 
 SEEDS = (0, 1, 2)
 LEVELS = (None, 10.0, 5.0, 0.0, -3.0, -5.0, -10.0, -15.0, -20.0, -200.0)

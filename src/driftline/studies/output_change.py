@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.lab.settings import LabRun
 from driftline.linearity.names import layer_and_module
-from driftline.linearity.outputs.activations import Sampling, sampled_positions
-from driftline.linearity.outputs.logprobs import context_of, tokenizer_of
-from driftline.linearity.outputs.rollouts import read_rollouts
-from driftline.linearity.outputs.source_of_change import change_of_outputs
+from driftline.outputs.activations import Sampling, sampled_positions
+from driftline.outputs.logprobs import context_of, tokenizer_of
+from driftline.outputs.rollouts import read_rollouts
+from driftline.outputs.source_of_change import change_of_outputs
 from driftline.studies.measures import rollouts_of, spread
 from driftline.studies.study import Outcome
-from driftline.training.lab.settings import LabRun
 
 SEEDS = (0, 1, 2)
 AT = (0.2, 0.5, 1.0)  # of the run

@@ -20,9 +20,9 @@ from driftline.decoding.generate import Settings
 from driftline.errors import InputError
 from driftline.evaluation.evaluate import MARK, evaluate
 from driftline.evaluation.tasks import open_task
+from driftline.lab.settings import LabRun
 from driftline.studies.measures import spread
 from driftline.studies.study import Outcome
-from driftline.training.lab.settings import LabRun
 
 SEEDS = (0, 1, 2)
 RATES: Mapping[str, float] = {"usual": 1e-5, "past its peak": 2e-4}

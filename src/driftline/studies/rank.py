@@ -19,11 +19,11 @@ from driftline.checkpoints.configuration import adam_beta1
 from driftline.checkpoints.dtypes import round_to
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.forecast.extrapolators import relex
+from driftline.lab.settings import LabRun
 from driftline.linearity import null
 from driftline.linearity.scan import scan
 from driftline.linearity.statistics import increments_gram, line_r2
 from driftline.studies.study import Outcome
-from driftline.training.lab.settings import LabRun
 
 RANKS = (1, 2, 3, 5)
 _BLOCK = 1 << 20

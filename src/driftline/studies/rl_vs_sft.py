@@ -14,9 +14,9 @@ from typing import Any
 
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.errors import InputError
+from driftline.lab.settings import LabRun
 from driftline.studies.measures import spread, summaries
 from driftline.studies.study import Outcome
-from driftline.training.lab.settings import LabRun
 
 SEEDS = (0, 1, 2)
 KINDS = ("rl", "sft")

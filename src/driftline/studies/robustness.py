@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.lab.settings import LabRun
 from driftline.studies.measures import logprob_summary, rollouts_of, spread, summaries
 from driftline.studies.study import Outcome
-from driftline.training.lab.settings import LabRun
 
 SEEDS = (0, 1, 2)
 GROUPS: Mapping[str, Mapping[str, dict[str, Any]]] = {

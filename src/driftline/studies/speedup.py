@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from driftline.errors import InputError
+from driftline.lab.settings import LabRun
 from driftline.studies.study import Outcome
-from driftline.training.lab.settings import LabRun
 
 STANDARD = "standard"
 SCHEDULES: Mapping[str, dict[str, Any]] = {

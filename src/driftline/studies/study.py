@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 from driftline._version import __version__
 from driftline.checkpoints.jumps import replace_text
-from driftline.checkpoints.writer import json_text
 from driftline.engines import Advance, Engine, LocalEngine
 from driftline.errors import InputError
-from driftline.training.lab.settings import LabRun
+from driftline.files.output import json_text
+from driftline.lab.settings import LabRun
 
 MARK = "study.json"
 _REQUEST = "request.json"
@@ -130,7 +130,7 @@ def lab_runs(folder: Path, plan: Plan, say: Say, engine: Engine | None = None) -
 
 
 def _train(label: str, advance: Advance, *, folder: Path, plan: Plan) -> None:
-    from driftline.training.lab.run import train
+    from driftline.lab.run import train
 
     train(folder / label, plan[label], overwrite=True)
 

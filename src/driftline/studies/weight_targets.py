@@ -19,16 +19,16 @@ import numpy as np
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.errors import InputError
 from driftline.forecast.backtest import backtest
-from driftline.forecast.extrapolate import Request, extrapolate
 from driftline.forecast.observations import observe
-from driftline.linearity.outputs.checkpoint_model import load_checkpoint
-from driftline.linearity.outputs.logprobs import context_of, tokenizer_of
-from driftline.linearity.outputs.rollouts import Rollout, read_rollouts
-from driftline.linearity.outputs.teacher_forcing import token_logprobs
+from driftline.lab.settings import LabRun
 from driftline.linearity.persistence import persistence
+from driftline.outputs.checkpoint_model import load_checkpoint
+from driftline.outputs.logprobs import context_of, tokenizer_of
+from driftline.outputs.rollouts import Rollout, read_rollouts
+from driftline.outputs.teacher_forcing import token_logprobs
 from driftline.studies.measures import rollouts_of, spread
 from driftline.studies.study import Outcome
-from driftline.training.lab.settings import LabRun
+from driftline.writing.extrapolate import Request, extrapolate
 
 SEEDS = (0, 1, 2)
 RATES = (1e-5, 2e-5)
@@ -86,7 +86,7 @@ def of_late(
     quick: bool,
 ) -> dict[str, Any]:
     """Scores of the forecasts from step 0 and `late`, beside what the checkpoints up to `late` recommend."""
-    from driftline.training.lab.scoring import accuracy_of_folder
+    from driftline.lab.scoring import accuracy_of_folder
 
     try:
         settings = json.loads((folder / "run.json").read_text())["settings"]

@@ -36,10 +36,10 @@ from driftline.checkpoints.discovery import find_steps
 from driftline.checkpoints.jumps import NAME, Jumps, read_jumps, replace_text, write_jumps
 from driftline.checkpoints.layouts import huggingface
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
-from driftline.checkpoints.writer import json_text, output_folder, refuse_occupied
 from driftline.errors import InputError, UnreadableCheckpoint
-from driftline.forecast.extrapolate import Request, extrapolate
-from driftline.forecast.write import DTYPES, NORM_LAYERS, Settings
+from driftline.files.output import json_text, output_folder, refuse_occupied
+from driftline.writing.extrapolate import Request, extrapolate
+from driftline.writing.write import DTYPES, NORM_LAYERS, Settings
 
 MARK = "reground.json"
 PLACES = ("{model}", "{steps}", "{output}")

@@ -25,10 +25,10 @@ from driftline.forecast.backtest import FEWEST_SEEN, Scores, pool, recommended_h
 from driftline.forecast.extrapolators import method_named
 from driftline.forecast.observations import Observations
 from driftline.linearity import null, statistics
-from driftline.linearity.collapse import collapse, skills_ahead
 from driftline.linearity.drift import drift_test
 from driftline.training import hooks
 from driftline.training.regrounding import RegroundingCallback
+from driftline.watching.collapse import collapse, skills_ahead
 
 Array = np.ndarray
 

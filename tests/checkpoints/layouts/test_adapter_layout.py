@@ -12,9 +12,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausa
 
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.forecast.extrapolate import Request, extrapolate
-from driftline.forecast.write import Settings
 from driftline.linearity.scan import scan
+from driftline.writing.extrapolate import Request, extrapolate
+from driftline.writing.write import Settings
 
 peft = pytest.importorskip("peft")
 pytestmark = [

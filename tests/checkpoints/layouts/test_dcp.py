@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.forecast.extrapolate import Request, extrapolate
 from driftline.linearity.scan import scan
+from driftline.writing.extrapolate import Request, extrapolate
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is")
 SHAPES = {"model.layers.0.up.weight": (6, 5), "model.norm.weight": (5,), "lm_head.weight": (9, 5)}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.linearity.outputs.checkpoint_model import load_checkpoint
+from driftline.outputs.checkpoint_model import load_checkpoint
 
 BIN, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 

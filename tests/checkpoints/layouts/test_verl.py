@@ -17,8 +17,8 @@ from safetensors.numpy import load_file
 
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.linearity.outputs.checkpoint_model import load_checkpoint
 from driftline.linearity.scan import scan
+from driftline.outputs.checkpoint_model import load_checkpoint
 
 ROWS = {"model.a.weight": (7, 5), "model.b.bias": (3,), "model.c.weight": (4, 2, 3)}
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from driftline import remote
 from driftline.checkpoints.tensors import TensorInfo
+from driftline.files import remote
 
 PRECEDENCE = "full precision comes first, then whole models, then adapters"
 READ_REMOTELY = ("huggingface", "torch-state-dict", "lora-adapter")

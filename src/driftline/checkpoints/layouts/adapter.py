@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.low_rank import assemble, lora_scale, on_weight
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.checkpoints.tensors import LowRank, TensorInfo
 from driftline.checkpoints.torch_file import read_state_dict
 from driftline.errors import UnreadableCheckpoint
+from driftline.files.json import read_json
 
 NAME = "lora-adapter"
 _WEIGHTS, _CONFIG, _STATE_DICT = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from driftline import remote
-from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.checkpoints.tensors import TensorInfo
 from driftline.errors import UnreadableCheckpoint
+from driftline.files import remote
+from driftline.files.json import read_json
 
 NAME = "huggingface"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints.json_file import read_json
 from driftline.checkpoints.layouts import Checkpoint, huggingface
 from driftline.checkpoints.low_rank import assemble, lora_scale
 from driftline.checkpoints.parameter_names import unwrapped
@@ -20,6 +19,7 @@ from driftline.checkpoints.sharding import box_of, is_dtensor
 from driftline.checkpoints.tensors import Piece, TensorInfo, sharded
 from driftline.checkpoints.torch_file import part_of, read_torch_file
 from driftline.errors import UnreadableCheckpoint
+from driftline.files.json import read_json
 
 NAME = "verl-fsdp"
 _SHARD = re.compile(r"^model_world_size_(\d+)_rank_(\d+)\.pt$")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from driftline.errors import InputError
+from driftline.evaluation.tasks import sums as lab
 from driftline.evaluation.tasks.task import Problem, Task, unknown
-from driftline.training.lab import sums as lab
 
 SIZE = 100  # problems, unless the user says otherwise
 _GYM_PROMPT = "DeepSeekZero"  # reasoning-gym's own for models trained with <think> and <answer>

@@ -1,0 +1,1 @@
+"""What can one ask? A file for each command."""

@@ -1,0 +1,225 @@
+"""`driftline activations`: hidden states, attention and MLP outputs at chosen layers, at every checkpoint.
+
+Fixed responses are run through each checkpoint; forward hooks catch what each chosen block puts out at
+sampled response positions, and of that sampled units (seeded by the block's name). Also, between the first
+and the last checkpoint, where the change of a linear layer's output comes from (paper, Fig. 4).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from driftline import models
+from driftline._version import __version__
+from driftline.checkpoints import configuration
+from driftline.checkpoints.trajectory import Trajectory
+from driftline.errors import InputError
+from driftline.files.work import Work, identity
+from driftline.linearity import figures, null
+from driftline.linearity.names import layer_and_module
+from driftline.outputs import series
+from driftline.outputs.checkpoint_model import load_checkpoint
+from driftline.outputs.hooks import decoder_layers, run_with_hooks
+from driftline.outputs.logprobs import tokenizer_of
+from driftline.outputs.rollouts import Rollout, read_rollouts
+from driftline.outputs.source_of_change import Change, change_of_outputs
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+Array = np.ndarray
+
+_ATTENTION, _MLP = ("self_attn", "attn", "attention"), ("mlp", "feed_forward", "block_sparse_moe")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is kept: layers (spread evenly when empty), positions over all responses, units of each block."""
+
+    layers: tuple[int, ...] = ()
+    positions: int = 256
+    units: int = 64
+    seed: int = 0
+
+
+_SPREAD = 4  # layers, where none are named
+
+
+def activations(
+    trajectory: Trajectory,
+    rollouts_file: Path,
+    folder: Path,
+    out: Path,
+    *,
+    sampling: Sampling | None = None,
+    clock: str = "step",
+    dtype: str = "auto",
+    progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda tokens: None,
+) -> dict[str, Any]:
+    """Measure the run's activations; writes `activations.parquet` and returns the summary.
+
+    Raises:
+        InputError: see `logprobs`; also a layer that the model does not have.
+    """
+    sampling = sampling or Sampling()
+    if len(trajectory.steps) < 3:
+        raise InputError(
+            f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3, so save more, or add the base model with --base"
+        )
+    clock_values = configuration.clock_values(trajectory, clock)
+    context = models.context_of(trajectory.checkpoints[-1].model)
+    rollouts = read_rollouts(rollouts_file, tokenizer_of(trajectory), longest=context)
+    settings = {
+        "layers": list(sampling.layers),
+        "positions": sampling.positions,
+        "units": sampling.units,
+        "seed": sampling.seed,
+    }
+    sequences = [r.prompt_ids + r.response_ids for r in rollouts]
+    work = Work(out, identity(trajectory, sequences, kind="activations", dtype=dtype, **settings))
+    positions = sampled_positions(rollouts, sampling)
+    names: list[str] = []
+    rows = []
+    for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True):
+        found = work.load(step)
+        if found is None or not names:
+            model = load_checkpoint(checkpoint, dtype=dtype)
+            blocks = chosen_blocks(model, sampling.layers)
+            names = list(blocks)
+        if found is None:
+            advance = progress(f"step {step}", sum(map(len, sequences)))
+            found = caught(model, blocks, rollouts, positions, sampling, progress=advance)
+            work.save(step, found)
+        rows.append(found)
+    values = np.stack(rows)  # [T, blocks, positions x units]
+    del model
+    first, last = (trajectory.checkpoints[i] for i in (0, -1))
+    changes = change_of_outputs(first, last, rollouts, positions, layers=_layers_of(names), dtype=dtype)
+    summary = _summarize(values, names, trajectory, clock_values, clock, len(rollouts), settings, changes)
+    _write(folder / "activations.parquet", values, names, clock_values, trajectory.steps)
+    work.remove()
+    return summary
+
+
+def sampled_positions(rollouts: Sequence[Rollout], sampling: Sampling) -> list[Array]:
+    """For each rollout the sampled positions in prompt + response whose output predicts a response token, ascending."""
+    every = [(i, p) for i, r in enumerate(rollouts) for p in range(len(r.prompt_ids) - 1, r.length - 1)]
+    rng = np.random.default_rng(sampling.seed)
+    chosen = rng.choice(len(every), min(sampling.positions, len(every)), replace=False)
+    picked: list[list[int]] = [[] for _ in rollouts]
+    for index in np.sort(chosen):
+        i, p = every[index]
+        picked[i].append(p)
+    return [np.array(row, dtype=int) for row in picked]
+
+
+def chosen_blocks(model: PreTrainedModel, layers: Sequence[int]) -> dict[str, torch.nn.Module]:
+    """Name -> module: each chosen layer as a whole (its hidden states), its attention and its MLP.
+
+    Raises:
+        InputError: a layer that the model does not have.
+    """
+    stack = decoder_layers(model)
+    for layer in layers:
+        if not 0 <= layer < len(stack):
+            raise InputError(f"--layers {layer}: the model has layers 0 to {len(stack) - 1}, choose among these")
+    spread = np.unique(np.linspace(0, len(stack) - 1, _SPREAD).round().astype(int)).tolist()
+    blocks: dict[str, torch.nn.Module] = {}
+    for layer in layers or spread:
+        blocks[f"layers.{layer}.hidden"] = stack[layer]
+        for kind, names in (("attention", _ATTENTION), ("mlp", _MLP)):
+            part = next((getattr(stack[layer], name) for name in names if hasattr(stack[layer], name)), None)
+            if part is not None:
+                blocks[f"layers.{layer}.{kind}"] = part
+    return blocks
+
+
+def caught(
+    model: PreTrainedModel,
+    blocks: dict[str, torch.nn.Module],
+    rollouts: Sequence[Rollout],
+    positions: Sequence[Array],
+    sampling: Sampling,
+    *,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Array:
+    """What the blocks put out, float32 [blocks, positions x units]; positions in order of rollout."""
+    out: dict[str, dict[int, Array]] = {name: {} for name in blocks}
+
+    def take(name: str, rows: list[int], values: Array) -> None:
+        units = sampled_units(name, values.shape[-1], sampling)
+        for row, kept in zip(rows, np.split(values, np.cumsum([len(positions[r]) for r in rows])[:-1]), strict=True):
+            out[name][row] = kept[:, units]
+
+    run_with_hooks(model, blocks, rollouts, positions, take, outputs=True, progress=progress)
+    return np.stack([np.concatenate([out[name][row] for row in sorted(out[name])]).ravel() for name in blocks])
+
+
+def sampled_units(name: str, width: int, sampling: Sampling) -> Array:
+    rng = np.random.default_rng([sampling.seed, zlib.crc32(name.encode())])
+    return np.sort(rng.choice(width, min(sampling.units, width), replace=False))
+
+
+def _layers_of(names: Sequence[str]) -> list[int]:
+    return sorted({layer for name in names if (layer := layer_and_module(name)[0]) is not None})
+
+
+def _summarize(
+    values: Array,
+    names: Sequence[str],
+    trajectory: Trajectory,
+    clock_values: Array,
+    clock: str,
+    rollouts: int,
+    settings: dict[str, Any],
+    changes: Sequence[Change],
+) -> dict[str, Any]:
+    beta1, beta1_from = configuration.adam_beta1(trajectory)
+    flat = values.reshape(len(values), -1)
+    measured = series.summarize(
+        flat, trajectory.steps, clock_values, beta1, what="activations", jumps=trajectory.regrounded
+    )
+    measured["optimizer"]["adam_beta1_from"] = beta1_from
+    blocks = {
+        name: figures.shares_of(null.population_of(series.lines(values[:, i], clock_values).r2))
+        for i, name in enumerate(names)
+    }
+    return {
+        "driftline": __version__,
+        "kind": "activations",
+        "run": trajectory.name,
+        "clock": clock,
+        "clock_values": clock_values.tolist(),
+        "filter": "none",
+        "rollouts": rollouts,
+        "sampling": settings,
+        **measured,
+        "blocks": blocks,
+        "source_of_change": [change.record() for change in changes],
+        "left_out": {},
+        "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
+    }
+
+
+def _write(path: Path, values: Array, names: Sequence[str], clock: Array, steps: Sequence[int]) -> None:
+    """A row for each sampled unit at each position."""
+    _, blocks, n = values.shape
+    flat = values.reshape(len(values), -1)
+    found = series.lines(flat, clock)
+    columns = {
+        "block": pa.array(np.repeat(names, n)),
+        "slope": pa.array(found.slope),
+        "r2": pa.array(found.r2, mask=np.isnan(found.r2)),
+        "values": pa.FixedSizeListArray.from_arrays(pa.array(flat.T.ravel()), len(steps)),
+    }
+    metadata = {"driftline": __version__, "steps": ",".join(map(str, steps)), "blocks": str(blocks)}
+    pq.write_table(pa.table(columns, metadata=metadata), path, compression="zstd")

@@ -1,0 +1,181 @@
+"""`driftline logprobs`: teacher-forced log-probs of fixed responses at every checkpoint, and how straight they run.
+
+One model in memory at a time, or one to each node of a cluster; each checkpoint's result is kept as it finishes,
+so that a second call goes on. Writes `tokens.parquet` (a row for each token) and `sequences.parquet` (a row for each rollout).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from driftline import models
+from driftline._version import __version__
+from driftline.checkpoints import configuration
+from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.trajectory import Trajectory
+from driftline.engines import Engine, LocalEngine
+from driftline.errors import InputError
+from driftline.files.work import Work, identity
+from driftline.outputs import series
+from driftline.outputs.checkpoint_model import load_checkpoint
+from driftline.outputs.rollouts import Rollout, read_rollouts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ROWS = 200_000  # of a row group
+
+
+def logprobs(
+    trajectory: Trajectory,
+    rollouts_file: Path,
+    folder: Path,
+    out: Path,
+    *,
+    clock: str = "step",
+    dtype: str = "auto",
+    engine: Engine | None = None,
+    progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda tokens: None,
+) -> dict[str, Any]:
+    """Score the rollouts under every checkpoint and measure the result.
+
+    Args:
+        folder: where the tables go; out: beside what unfinished work is kept.
+        engine: where the models run; default one after another in this process.
+        progress: called for each checkpoint with what it is and its tokens; returns what counts them.
+
+    Returns:
+        The contents of `summary.json`.
+
+    Raises:
+        InputError: the rollouts or a model cannot be used, or fewer than 3 checkpoints.
+    """
+    if len(trajectory.steps) < 3:
+        raise InputError(
+            f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3, so save more, or add the base model with --base"
+        )
+    clock_values = configuration.clock_values(trajectory, clock)
+    tokenizer = tokenizer_of(trajectory)
+    rollouts = read_rollouts(rollouts_file, tokenizer, longest=context_of(trajectory))
+    request = identity(trajectory, [r.prompt_ids + r.response_ids for r in rollouts], kind="logprobs", dtype=dtype)
+    work = Work(out, request)
+    found = {step: work.load(step) for step in trajectory.steps}
+    tokens = sum(rollout.length for rollout in rollouts)
+    score = partial(_of_checkpoint, rollouts=rollouts, dtype=dtype)
+    missing = [
+        (step, checkpoint)
+        for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True)
+        if found[step] is None
+    ]
+    scored = (engine or LocalEngine()).map_models(score, missing, lambda item: progress(f"step {item[0]}", tokens))
+    for (step, _), new in scored:
+        work.save(step, new)
+        found[step] = new
+    values = np.stack([value for value in found.values() if value is not None])
+    summary = summarize(values, rollouts, trajectory, clock_values, clock)
+    _write_tokens(folder / "tokens.parquet", values, rollouts, tokenizer, clock_values, trajectory.steps)
+    _write_sequences(folder / "sequences.parquet", values, rollouts, trajectory.steps)
+    work.remove()
+    return summary
+
+
+def tokenizer_of(trajectory: Trajectory) -> PreTrainedTokenizerBase:
+    """The tokenizer of the last checkpoint that has one."""
+    for checkpoint in reversed(trajectory.checkpoints):
+        if any(
+            (checkpoint.model / name).is_file()
+            for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+        ):
+            return models.load_tokenizer(checkpoint.model)
+    raise InputError(f"{trajectory.name}: no checkpoint has a tokenizer: save it beside the weights of the last one")
+
+
+def context_of(trajectory: Trajectory) -> int | None:
+    """Positions that the last checkpoint's model takes, where its configuration says so."""
+    return models.context_of(trajectory.checkpoints[-1].model)
+
+
+def _of_checkpoint(
+    checkpoint: tuple[int, Checkpoint], advance: Callable[[int], None], *, rollouts: Sequence[Rollout], dtype: str
+) -> np.ndarray:
+    from driftline.outputs.teacher_forcing import token_logprobs
+
+    step, saved = checkpoint
+    found = token_logprobs(load_checkpoint(saved, dtype=dtype), rollouts, progress=advance)
+    if not np.isfinite(found).all():
+        raise InputError(f"{saved.path}: log-probs are not finite: leave step {step} out with --steps")
+    return found
+
+
+def summarize(
+    values: np.ndarray, rollouts: Sequence[Rollout], trajectory: Trajectory, clock_values: np.ndarray, clock: str
+) -> dict[str, Any]:
+    """The contents of `summary.json`; `values` are log-probs [T, tokens]."""
+    beta1, beta1_from = configuration.adam_beta1(trajectory)
+    measured = series.summarize(
+        values, trajectory.steps, clock_values, beta1, what="tokens", jumps=trajectory.regrounded
+    )
+    measured["optimizer"]["adam_beta1_from"] = beta1_from
+    return {
+        "driftline": __version__,
+        "kind": "logprobs",
+        "run": trajectory.name,
+        "clock": clock,
+        "clock_values": clock_values.tolist(),
+        "filter": "none",
+        "rollouts": len(rollouts),
+        **measured,
+        "paper_filter": series.paper_filter(values, trajectory.steps, clock_values, beta1),
+        "mean_logprob": values.mean(1).tolist(),
+        "left_out": {},
+        "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
+    }
+
+
+def _write_tokens(
+    path: Path,
+    values: np.ndarray,
+    rollouts: Sequence[Rollout],
+    tokenizer: PreTrainedTokenizerBase,
+    clock: np.ndarray,
+    steps: Sequence[int],
+) -> None:
+    found = series.lines(values, clock)
+    ids = np.concatenate([rollout.response_ids for rollout in rollouts])
+    texts = {int(token): tokenizer.decode([int(token)]) for token in np.unique(ids)}
+    lengths = [len(rollout.response_ids) for rollout in rollouts]
+    columns = {
+        "sequence": pa.array(np.repeat(np.arange(len(rollouts)), lengths)),
+        "position": pa.array(np.concatenate([np.arange(n) for n in lengths])),
+        "token_id": pa.array(ids),
+        "token": pa.array([texts[int(token)] for token in ids]),
+        "slope": pa.array(found.slope),
+        "r2": pa.array(found.r2, mask=np.isnan(found.r2)),
+        "change": pa.array(values[-1] - values[0]),
+        "logprob": pa.FixedSizeListArray.from_arrays(pa.array(values.T.ravel()), len(steps)),
+    }
+    metadata = {"driftline": __version__, "steps": ",".join(map(str, steps))}
+    pq.write_table(pa.table(columns, metadata=metadata), path, compression="zstd", row_group_size=_ROWS)
+
+
+def _write_sequences(path: Path, values: np.ndarray, rollouts: Sequence[Rollout], steps: Sequence[int]) -> None:
+    """Log-prob of each response, and two estimates of the divergence from the first checkpoint."""
+    lengths = np.array([len(rollout.response_ids) for rollout in rollouts])
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    moved = (values - values[0]).astype(np.float64)
+    sums = np.add.reduceat(values, starts, axis=1, dtype=np.float64)
+    k3 = np.add.reduceat(np.expm1(moved) - moved, starts, axis=1)
+    columns = {
+        "sequence": pa.array(np.arange(len(rollouts))),
+        "tokens": pa.array(lengths),
+        "logprob": pa.FixedSizeListArray.from_arrays(pa.array(sums.T.ravel()), len(steps)),
+        "kl_from_first": pa.FixedSizeListArray.from_arrays(pa.array(k3.T.ravel()), len(steps)),
+    }
+    pq.write_table(pa.table(columns, metadata={"steps": ",".join(map(str, steps))}), path, compression="zstd")

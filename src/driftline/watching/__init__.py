@@ -1,0 +1,1 @@
+"""How straight is a run that is still being trained? Followed checkpoint by checkpoint."""

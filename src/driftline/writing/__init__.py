@@ -1,0 +1,1 @@
+"""Writing the forecast model: its layout, the pass over the weights, the recipe and card."""

@@ -1,0 +1,429 @@
+"""Runs at remote addresses: fsspec's memory filesystem stands for object stores, a fake Hub for the Hub."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+import sys
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+from conftest import walk_weights
+from driftline.checkpoints.inspection import inspect
+from driftline.checkpoints.trajectory import open_trajectory
+from driftline.errors import InputError
+from driftline.files import remote
+from driftline.files.output import refuse_occupied
+from driftline.forecast.backtest import write as write_backtest
+from driftline.forecast.observations import observe
+from driftline.linearity import scan as scanning
+from driftline.linearity.analysis import analyze
+from driftline.watching.watch import Watch, watch
+from driftline.writing.extrapolate import Request, extrapolate
+
+MakeRun = Callable[..., Path]
+Upload = Callable[[Path], str]
+STEPS = [0, 10, 20, 30]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_WAITS", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
+def run(make_run: MakeRun, rng: np.random.Generator) -> Path:
+    """Two matrices and a vector, bfloat16, that drift; with what a trainer writes beside them."""
+    shapes = {"model.a.weight": (300, 70), "model.b.weight": (64, 64), "model.norm.weight": (300,)}
+    made = make_run(walk_weights(rng, STEPS, shapes, drift=0.5), "BF16")
+    rates = [{"step": step, "learning_rate": 1e-6} for step in STEPS]
+    (made / "checkpoint-30" / "trainer_state.json").write_text(json.dumps({"log_history": rates}))
+    (made / "run.json").write_text(json.dumps({"optimizer": {"adam_beta1": 0.5}}))
+    return made
+
+
+def without(record: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in keys}
+
+
+def test_inspection_is_that_of_a_local_copy(run: Path, upload: Upload) -> None:
+    address = upload(run)
+    here, there = inspect(open_trajectory(run)), inspect(open_trajectory(address))
+    assert without(here, "run", "checkpoints") == without(there, "run", "checkpoints")
+    assert there["run"] == address
+    assert [row["path"] for row in there["checkpoints"]] == [f"{address}/checkpoint-{step}" for step in STEPS]
+
+
+@pytest.mark.parametrize("chunk", [8 << 20, 4 * 1024 * 2 * 3])
+def test_analysis_is_that_of_a_local_copy_to_the_last_bit(
+    run: Path, upload: Upload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(scanning, "_CHUNK_BYTES", chunk)
+    records = [analyze(open_trajectory(source), tmp_path, clock="lr") for source in (str(run), upload(run))]
+    assert records[1]["optimizer"]["adam_beta1_from"] == "run.json"
+    assert without(records[0], "run", "cost") == without(records[1], "run", "cost")
+
+
+def test_pairs_and_base_may_be_remote(run: Path, upload: Upload) -> None:
+    address = upload(run)
+    pairs = [f"{step}={address}/checkpoint-{step}" for step in STEPS[2:]]
+    mixed = open_trajectory([f"10={run / 'checkpoint-10'}", *pairs], base=f"{address}/checkpoint-0")
+    assert mixed.steps == tuple(STEPS)
+    tensors = [tensor.gram for tensor in scanning.scan(mixed)]
+    for found, expected in zip(tensors, scanning.scan(open_trajectory(run)), strict=True):
+        np.testing.assert_array_equal(found, expected.gram)
+
+
+def test_a_tensor_travels_to_another_process(run: Path, upload: Upload) -> None:
+    tensor = open_trajectory(upload(run))["model.b.weight"]
+    there = pickle.loads(pickle.dumps(tensor))
+    assert there == tensor
+    np.testing.assert_array_equal(
+        there.stored[-1].values(0, 100), open_trajectory(run)[tensor.name].stored[-1].values(0, 100)
+    )
+
+
+def test_jumps_are_found(run: Path, upload: Upload) -> None:
+    jump = {
+        "cycle": 1,
+        "trained_from": 0,
+        "trained_to": 20,
+        "projected_to": 50,
+        "alpha": 2.5,
+        "accepted": True,
+        "step": 20,
+    }
+    (run / "jumps.json").write_text(json.dumps([jump]))
+    jumps = open_trajectory(upload(run)).regrounded
+    assert jumps is not None
+    assert jumps.virtual == {0: 0, 10: 10, 20: 50, 30: 60}
+
+
+def test_what_is_not_there_is_said(run: Path, upload: Upload) -> None:
+    address = upload(run)
+    with pytest.raises(InputError, match="memory://bucket/none does not exist"):
+        open_trajectory("memory://bucket/none")
+    with pytest.raises(InputError, match="is one checkpoint, not a run: give its parent folder memory://bucket/run"):
+        open_trajectory(f"{address}/checkpoint-10")
+    with pytest.raises(InputError, match=r"nosuch://bucket/run cannot be opened .*not known: nosuch"):
+        open_trajectory("nosuch://bucket/run")
+    with pytest.raises(InputError, match="give that of the base model, or its address"):
+        open_trajectory([f"10={address}/checkpoint-10"], base="memory://bucket/none")
+
+
+class Requests(list[tuple[str, str, int]]):
+    """(kind, path, bytes) of every request that the memory filesystem answers; `failures` fail before one succeeds."""
+
+    failures = 0
+    error: Exception = ConnectionError("reset by peer")
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
+    seen, info, cat_file = Requests(), MemoryFileSystem.info, MemoryFileSystem.cat_file
+
+    def counted_info(self: Any, path: str, **kwargs: Any) -> Any:
+        seen.append(("info", path, 0))
+        return info(self, path, **kwargs)
+
+    def counted_cat(self: Any, path: str, start: Any = None, end: Any = None, **kwargs: Any) -> Any:
+        if seen.failures:
+            seen.failures -= 1
+            raise seen.error
+        found = cat_file(self, path, start=start, end=end)
+        seen.append(("range", path, len(found)))
+        return found
+
+    monkeypatch.setattr(MemoryFileSystem, "info", counted_info)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted_cat)
+    return seen
+
+
+def test_a_header_is_two_ranges_and_a_tensor_one(run: Path, upload: Upload, requests: Requests) -> None:
+    address = upload(run)
+    trajectory = open_trajectory(address)
+    ranges = [(path, count) for kind, path, count in requests if kind == "range"]
+    header = (run / "checkpoint-0" / "model.safetensors").read_bytes()[:8]
+    length = int.from_bytes(header, "little")
+    files = [f"/bucket/run/checkpoint-{step}/model.safetensors" for step in STEPS]
+    assert ranges == [(file, count) for file in files for count in (8, length)]
+    requests.clear()
+    scanned = list(scanning.scan(trajectory))
+    sizes = [2 * tensor.size for tensor in scanned]
+    assert sorted(requests) == sorted(("range", file, size) for file in files for size in sizes)
+
+
+def test_failures_in_the_middle_are_tried_again_then_named(run: Path, upload: Upload, requests: Requests) -> None:
+    trajectory = open_trajectory(upload(run)).only(STEPS[:3])
+    requests.failures = 3
+    assert len(list(scanning.scan(trajectory))) == 3
+    requests.failures = 1000
+    broken = r"memory://bucket/run/checkpoint-\d+/model.safetensors cannot be read \(reset by peer\), at tensor 'model.a.weight'"
+    with pytest.raises(InputError, match=broken):
+        list(scanning.scan(trajectory))
+    assert requests.failures > 900  # a few, not endlessly
+
+
+def test_objects_that_change_are_named(run: Path, upload: Upload, requests: Requests) -> None:
+    trajectory = open_trajectory(upload(run))
+    file = "/bucket/run/checkpoint-20/model.safetensors"
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file(file, memory.cat_file(file)[:2000])
+    shorter = r"checkpoint-20/model.safetensors became shorter while 'model.\w+.weight' was read"
+    with pytest.raises(InputError, match=shorter):
+        list(scanning.scan(trajectory))
+    requests.error, requests.failures = OSError("416: range not satisfiable"), 10**6
+    with pytest.raises(InputError, match=shorter):
+        trajectory["model.b.weight"].stored[2].values(0, 4096)
+    requests.failures = 0
+    memory.rm(file)
+    with pytest.raises(InputError, match=r"checkpoint-20/model.safetensors cannot be read \(No such file"):
+        list(scanning.scan(trajectory))
+
+
+def test_an_unfinished_checkpoint_is_skipped(run: Path, upload: Upload) -> None:
+    address = upload(run)
+    memory = fsspec.filesystem("memory")
+    for step, kept in ((10, 5), (20, 300)):
+        file = f"/bucket/run/checkpoint-{step}/model.safetensors"
+        memory.pipe_file(file, memory.cat_file(file)[:kept])
+    skipped = open_trajectory(address).skipped
+    assert "is only 5 bytes: still being written" in skipped[10]
+    assert "still being written, or truncated" in skipped[20]
+
+
+def test_a_server_without_ranges_is_refused(run: Path, upload: Upload, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = upload(run)
+    whole = MemoryFileSystem.cat_file
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda self, path, **rest: whole(self, path))
+    with pytest.raises(InputError, match="sends whole files where a range is asked for"):
+        open_trajectory(address)
+
+
+class _Server(SimpleHTTPRequestHandler):
+    """Files with ranges, which the standard library's lacks, for one user."""
+
+    def do_GET(self) -> None:
+        if self.headers["Authorization"] != "Basic " + b64encode(b"me:s3cr@t").decode():
+            self.send_error(401)
+        elif bounds := re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            found = Path(self.translate_path(self.path)).read_bytes()[int(bounds[1]) : int(bounds[2]) + 1]
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(found)))
+            self.end_headers()
+            self.wfile.write(found)
+        else:
+            super().do_GET()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(run: Path) -> Iterator[str]:
+    """The address of a server of the run, without its user and password."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Server, directory=str(run.parent))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}/run"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_with_a_password_is_read_and_the_password_is_nowhere(
+    run: Path, served: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"http://me:s3cr%40t@{served}"
+    summary = analyze(open_trajectory(address), tmp_path)
+    assert without(summary, "run", "cost") == without(analyze(open_trajectory(run), tmp_path), "run", "cost")
+    assert summary["run"] == f"http://{served}"
+    extrapolate(open_trajectory(address), tmp_path / "out", Request((50,)))
+    recipe = (tmp_path / "out" / "driftline.json").read_text()
+    assert served in recipe
+    assert "s3cr" not in recipe
+    with pytest.raises(InputError, match=f"http://{served}/none") as refused:
+        open_trajectory(f"{address}/none")
+    assert "s3cr" not in str(refused.value)
+    with pytest.raises(InputError, match="401"):
+        open_trajectory(f"http://{served}")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://key:secret@bucket/run is not", "s3://bucket/run is not"),
+        ("--base=https://token@host/a b", "--base=https://host/a b"),
+        ("1=ftp://u:p:@x@host/a", "1=ftp://host/a"),
+        ("abfs://container@account.dfs.core.windows.net/a", "abfs://container@account.dfs.core.windows.net/a"),
+        ("hf://owner/name@main/a:b", "hf://owner/name@main/a:b"),
+    ],
+)
+def test_credentials_are_taken_out_of_text(text: str, shown: str) -> None:
+    assert remote.redacted(text) == shown
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(InputError, match="s3://bucket/run needs s3fs, which is not installed: pip install s3fs"):
+        open_trajectory("s3://bucket/run")
+
+
+def test_forecasts_are_the_bytes_that_a_local_copy_gives(run: Path, upload: Upload, tmp_path: Path) -> None:
+    (run / "checkpoint-30" / "tokenizer.json").write_text('{"version": "1.0"}')
+    (run / "checkpoint-30" / "optimizer.bin").write_bytes(b"not for a forecast")
+    written = {}
+    for name, source in (("here", str(run)), ("there", upload(run))):
+        extrapolate(open_trajectory(source), tmp_path / name, Request((50,), method="least-squares"))
+        written[name] = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
+    assert written["here"].keys() == written["there"].keys() >= {"tokenizer.json", "config.json", "model.safetensors"}
+    recipes = [json.loads(written[name].pop("driftline.json")) for name in ("here", "there")]
+    assert written["here"] == written["there"]
+    for mine, remote_one in zip(*(recipe.pop("sources") for recipe in recipes), strict=True):
+        assert (mine["step"], mine["bytes"]) == (remote_one["step"], remote_one["bytes"])
+        assert remote_one["file"].startswith("memory://bucket/run/checkpoint-")
+        assert len(remote_one["fingerprint"]) == 64
+    assert recipes[0] == recipes[1]
+
+
+def test_backtests_are_those_of_a_local_copy(run: Path, upload: Upload, tmp_path: Path) -> None:
+    records = []
+    for name, source in (("here", str(run)), ("there", upload(run))):
+        (tmp_path / name).mkdir()
+        observed = observe(open_trajectory(source), clock="step")
+        records.append(write_backtest(tmp_path / name, observed, run="run", clock="step"))
+    assert without(records[0], "cost") == without(records[1], "cost")
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/out", "memory://bucket/out"])
+def test_results_are_not_written_to_addresses(run: Path, tmp_path: Path, out: str) -> None:
+    with pytest.raises(InputError, match=f"--out {out} is a remote address: give a local folder"):
+        extrapolate(open_trajectory(run), out, Request((50,)))
+    with pytest.raises(InputError, match=f"--out {out} is a remote address: give a local folder"):
+        refuse_occupied(Path(out), overwrite=True, mark="summary.json")
+
+
+@pytest.mark.parametrize("arguments", [("s3://u:key@bucket/run",), ("1=s3://u:key@bucket/a", "2=/b")])
+def test_watch_refuses_addresses(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r"s3://bucket/\w+ is a remote address, which watch does not follow"):
+        watch(Watch(arguments), tmp_path / "out", show=print, say=print)
+    assert not (tmp_path / "out").exists()
+
+
+_NOT_FOUND: Any = SimpleNamespace(headers={}, request=None, status_code=404)
+
+
+class FakeHub:
+    """What HfApi says of one repository."""
+
+    COMMITS: ClassVar = {"main": "f" * 40, **{f"step_{step}": f"{step:040x}" for step in STEPS}}
+
+    def list_repo_refs(self, repository: str) -> Any:
+        assert repository == "lab/run"
+        branches = [SimpleNamespace(name=name, target_commit=commit) for name, commit in self.COMMITS.items()]
+        return SimpleNamespace(branches=branches, tags=[])
+
+    def model_info(self, repository: str, revision: str | None = None) -> Any:
+        if repository != "lab/run":
+            raise RepositoryNotFoundError("404", response=_NOT_FOUND)
+        if (revision or "main") not in self.COMMITS:
+            raise RevisionNotFoundError("404", response=_NOT_FOUND)
+        return SimpleNamespace(sha=self.COMMITS[revision or "main"])
+
+
+class HubFiles(AbstractFileSystem):
+    """A folder with one folder for each commit, under the paths of HfFileSystem: owner/name@commit/file."""
+
+    protocol = "hf"
+    root: ClassVar[Path]
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        path = self._strip_protocol(path)
+        status = (self.root / path).stat()
+        kind = "directory" if (self.root / path).is_dir() else "file"
+        return {"name": path, "size": status.st_size, "type": kind, "blob_id": "0"}
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        path = self._strip_protocol(path)
+        found = [self.info(f"{path}/{child.name}") for child in (self.root / path).iterdir()]
+        return found if detail else [row["name"] for row in found]
+
+    def _open(self, path: str, mode: str = "rb", cache_type: str = "readahead", **kwargs: Any) -> Any:
+        return (self.root / path).open("rb")
+
+
+def _snapshot(cache: Path) -> Callable[..., str]:
+    def download(repository: str, *, revision: str, allow_patterns: list[str]) -> str:
+        for name in allow_patterns:
+            (cache / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(HubFiles.root / f"{repository}@{revision}" / name, cache / name)
+        return str(cache)
+
+    return download
+
+
+@pytest.fixture
+def hub(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """`lab/run`: a branch for each step, and the last checkpoint again on main."""
+    fsspec.register_implementation("hf", HubFiles, clobber=True)
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _snapshot(tmp_path / "cache"))
+    HubFiles.root = tmp_path / "hub"
+    for step in STEPS:
+        shutil.copytree(run / f"checkpoint-{step}", HubFiles.root / f"lab/run@{FakeHub.COMMITS[f'step_{step}']}")
+    shutil.copytree(run / "checkpoint-30", HubFiles.root / f"lab/run@{'f' * 40}/checkpoint-30")
+    yield HubFiles.root
+    fsspec.register_implementation("hf", "huggingface_hub.HfFileSystem", clobber=True)
+
+
+def test_branches_of_the_hub_are_steps_at_their_commits(run: Path, hub: Path, tmp_path: Path) -> None:
+    trajectory = open_trajectory("hf://lab/run")
+    assert trajectory.steps == tuple(STEPS)
+    assert str(trajectory.checkpoints[1].path) == f"hf://lab/run@{10:040x}"
+    assert remote.hub_name(trajectory.checkpoints[1].path) == "lab/run"
+    record = inspect(trajectory)
+    assert record["problems"] == [
+        *inspect(open_trajectory(run))["problems"],
+        "hf://lab/run: other branches than those of steps, main among them, are not used; name one as STEP=hf://lab/run@main to use it",
+    ]
+    extrapolate(trajectory, tmp_path / "out", Request((50,)))
+    sources = json.loads((tmp_path / "out" / "driftline.json").read_text())["sources"]
+    assert sources[0]["commit"] == FakeHub.COMMITS["step_0"]
+
+
+def test_revisions_and_folders_of_the_hub_are_pinned(hub: Path) -> None:
+    pairs = ["10=hf://lab/run@step_10", "30=hf://lab/run@main/checkpoint-30", "20=hf://lab/run@step_20/"]
+    paths = [str(checkpoint.path) for checkpoint in open_trajectory(pairs, base="hf://lab/run@step_0").checkpoints]
+    commits = [FakeHub.COMMITS[f"step_{step}"] for step in STEPS[:3]]
+    assert paths == [*(f"hf://lab/run@{commit}" for commit in commits), f"hf://lab/run@{'f' * 40}/checkpoint-30"]
+    assert open_trajectory("hf://lab/run@main").steps == (30,)
+
+
+def test_what_the_hub_lacks_is_said(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="hf://lab/other@main: the Hub knows no such repository, or it is private"):
+        open_trajectory("hf://lab/other@main")
+    with pytest.raises(InputError, match="hf://lab/run@step_7: the repository has no such branch, tag or commit"):
+        open_trajectory("7=hf://lab/run@step_7")
+    with pytest.raises(InputError, match="hf://lab is not hf://owner/name"):
+        open_trajectory("hf://lab")
+
+    def offline(self: FakeHub, repository: str) -> Any:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(FakeHub, "list_repo_refs", offline)
+    with pytest.raises(InputError, match=r"hf://lab/run cannot be reached \(Name or service not known\): check the"):
+        open_trajectory("hf://lab/run")

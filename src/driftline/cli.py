@@ -105,7 +105,8 @@ def analyze(
     from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
     from driftline.engines import open_engine
-    from driftline.files.output import json_text, output_folder, refuse_occupied
+    from driftline.files.json import json_text
+    from driftline.files.output import output_folder, refuse_occupied
     from driftline.linearity.analysis import analyze as analyze_run
     from driftline.progress import progress_bar
     from driftline.report import analysis
@@ -239,7 +240,8 @@ def logprobs(
     from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
     from driftline.engines import open_engine
-    from driftline.files.output import json_text, output_folder, refuse_occupied
+    from driftline.files.json import json_text
+    from driftline.files.output import output_folder, refuse_occupied
     from driftline.outputs import logprobs as measure
     from driftline.progress import counter
     from driftline.report import outputs
@@ -278,7 +280,8 @@ def activations(
 
     from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
-    from driftline.files.output import json_text, output_folder, refuse_occupied
+    from driftline.files.json import json_text
+    from driftline.files.output import output_folder, refuse_occupied
     from driftline.outputs import activations as measure
     from driftline.progress import counter
     from driftline.report import outputs
@@ -533,7 +536,8 @@ def compare(
 ) -> None:  # fmt: skip
     """Several analyses side by side, each beside its own chance."""
     from driftline import terminal
-    from driftline.files.output import json_text, output_folder
+    from driftline.files.json import json_text
+    from driftline.files.output import output_folder
     from driftline.linearity.comparison import MARK
     from driftline.linearity.comparison import compare as compare_results
     from driftline.report import comparison
@@ -586,7 +590,7 @@ def demo_(
 
 def _print(show: Callable[[Any, Path], None], record: Any, out: Path, as_json: bool) -> None:
     """A result as a table with a sentence, or its record for a program."""
-    from driftline.files.output import json_text
+    from driftline.files.json import json_text
 
     if as_json:
         print(json_text(getattr(record, "records", record)), end="")

@@ -28,7 +28,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from driftline._version import __version__
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -338,7 +338,7 @@ def _connect(ray: Any, address: str | None) -> None:
             except ConnectionError:  # none runs here
                 ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        why = first_line(error).rstrip(".:")
         raise InputError(
             f"no Ray cluster can be used at {address or 'this machine'} ({why}): start one with ray start --head, or leave "
             "--ray-address out"

@@ -13,3 +13,8 @@ class InputError(Exception):
 
 class UnreadableCheckpoint(InputError):
     """One checkpoint is incomplete or damaged; others of the run may still be read."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says of its error, in one line: its first, or its type's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
 from driftline.files import remote
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
-            f"{source} cannot be loaded as a causal language model ({_first_line(error)}): give the folder of a complete one"
+            f"{source} cannot be loaded as a causal language model ({first_line(error)}): give the folder of a complete one"
         ) from error
     return model.to(device or default_device()).eval()
 
@@ -89,7 +89,7 @@ def model_of(source: str | Path, *, dtype: str, device: torch.device | str | Non
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
-            f"{source} has no configuration that loads ({_first_line(error)}): put that of its model there"
+            f"{source} has no configuration that loads ({first_line(error)}): put that of its model there"
         ) from error
     return model.to(device or default_device()).eval()
 
@@ -110,7 +110,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
-            f"{source} has no tokenizer that loads ({_first_line(error)}): save that of its model beside it"
+            f"{source} has no tokenizer that loads ({first_line(error)}): save that of its model beside it"
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -146,7 +146,7 @@ def context_of(source: str | Path) -> int | None:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{source} has no configuration that loads ({_first_line(error)}): put that of its model there"
+            f"{source} has no configuration that loads ({first_line(error)}): put that of its model there"
         ) from error
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
@@ -165,7 +165,3 @@ def _must_look_like_a_model(folder: str | Path, source: str | Path) -> None:
         raise InputError(f"{source} has no config.json: give the folder of a model")
     if not path.exists() and (str(source).startswith((".", "/", "~")) or str(source).count("/") != 1):
         raise InputError(f"{source} does not exist: give a model's folder, or a Hub name such as owner/model")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

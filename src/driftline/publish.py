@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
+from driftline.files.atomic import replace_text
 
 _RESULTS = ("summary.json", "backtest.json", "evaluation.json", "sweep.json", "comparison.json", "study.json")
 
@@ -89,9 +89,7 @@ def _name_base(card: Path, base_model: str) -> None:
 
     read = ModelCard.load(card)
     read.data.base_model, read.data["base_model_relation"] = base_model, "finetune"
-    partial = card.with_name(".README.md.partial")
-    partial.write_text(str(read), encoding="utf-8")
-    os.replace(partial, card)
+    replace_text(card, str(read))
 
 
 def scalars(result: str | Path | dict[str, Any], prefix: str = "driftline") -> dict[str, float]:
@@ -162,4 +160,4 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, float]]:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from conftest import save_tensors, walk_weights
 from driftline.checkpoints.jumps import write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.forecast import backtest
 from driftline.forecast.observations import observe
 from driftline.lab import model as lab_model

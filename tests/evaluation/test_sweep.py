@@ -16,7 +16,7 @@ from driftline.decoding.generate import Settings
 from driftline.errors import InputError
 from driftline.evaluation.sweep import _spread, schedule, sweep
 from driftline.evaluation.tasks import Task, open_task
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.report import sweep as page
 from driftline.writing.extrapolate import Request
 

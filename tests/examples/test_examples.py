@@ -13,7 +13,7 @@ import pytest
 
 import driftline
 from conftest import walk_weights
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

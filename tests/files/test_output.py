@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from driftline.errors import InputError
-from driftline.files.output import json_text, output_folder, refuse_occupied
+from driftline.files.json import json_text
+from driftline.files.output import output_folder, refuse_occupied
 
 
 def test_output_appears_only_when_complete(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from driftline.checkpoints.inspection import inspect
 from driftline.checkpoints.jumps import read_jumps, regrounded
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.watching.sketch import parts_of, read_checkpoint, sample_positions
 from driftline.watching.state import files_of
 

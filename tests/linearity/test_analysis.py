@@ -13,7 +13,7 @@ from test_scan import SHAPES, reference
 from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.linearity.analysis import analyze
 
 MakeRun = Callable[..., Path]

@@ -10,7 +10,7 @@ import pytest
 from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.linearity.analysis import analyze
 from driftline.linearity.comparison import compare
 from driftline.report import comparison as page

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from driftline import InputError, open_trajectory
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.lab import model as lab_model
 from driftline.outputs import activations, logprobs, teacher_forcing
 from driftline.outputs.activations import Sampling

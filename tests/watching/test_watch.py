@@ -19,7 +19,7 @@ import pytest
 from conftest import save_tensors, walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError, UnreadableCheckpoint
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.linearity.analysis import analyze
 from driftline.watching import sketch as sketch_module
 from driftline.watching import state as watch_state

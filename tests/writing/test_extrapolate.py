@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from conftest import NUMPY, save_tensors, walk_weights
 from driftline import InputError, open_trajectory
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.linearity.analysis import analyze
 from driftline.writing import extrapolate as module
 from driftline.writing.card import base_model

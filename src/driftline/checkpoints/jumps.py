@@ -7,15 +7,14 @@ jump, after which its checkpoints hold projected weights, and "rolled_back_at" w
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from driftline.errors import InputError
-from driftline.files.json import read_json
-from driftline.files.output import json_text
+from driftline.files.atomic import replace_text
+from driftline.files.json import json_text, read_json
 
 NAME = "jumps.json"
 Jumps = list[dict[str, Any]]
@@ -54,16 +53,6 @@ def _is_jump(jump: Any) -> bool:
 def write_jumps(folder: Path, jumps: Jumps) -> None:
     """Replace `jumps.json` in one piece."""
     replace_text(folder / NAME, json_text(jumps))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file in one piece: a reader, or a crash, sees the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def virtual_step(jumps: Jumps, step: float) -> float | None:

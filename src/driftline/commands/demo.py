@@ -15,7 +15,8 @@ from driftline import terminal
 from driftline.checkpoints.inspection import inspect
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.files.output import json_text, output_folder
+from driftline.files.json import json_text
+from driftline.files.output import output_folder
 from driftline.forecast import backtest
 from driftline.forecast.observations import observe
 from driftline.lab.run import train

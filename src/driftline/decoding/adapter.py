@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
 from driftline.models import load_model
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def load_adapted(
             adapted.load_adapter(str(early), adapter_name="early")
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
-            f"the adapters cannot be loaded onto {base} ({str(error).splitlines()[0]}): give adapters of that model"
+            f"the adapters cannot be loaded onto {base} ({first_line(error)}): give adapters of that model"
         ) from error
     adapted.eval()
     return Adapted(adapted, "late"), Adapted(adapted, None if early is None else "early")

@@ -8,9 +8,7 @@ last line is dropped, rows that are there are kept. What made the file is kept b
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +19,10 @@ from driftline.decoding.combine import Shape
 from driftline.decoding.sampler import Sampler, row_seed
 from driftline.decoding.sources import load_sampler
 from driftline.errors import InputError
-from driftline.files.output import json_text
+from driftline.files.atomic import replace_text
+from driftline.files.fingerprint import digest, digest_of, weights_of
+from driftline.files.json import json_text
+from driftline.files.lines import continued, whole_lines
 from driftline.prompts import Prompt, encode, read_rows
 
 
@@ -83,7 +84,7 @@ def generate(
     if batch_size < 1:
         raise InputError(f"--batch-size is {batch_size}: it must be at least 1")
     rows = read_rows(prompts)
-    record = {**asdict(settings), "models": _fingerprint(settings), "prompts": _digest(prompts.read_bytes())}
+    record = {**asdict(settings), "models": _fingerprint(settings), "prompts": digest(prompts.read_bytes())}
     present = _present(out, record, settings.samples, len(rows), overwrite=overwrite)
     advance(present)
     jobs = [(index, sample) for index in range(len(rows)) for sample in range(settings.samples)][present:]
@@ -96,13 +97,11 @@ def generate(
     if not present:
         _begin(out, record)
     started, tokens = time.perf_counter(), 0
-    with open(out, "a", encoding="utf-8") as file:
+    with continued(out) as file:
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
             lines = list(_sample(sampler, settings, batch, encoded))
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
+            file.append(lines)
             tokens += sum(len(line["response_ids"]) for line in lines)
             advance(len(batch))
     return Outcome(
@@ -142,7 +141,7 @@ def settings_file(out: Path) -> Path:
 
 
 def _present(out: Path, record: dict[str, Any], samples: int, prompts: int, *, overwrite: bool) -> int:
-    """Rows that `out` has already; a torn line at its end is cut off."""
+    """Whole rows that `out` has already."""
     beside = settings_file(out)
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: give a file")
@@ -169,18 +168,14 @@ def _begin(out: Path, record: dict[str, Any]) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(b"")
-        partial = beside.with_name(f".{beside.name}.partial")
-        partial.write_text(json_text(record))
-        os.replace(partial, beside)
+        replace_text(beside, json_text(record))
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another file") from error
 
 
 def _complete_rows(out: Path, samples: int, prompts: int) -> int:
-    """Cut a torn last line off; the number of rows before it, which must be the first ones."""
-    content = out.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    rows = whole.splitlines()
+    """The number of whole rows, which must be the first ones."""
+    rows = whole_lines(out)
     for place, line in enumerate(rows):
         try:
             row = json.loads(line)
@@ -189,20 +184,10 @@ def _complete_rows(out: Path, samples: int, prompts: int) -> int:
             found = None
         if found != divmod(place, samples) or place >= prompts * samples:
             raise InputError(f"--out {out}, line {place + 1}, is damaged: add --overwrite to begin again")
-    if len(whole) < len(content):
-        os.truncate(out, len(whole))
     return len(rows)
 
 
 def _fingerprint(settings: Settings) -> dict[str, str]:
     """Sizes and times of the models' weight files, hashed: other weights under the same name are noticed."""
-    prints = {}
-    for source in filter(None, (settings.late, settings.early)):
-        files = sorted(p for p in Path(source).glob("*") if p.suffix in (".safetensors", ".bin"))
-        told = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-        prints[source] = _digest(json.dumps(told).encode())
-    return prints
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    found = weights_of(filter(None, (settings.late, settings.early)))
+    return {source: digest_of(files) for source, files in found.items()}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,9 +31,12 @@ from driftline.decoding.sources import load_sampler
 from driftline.errors import InputError
 from driftline.evaluation import sharpening
 from driftline.evaluation.metrics import paired_difference
-from driftline.evaluation.samples import Row, Samples, figures, kept, right
+from driftline.evaluation.samples import Samples, figures, kept, right
 from driftline.evaluation.tasks import Task
-from driftline.files.output import json_text, output_folder, refuse_occupied
+from driftline.files.fingerprint import weights_of
+from driftline.files.json import json_text
+from driftline.files.lines import Row, write_lines
+from driftline.files.output import output_folder, refuse_occupied
 from driftline.prompts import read_rows
 
 Array = np.ndarray
@@ -79,7 +82,7 @@ def evaluate(
     started = time.monotonic()
     sampler = sampler or load_sampler(settings.late, early=settings.early, alpha=settings.alpha, dtype=settings.dtype)
     models = [source for source in (settings.late, settings.early) if source is not None]
-    request = {"task": task.digest, "settings": asdict(settings), "models": fingerprint(models)}
+    request = {"task": task.digest, "settings": asdict(settings), "models": weights_of(models)}
     with kept(out, request) as work:
 
         def draw(arm: str, sampler: Sampler, settings: Settings) -> list[Row]:
@@ -110,9 +113,8 @@ def evaluate(
             record["against"] = {"folder": str(against), "avg@k": float(other.mean()), "difference": asdict(found)}
         record |= {"versions": versions(), "seconds": time.monotonic() - started}
         with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
-            with open(folder / "samples.jsonl", "w", encoding="utf-8") as file:
-                for arm, rows in arms.items():
-                    file.writelines(json.dumps({"arm": arm, **row}, ensure_ascii=False) + "\n" for row in rows)
+            scored = ({"arm": arm, **row} for arm, rows in arms.items() for row in rows)
+            write_lines(folder / "samples.jsonl", scored)
             (folder / MARK).write_text(json_text(record))
     return record
 
@@ -183,18 +185,6 @@ def read_evaluation(folder: Path, task: Task) -> Array:
     if digest != task.digest:
         raise InputError(f"--against {folder} is of other problems than --task {task.name}: both must be the same")
     return shares
-
-
-def fingerprint(models: Sequence[str]) -> dict[str, list[Any]]:
-    """Sizes and times of each model's weight files: other weights under the same name are noticed."""
-    return {
-        model: [
-            [path.name, path.stat().st_size, path.stat().st_mtime_ns]
-            for path in sorted(Path(model).glob("*"))
-            if path.suffix in (".safetensors", ".bin")
-        ]
-        for model in models
-    }
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ more problems, or the rest after a stop, are simply appended.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from driftline.decoding.generate import Settings
-from driftline.decoding.sampler import Sampler, row_seed
+from driftline.decoding.sampler import Completion, Sampler, row_seed
 from driftline.evaluation.metrics import summarize
 from driftline.evaluation.tasks import Task
+from driftline.files.lines import Row, continued, whole_lines
 from driftline.files.work import Work
 
 Array = np.ndarray
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,8 @@ class Samples:
 
     def rows(self, problems: int) -> list[Row]:
         """Those of the first `problems`; fewer, if not all of them are drawn yet."""
-        if not self.file.exists():
-            return []
-        lines = self.file.read_bytes().split(b"\n")[:-1]  # what follows the last line's end was cut short
         rows: list[Row] = []
-        for line in lines[: problems * self.settings.samples]:
+        for line in whole_lines(self.file)[: problems * self.settings.samples]:
             row = json.loads(line)
             if (row["index"], row["sample"]) != divmod(len(rows), self.settings.samples):
                 break  # a worker that was given up for lost wrote on beside the next
@@ -70,8 +66,7 @@ class Samples:
         prompts = {index: self.task.prompt(index, sampler.tokenizer).ids for index in dict(jobs)}
         for index, ids in prompts.items():
             sampler.must_fit(ids, f"{self.task.name}, problem {index},")
-        self._cut_torn_line()
-        with open(self.file, "a", encoding="utf-8") as file:
+        with continued(self.file) as file:
             for start in range(0, len(jobs), batch_size):
                 batch = jobs[start : start + batch_size]
                 completions = sampler.sample(
@@ -82,28 +77,25 @@ class Samples:
                     max_new_tokens=s.max_new_tokens,
                     seeds=[row_seed(s.seed, index, sample) for index, sample in batch],
                 )
-                for (index, sample), completion in zip(batch, completions, strict=True):
-                    response = sampler.text(completion)
-                    row = {
-                        "index": index,
-                        "sample": sample,
-                        "response": response,
-                        "response_ids": completion.ids,
-                        "finish_reason": completion.finish_reason,
-                        "gold": self.task.problems[index].answer,
-                        "score": self.task.score(response, index),
-                    }
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    rows.append(row)
-                file.flush()
-                os.fsync(file.fileno())
+                drawn = [
+                    self._row(*job, completion, sampler) for job, completion in zip(batch, completions, strict=True)
+                ]
+                file.append(drawn)
+                rows += drawn
                 advance(len(batch))
         return rows
 
-    def _cut_torn_line(self) -> None:
-        if self.file.exists():
-            content = self.file.read_bytes()
-            os.truncate(self.file, content.rfind(b"\n") + 1)
+    def _row(self, index: int, sample: int, completion: Completion, sampler: Sampler) -> Row:
+        response = sampler.text(completion)
+        return {
+            "index": index,
+            "sample": sample,
+            "response": response,
+            "response_ids": completion.ids,
+            "finish_reason": completion.finish_reason,
+            "gold": self.task.problems[index].answer,
+            "score": self.task.score(response, index),
+        }
 
 
 @contextmanager

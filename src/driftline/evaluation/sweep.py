@@ -27,16 +27,17 @@ import numpy as np
 
 from driftline import models
 from driftline._version import __version__
+from driftline.checkpoints.identity import identity
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.decoding.generate import Settings
 from driftline.decoding.sampler import Sampler
 from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.evaluation.evaluate import Progress, compare_with_late, versions
-from driftline.evaluation.samples import Row, Samples, figures, kept, right
+from driftline.evaluation.samples import Samples, figures, kept, right
 from driftline.evaluation.tasks import Task
-from driftline.files.output import json_text
-from driftline.files.work import identity
+from driftline.files.json import json_text
+from driftline.files.lines import Row
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.logprobs import tokenizer_of
 from driftline.writing.extrapolate import Request, make_plan

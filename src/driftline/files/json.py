@@ -1,8 +1,9 @@
-"""A JSON file that comes with a checkpoint, read with a bound on the memory that a hostile one can take."""
+"""JSON for other programs, and JSON that comes with a checkpoint, read with a bound on what a hostile one can take."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,19 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def json_text(value: Any) -> str:
+    """JSON of plain values and numpy's: a number that is not finite becomes null."""
+    return json.dumps(finite(value), indent=2, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """Plain Python values, None in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        return finite(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

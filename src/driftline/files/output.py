@@ -1,20 +1,27 @@
-"""Results that are either complete or absent: written beside the target, fsynced, renamed last."""
+"""Results that are either complete or absent: written beside the target, fsynced, renamed last.
+
+While it is written, the folder is `.NAME.partial-XXXX` beside the target, held by the process that writes it. What a
+killed process left is removed by the next call for the same place; a former result that was set aside to be
+replaced, and was not, is put back.
+"""
 
 from __future__ import annotations
 
 import errno
-import json
-import math
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from driftline.errors import InputError
 from driftline.files import remote
+from driftline.files.atomic import sync
+from driftline.files.lock import Held, hold
+
+_PARTIAL, _FORMER = "partial-", "old-"
 
 
 def refuse_occupied(out: Path, *, overwrite: bool, mark: str) -> None:
@@ -24,6 +31,7 @@ def refuse_occupied(out: Path, *, overwrite: bool, mark: str) -> None:
     leaves in its results: neither checkpoints nor anyone's own files are ever deleted.
     """
     remote.refuse_output(out)
+    clear_leftovers(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder")
     if not out.is_dir() or not any(out.iterdir()):
@@ -36,6 +44,19 @@ def refuse_occupied(out: Path, *, overwrite: bool, mark: str) -> None:
         )
 
 
+def clear_leftovers(out: Path) -> None:
+    """Put back what a killed process had set aside, and remove what it had half written."""
+    out = out.absolute()
+    try:
+        partials = out.parent.glob(f".{glob.escape(out.name)}.{_PARTIAL}*")
+        still_written = [partial for partial in partials if not _removed_if_left(partial)]
+        if not still_written:
+            for former in out.parent.glob(f".{glob.escape(out.name)}.{_FORMER}*"):
+                _put_back(former, out)
+    except OSError:
+        return  # nothing can be listed or removed there: what is asked for will say why
+
+
 @contextmanager
 def output_folder(out: Path, *, overwrite: bool = False, mark: str = "summary.json") -> Iterator[Path]:
     """A fresh folder to write into; it becomes `out` when the block ends well, and vanishes otherwise."""
@@ -43,17 +64,18 @@ def output_folder(out: Path, *, overwrite: bool = False, mark: str = "summary.js
     out = out.absolute()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.{_PARTIAL}", dir=out.parent))
         partial.chmod(0o777 & ~_umask())
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from error
+    holding = _hold_if_possible(partial)
     try:
         yield partial
         for path in partial.rglob("*"):
-            _sync(path)
-        _sync(partial)
+            sync(path)
+        sync(partial)
         _rename_over(partial, out)
-        _sync(out.parent)
+        sync(out.parent)
     except OSError as error:
         if error.errno is not None and (error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
             raise InputError(
@@ -61,43 +83,51 @@ def output_folder(out: Path, *, overwrite: bool = False, mark: str = "summary.js
             ) from error
         raise
     finally:
+        if holding is not None:
+            os.close(holding)
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _rename_over(new: Path, out: Path) -> None:
     if out.is_dir() and any(out.iterdir()):
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
-        os.rename(out, old)
+        former = Path(tempfile.mkdtemp(prefix=f".{out.name}.{_FORMER}", dir=out.parent))
+        os.rename(out, former)
         os.rename(new, out)
-        shutil.rmtree(old)
+        shutil.rmtree(former, ignore_errors=True)
     else:
         os.rename(new, out)
+
+
+def _put_back(former: Path, out: Path) -> None:
+    """The result is where it was, or its replacement is, and it can go."""
+    if out.exists() and any(out.iterdir()):
+        shutil.rmtree(former, ignore_errors=True)
+    elif any(former.iterdir()):
+        os.rename(former, out)
+    else:
+        former.rmdir()
+
+
+def _removed_if_left(partial: Path) -> bool:
+    """Remove what a process that is gone was writing; False where one still is, or the file system cannot tell."""
+    holding = _hold_if_possible(partial)
+    if holding is None:
+        return False
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        os.close(holding)
+    return True
+
+
+def _hold_if_possible(folder: Path) -> int | None:
+    try:
+        return hold(folder)
+    except (Held, OSError):
+        return None
 
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def json_text(value: Any) -> str:
-    """JSON for other programs: a number that is not finite becomes null."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if hasattr(value, "item"):  # a numpy scalar
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
 
 Result = TypeVar("Result")
 
@@ -105,7 +105,7 @@ def folder(address: str) -> Path:
         library = _library(protocol) or getattr(error.__cause__ or error, "name", None)
         raise InputError(f"{shown} needs {library}, which is not installed: pip install {library}") from error
     except ValueError as error:
-        raise InputError(f"{shown} cannot be opened ({redacted(_first_line(error))}): check the address") from error
+        raise InputError(f"{shown} cannot be opened ({redacted(first_line(error))}): check the address") from error
 
 
 def _library(protocol: str) -> str | None:
@@ -194,11 +194,7 @@ def faults(path: Path) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    return redacted(_first_line(error))[:200]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return redacted(first_line(error))[:200]
 
 
 def _patiently(path: Path, request: Callable[[], Result]) -> Result:

@@ -1,4 +1,4 @@
-"""Results of single checkpoints, kept while others are still to come: what makes long measurements resumable.
+"""Results of single parts of a long request, kept while others are still to come: what makes it resumable.
 
 They lie in a hidden folder beside the output, each written whole and renamed; the output itself appears
 when everything is done. Work for another request is thrown away.
@@ -6,23 +6,19 @@ when everything is done. Work for another request is thrown away.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
-from driftline.files import remote
+from driftline.files.atomic import replacing
 
 
 class Work:
-    """The hidden folder of one request: an array for each finished step."""
+    """The hidden folder of one request: an array for each finished step, or whatever else is put there."""
 
     def __init__(self, out: Path, request: dict[str, Any]) -> None:
         self.folder = out.absolute().parent / f".{out.name}.work"
@@ -42,28 +38,8 @@ class Work:
         return np.load(path, allow_pickle=False) if path.is_file() else None
 
     def save(self, step: int, values: np.ndarray) -> None:
-        partial = self.folder / f"{step}.partial"
-        with open(partial, "wb") as file:
+        with replacing(self.folder / f"{step}.npy") as file:
             np.save(file, values, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.folder / f"{step}.npy")
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def identity(trajectory: Trajectory, sequences: Sequence[Sequence[int]], **settings: Any) -> dict[str, Any]:
-    """What makes two requests the same: files by size and time (remote ones by etag or commit), token ids by hash, settings."""
-    files = []
-    for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True):
-        for file in sorted({file for info in checkpoint.tensors.values() for file in info.files}):
-            if remote.is_remote(file):
-                files.append([step, str(file), remote.origin(file)])
-                continue
-            stat = file.stat()
-            files.append([step, str(file.absolute()), stat.st_size, stat.st_mtime_ns])
-    digest = hashlib.sha256()
-    for ids in sequences:
-        digest.update(np.asarray([len(ids), *ids], np.int64).tobytes())
-    return {"files": files, "tokens": digest.hexdigest(), **settings}

@@ -21,7 +21,7 @@ import numpy as np
 
 from driftline._version import __version__
 from driftline.errors import InputError
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.forecast import gaussian
 from driftline.forecast.extrapolators import Method, methods
 from driftline.forecast.observations import Observations

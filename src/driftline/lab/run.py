@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftline.errors import InputError
-from driftline.files.output import json_text, refuse_occupied
+from driftline.files.json import json_text
+from driftline.files.output import refuse_occupied
 from driftline.lab.settings import ALGORITHMS, LabRun, check
 from driftline.lab.tasks import LabTask, Row, open_task
 

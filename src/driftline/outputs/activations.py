@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from driftline import models
 from driftline._version import __version__
 from driftline.checkpoints import configuration
+from driftline.checkpoints.identity import identity
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
-from driftline.files.work import Work, identity
+from driftline.files.work import Work
 from driftline.linearity import figures, null
 from driftline.linearity.names import layer_and_module
 from driftline.outputs import series

@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 from driftline import models
 from driftline._version import __version__
 from driftline.checkpoints import configuration
+from driftline.checkpoints.identity import identity
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
-from driftline.files.work import Work, identity
+from driftline.files.work import Work
 from driftline.outputs import series
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.rollouts import Rollout, read_rollouts

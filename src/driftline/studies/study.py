@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from driftline._version import __version__
-from driftline.checkpoints.jumps import replace_text
 from driftline.engines import Advance, Engine, LocalEngine
 from driftline.errors import InputError
-from driftline.files.output import json_text
+from driftline.files.atomic import replace_text
+from driftline.files.json import json_text
 from driftline.lab.settings import LabRun
 
 MARK = "study.json"

@@ -19,7 +19,6 @@ A call that was stopped, however, goes on at the first thing that is not finishe
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -33,11 +32,14 @@ from pathlib import Path
 from typing import Any
 
 from driftline.checkpoints.discovery import find_steps
-from driftline.checkpoints.jumps import NAME, Jumps, read_jumps, replace_text, write_jumps
+from driftline.checkpoints.jumps import NAME, Jumps, read_jumps, write_jumps
 from driftline.checkpoints.layouts import huggingface
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.errors import InputError, UnreadableCheckpoint
-from driftline.files.output import json_text, output_folder, refuse_occupied
+from driftline.files.atomic import replace_text
+from driftline.files.json import json_text
+from driftline.files.lock import Held, held
+from driftline.files.output import output_folder, refuse_occupied
 from driftline.writing.extrapolate import Request, extrapolate
 from driftline.writing.write import DTYPES, NORM_LAYERS, Settings
 
@@ -295,14 +297,10 @@ def _claim(request: dict[str, Any], out: Path, *, overwrite: bool) -> None:
 @contextmanager
 def _only_one(out: Path) -> Iterator[int]:
     """Hold the folder; the descriptor is handed to the trainer, so that one left running holds it too."""
-    out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise InputError(f"--out {out} is in use by another re-grounding, or by a trainer that one left running: end it first") from error  # fmt: skip
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        with held(out) as descriptor:
+            yield descriptor
+    except Held:
+        raise InputError(
+            f"--out {out} is in use by another re-grounding, or by a trainer that one left running: end it first"
+        ) from None

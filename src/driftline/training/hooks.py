@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from driftline.errors import InputError
+from driftline.files.atomic import replacing
 from driftline.training import zero3
 
 if TYPE_CHECKING:
@@ -76,12 +76,8 @@ def state_file(args: TrainingArguments, state: TrainerState, name: str, *, shard
 
 def save_state(path: Path, content: dict[str, Any]) -> None:
     """Save in one piece."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
+    with replacing(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -11,8 +11,6 @@ at any moment loses at most the checkpoint that it was reading. Rows may be adde
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -24,10 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from driftline.checkpoints.jumps import replace_text
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError, UnreadableCheckpoint
-from driftline.files.output import json_text, output_folder
+from driftline.files.atomic import replace_text
+from driftline.files.fingerprint import digest
+from driftline.files.json import json_text
+from driftline.files.lock import Held, held
+from driftline.files.output import output_folder
 from driftline.watching.sketch import SAMPLE, Part, parts_of, read_checkpoint, sample_positions
 
 _SEED = 0
@@ -108,7 +109,7 @@ class State:
         if self._reference.size == 0:
             self._write_plan(sketch, run)
         delta = (sketch - self._reference).astype(np.float32)
-        content = hashlib.blake2b(sample.tobytes() + delta.tobytes(), digest_size=16).hexdigest() + f"@{step}"
+        content = digest(sample.tobytes() + delta.tobytes()) + f"@{step}"
         before = self.rows.get(step)
         if before is not None and before.content == content:  # the same weights, saved or copied anew
             self.rows[step] = replace(before, files=files, written=written)
@@ -269,17 +270,13 @@ def _product(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def only_watch(state: Path) -> Iterator[None]:
     """Nobody else works on this state; given up by the system when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"--out {folder.parent} is in use by another driftline watch: choose another folder"
-            ) from None
-        yield
+    try:
+        with held(state):
+            yield
+    except Held:
+        raise InputError(f"--out {state.parent} is in use by another driftline watch: choose another folder") from None
 
 
 def files_of(folder: Path) -> tuple[str, int, int]:
@@ -293,4 +290,4 @@ def files_of(folder: Path) -> tuple[str, int, int]:
                 continue  # gone, or a link to nowhere: whether it is needed shows when the checkpoint is opened
             found.append([os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns])
     text = json.dumps(sorted(found)).encode()
-    return hashlib.blake2b(text, digest_size=16).hexdigest(), max((f[2] for f in found), default=0), len(found)
+    return digest(text), max((f[2] for f in found), default=0), len(found)

@@ -34,20 +34,21 @@ import numpy as np
 
 from driftline.checkpoints import configuration
 from driftline.checkpoints.discovery import STEP_PAIR, choose_steps, find_steps
-from driftline.checkpoints.jumps import read_jumps, regrounded, replace_text
+from driftline.checkpoints.jumps import read_jumps, regrounded
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.tensors import TensorInfo
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory, open_trajectory
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
-from driftline.files.output import json_text
+from driftline.files.atomic import replace_text
+from driftline.files.json import json_text
 from driftline.linearity import kernels, statistics
 from driftline.linearity.analysis import RunTotals, summarize
 from driftline.linearity.scan import Population
 from driftline.linearity.step_sizes import Moves, moves_of
 from driftline.watching.collapse import collapse, skills_ahead
 from driftline.watching.sketch import BUCKETS
-from driftline.watching.state import State, files_of, held
+from driftline.watching.state import State, files_of, only_watch
 
 _FEWEST = 3  # checkpoints of a line
 _ENOUGH = 8  # of a warning
@@ -117,7 +118,7 @@ def watch(
     if out.is_dir() and any(out.iterdir()) and not (out / "state").is_dir():
         raise InputError(f"--out {out} holds files that are no watch of a run: choose another folder")
     try:
-        with held(out / "state"):
+        with only_watch(out / "state"):
             return _Follower(request, out, show, say).follow()
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(out)):

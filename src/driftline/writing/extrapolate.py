@@ -19,7 +19,8 @@ import numpy as np
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError
-from driftline.files.output import json_text, output_folder, refuse_occupied
+from driftline.files.json import json_text
+from driftline.files.output import output_folder, refuse_occupied
 from driftline.forecast import gaussian
 from driftline.forecast.alpharl import AlphaRL
 from driftline.forecast.choose import FEWEST, Choice, choose, untested

@@ -33,7 +33,7 @@ from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.engines import Buffers, Engine, LocalEngine
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
-from driftline.files.output import json_text
+from driftline.files.json import json_text
 from driftline.writing.card import card
 from driftline.writing.combine import combine, combine_bfloat16, decoded, encode, losses
 

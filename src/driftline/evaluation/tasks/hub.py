@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
 from driftline.evaluation.tasks.extraction import boxed
 from driftline.evaluation.tasks.jsonl import judged
 from driftline.evaluation.tasks.task import Problem, Task
@@ -52,7 +52,7 @@ def task(name: str) -> Task:
             local or source.path, split=source.split, download_config=DownloadConfig(max_retries=0, disable_tqdm=True)
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(
             f"{local or source.path} cannot be loaded ({reason}): where there is no network give a local copy, --task {short}:FOLDER"
         ) from error

@@ -125,6 +125,16 @@ def aside(sentence: str) -> None:
     print(f"driftline: {sentence}", file=sys.stderr, flush=True)
 
 
+def while_working(*, quiet: bool) -> Callable[[str], None]:
+    """Says what is being done, on standard error; nothing if it is to be quiet."""
+
+    def say(sentence: str) -> None:
+        if not quiet:
+            print(sentence, file=sys.stderr, flush=True)
+
+    return say
+
+
 def training_step(steps: int, *, quiet: bool) -> Callable[[int, dict[str, float]], None]:
     """Prints a line for every tenth step of a lab run; the time left by the pace since the first, which sets up too."""
     first: list[tuple[int, float]] = []

@@ -32,7 +32,8 @@ def test_rows_hold_each_result_beside_its_null(make_run: MakeRun, rng: np.random
     drifting, walk = record.rows
     assert (drifting.linear, walk.linear) == (True, False)
     assert msgspec.to_builtins(drifting.r2) == json.loads((folders[0] / "summary.json").read_text())["r2"]
-    assert drifting.increment_cosine is not None and drifting.null_increment_cosine is not None
+    assert drifting.increment_cosine is not None
+    assert drifting.null_increment_cosine is not None
     assert drifting.increment_cosine > drifting.null_increment_cosine + 0.1
     page.write(tmp_path, record, "driftline compare")
     html = (tmp_path / "report.html").read_text()

@@ -19,7 +19,7 @@ from driftline.files.json import LIMIT, finite, json_text
 
 __all__ = ["UNSET", "Figure", "Record", "UnsetType", "read_record", "record_text", "write_record"]
 
-Figure: TypeAlias = "float | None"
+Figure: TypeAlias = float | None
 """A number, or None where there is none (or none that is finite)."""
 
 

@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from driftline._version import __version__
+from driftline.commands import next as after
 from driftline.errors import InputError
 from driftline.files.remote import redacted
 from driftline.lab.settings import LabRun, read_config
@@ -117,7 +118,9 @@ def analyze(
         with progress_bar("reading weights", trajectory.nbytes, quiet=quiet) as advance:
             summary = analyze_run(trajectory, folder, filter=filter, clock=clock, engine=where, progress=advance)
         (folder / "summary.json").write_text(json_text(summary))
-        analysis.write(folder, summary, _command())
+        same = _options(steps=steps, base=base, clock=clock if clock != "step" else None)
+        steps_after = after.analysis(summary, run, same, str(out))
+        analysis.write(folder, summary, command=_command(), next_steps=steps_after)
     _print(terminal.analysis, summary, out, json_)
 
 
@@ -166,7 +169,10 @@ def backtest(
             observed = observe(trajectory, clock=clock, analysis=analysis, progress=advance)
         note = trajectory.regrounded.sentence if trajectory.regrounded else ""
         record = write(folder, observed, run=trajectory.name, clock=clock, rank=rank, note=note)
-        page.write(folder, record, _command())
+        same = _options(
+            steps=steps, base=base, clock=clock if clock != "step" else None, rank=rank if rank > 1 else None
+        )
+        page.write(folder, record, command=_command(), next_steps=after.backtest(record, run, same, str(out)))
     _print(terminal.backtest, record, out, json_)
 
 
@@ -259,7 +265,9 @@ def logprobs(
         )
         summary["cost"] = {"seconds": time.monotonic() - started}
         (folder / "summary.json").write_text(json_text(summary))
-        outputs.write_logprobs(folder, summary, _command())
+        same = _options(steps=steps, base=base, clock=clock if clock != "step" else None)
+        steps_after = after.outputs(run, same, str(out))
+        outputs.write_logprobs(folder, summary, command=_command(), next_steps=steps_after)
     _print(terminal.analysis, summary, out, json_)
 
 
@@ -296,7 +304,9 @@ def activations(
         )
         summary["cost"] = {"seconds": time.monotonic() - started}
         (folder / "summary.json").write_text(json_text(summary))
-        outputs.write_activations(folder, summary, _command())
+        same = _options(steps=steps, base=base, clock=clock if clock != "step" else None)
+        steps_after = after.outputs(run, same, str(out))
+        outputs.write_activations(folder, summary, command=_command(), next_steps=steps_after)
     _print(terminal.analysis, summary, out, json_)
 
 
@@ -478,7 +488,16 @@ def sweep(
             trajectory, chosen, folder, out, request, settings, output_space=output_space, observed=observed,
             batch_size=batch_size, engine=where, progress=progress,
         )  # fmt: skip
-        page.write(folder, record, _command())
+        method_typed = method if method != "two-point" else None
+        same = [
+            *_options(steps=steps, base=base, method=method_typed),
+            *(["--from", *map(str, from_)] if from_ else []),
+        ]
+        of_task = _options(
+            task=task, verifier=verifier, extract=extract, problems=problems, samples=samples, top_p=top_p, top_k=top_k,
+            max_new_tokens=max_new_tokens, dtype=dtype,
+        )  # fmt: skip
+        page.write(folder, record, command=_command(), next_steps=after.sweep(record, run, same, of_task, str(out)))
     _print(terminal.sweep, record, out, json_)
 
 
@@ -545,7 +564,7 @@ def compare(
     record = compare_results(results)
     with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         (folder / MARK).write_text(json_text(record))
-        comparison.write(folder, record, _command())
+        comparison.write(folder, record, command=_command(), next_steps=after.comparison(record))
     _print(terminal.comparison, record, out, json_)
 
 
@@ -571,7 +590,7 @@ def study(
         record = run_study(name, out, quick=quick, runs=runs, overwrite=overwrite, engine=where, say=say)
     if not record:
         return  # not the first process of several
-    page.write(out, record, _command())
+    page.write(out, record, command=_command(), next_steps=after.study(record, str(out)))
     print("\n".join(record["findings"]))
     print(f"\nreport: {out / 'report.html'}")
 
@@ -596,6 +615,16 @@ def _print(show: Callable[[Any, Path], None], record: Any, out: Path, as_json: b
         print(json_text(getattr(record, "records", record)), end="")
     else:
         show(record, out)
+
+
+def _options(**given: object) -> list[str]:
+    """Options with a value, as words."""
+    return [
+        word
+        for name, value in given.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def _command() -> str:

@@ -7,6 +7,7 @@ second call goes on from there.
 from __future__ import annotations
 
 import json
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from driftline import terminal
 from driftline.checkpoints.inspection import inspect
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.commands import next as after
 from driftline.errors import InputError
 from driftline.files.json import json_text
 from driftline.files.output import output_folder
@@ -63,7 +65,9 @@ def _analyze(run: Path, result: Path, *, quiet: bool) -> None:
         with progress_bar("reading weights", trajectory.nbytes, quiet=quiet) as advance:
             summary = analyze(trajectory, folder, progress=advance)
         (folder / "summary.json").write_text(json_text(summary))
-        analysis.write(folder, summary, f"driftline analyze {run} --out {result}")
+        words = ["driftline", "analyze", str(run), "--out", str(result)]
+        steps = after.analysis(summary, [str(run)], [], str(result))
+        analysis.write(folder, summary, command=shlex.join(words), next_steps=steps)
     terminal.analysis(summary, result)
     print()
 
@@ -72,7 +76,9 @@ def _backtest(run: Path, measured: Path, result: Path) -> float:
     """The recommended horizon, in steps."""
     with output_folder(result, overwrite=True, mark=backtest.MARK) as folder:
         record = backtest.write(folder, observe(open_trajectory(run), analysis=measured), run=str(run), clock="step")
-        backtest_page.write(folder, record, f"driftline backtest {run} --analysis {measured} --out {result}")
+        words = ["driftline", "backtest", str(run), "--analysis", str(measured), "--out", str(result)]
+        steps = after.backtest(record, [str(run)], [], str(result))
+        backtest_page.write(folder, record, command=shlex.join(words), next_steps=steps)
     terminal.backtest(record, result)
     return float(record["recommended_horizon"])
 

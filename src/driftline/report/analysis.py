@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from driftline.linearity import statistics
-from driftline.report import charts, movement, page, tensors
-from driftline.report.page import made, number, section, table
+from driftline.report import charts, maps, movement, page, tensors
+from driftline.report.page import Steps, made, number, section, table
 
 _CLOCKS = {"step": "training step", "lr": "summed learning rate"}
+_INTERVALS = 120  # of the map of cosines, so that the page of a long run stays small
 
 
-def write(folder: Path, summary: dict[str, Any], command: str) -> None:
-    """`report.html` from `summary` and the `tensors.parquet` in `folder`."""
+def write(folder: Path, summary: dict[str, Any], *, command: str, next_steps: Steps = ()) -> None:
+    """`report.html` from `summary` and the `tensors.parquet` in `folder`; `command` made it, `next_steps` may follow."""
     clock, null = np.array(summary["clock_values"]), np.array(summary["r2_histogram"]["null"])
     body = [
         verdict(summary),
-        _next(summary, command),
+        page.next_steps(next_steps),
         histogram(summary),
         tensors.section_of(
             tensors.read(folder, clock, movement.best_line(summary)[0]),
@@ -39,10 +41,10 @@ def write(folder: Path, summary: dict[str, Any], command: str) -> None:
         _left_out(summary),
         how(summary, command),
     ]
-    (folder / "report.html").write_text(page.page(f"driftline · {summary['run']}", *body), encoding="utf-8")
+    page.write(folder, f"driftline · {summary['run']}", body)
 
 
-def verdict(s: dict[str, Any]) -> str:
+def verdict(s: dict[str, Any]) -> Markup:
     r2, null, d = s["r2"], s["null_r2"], s["drift"]
     cards = [
         (number(r2["median"]), "R², median", f"chance {number(null['median'])}"),
@@ -63,20 +65,7 @@ def verdict(s: dict[str, Any]) -> str:
     return page.verdict(s["verdict"]["sentence"], s["verdict"]["linear"], cards)
 
 
-def _next(s: dict[str, Any], command: str) -> str:
-    run, out = page.asked(command)
-    same = page.options(command, "--steps", "--base", "--clock")
-    words = ["driftline", "backtest", *run, *same, "--analysis", out, "--out", f"{out}-backtest"]
-    if s["verdict"]["linear"]:
-        why = (
-            "See how far ahead this run can be forecast, tested on its own later checkpoints; no weight is read again."
-        )
-    else:
-        why = "A forecast has little to stand on here. This tells whether any beats the last checkpoint, on the run's own later ones."
-    return page.next_steps([(why, words)])
-
-
-def histogram(s: dict[str, Any]) -> str:
+def histogram(s: dict[str, Any]) -> Markup:
     shares, chance = (np.array(s["r2_histogram"][whose]) / sum(s["r2_histogram"][whose]) for whose in ("run", "null"))
     names = list(s["r2"])
     return section(
@@ -88,7 +77,7 @@ def histogram(s: dict[str, Any]) -> str:
     )
 
 
-def growth(s: dict[str, Any]) -> str:
+def growth(s: dict[str, Any]) -> Markup:
     gram, clock, d = np.array(s["gram"]), np.array(s["clock_values"]), s["drift"]
     elapsed, norms = clock[1:] - clock[0], np.sqrt(np.clip(np.diag(gram)[1:], 0, None))
     moved, error = norms > 0, float(d["growth_exponent_se"])
@@ -105,9 +94,11 @@ def growth(s: dict[str, Any]) -> str:
     )
 
 
-def cosines(s: dict[str, Any]) -> str:
-    matrix = statistics.cosines(statistics.increments_gram(np.array(s["gram"])))
-    steps, d = s["steps"], s["drift"]
+def cosines(s: dict[str, Any]) -> Markup:
+    gram, d = np.array(s["gram"]), s["drift"]
+    shown = tensors.thinned(len(gram), _INTERVALS + 1)
+    matrix = statistics.cosines(statistics.increments_gram(statistics.rebased(gram, shown)))
+    steps = [s["steps"][place] for place in shown]
     intervals = [f"{a}–{b}" for a, b in itertools.pairwise(steps)]
     rows = [(interval, *map(float, row)) for interval, row in zip(intervals, matrix, strict=True)]
     return section(
@@ -115,12 +106,12 @@ def cosines(s: dict[str, Any]) -> str:
         f"Cosine between the changes over any two intervals. Next to the diagonal the optimizer's momentum alone gives "
         f"{number(d['null']['adjacent_cosine'])}; further than {number(s['optimizer']['memory_steps'], 0)} steps apart only drift remains: "
         f"mean {number(d['increment_cosine'])} over {d['increment_pairs']} pairs.",
-        charts.cosine_matrix(matrix, intervals),
-        table(["interval", *intervals], rows) if len(rows) <= 40 else "",
+        maps.cosine_matrix(matrix, intervals),
+        table(["interval", *intervals], rows) if len(rows) <= 40 else page.NOTHING,
     )
 
 
-def skill(s: dict[str, Any]) -> str:
+def skill(s: dict[str, Any]) -> Markup:
     held, rank = s["skill"], s["rank1"]
     rows: list[tuple[Any, ...]] = [
         (f"skill of {name}", value, held["null"][name]) for name, value in held["methods"].items()
@@ -136,22 +127,24 @@ def skill(s: dict[str, Any]) -> str:
     )
 
 
-def _left_out(s: dict[str, Any]) -> str:
+def _left_out(s: dict[str, Any]) -> Markup:
     p = s["parameters"]
     rows = [(f"step {step}", reason) for step, reason in s["skipped"].items()]
     rows += list(s["left_out"].items())
     counts = table(
         ["", "parameters"],
-        [("in the tensors measured", p["total"]), ("changed and measured", p["measured"]), ("never changed", p["unchanged"]),
-         (f"removed by the filter ({s['filter']})", p["filtered"])],
-    )  # fmt: skip
-    reasons = (
-        table(["left out", "reason"], rows) if rows else '<p class="aid">Every tensor and checkpoint took part.</p>'
+        [
+            ("in the tensors measured", p["total"]),
+            ("changed and measured", p["measured"]),
+            ("never changed", p["unchanged"]),
+            (f"removed by the filter ({s['filter']})", p["filtered"]),
+        ],
     )
+    reasons = table(["left out", "reason"], rows) if rows else page.aid("Every tensor and checkpoint took part.")
     return section("What was left out", "Every figure above is of the parameters that were measured.", counts + reasons)
 
 
-def how(s: dict[str, Any], command: str) -> str:
+def how(s: dict[str, Any], command: str) -> Markup:
     rows = [
         ("driftline", s["driftline"]),
         ("run", s["run"]),

@@ -14,7 +14,7 @@ from driftline.report import charts, maps, movement, page, tensors
 from driftline.report.page import Steps, made, number, section, table
 
 _CLOCKS = {"step": "training step", "lr": "summed learning rate"}
-_INTERVALS = 120  # of the map of cosines, so that the page of a long run stays small
+_INTERVALS = 96  # of the map of cosines, so that the page of a long run stays small
 
 
 def write(folder: Path, summary: dict[str, Any], *, command: str, next_steps: Steps = ()) -> None:

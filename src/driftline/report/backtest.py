@@ -12,9 +12,10 @@ from markupsafe import Markup
 from driftline.report import charts, maps, page
 from driftline.report.grid import layer_grid
 from driftline.report.page import Steps, made, number, section, table
+from driftline.report.tensors import thinned
 
 _LOWEST = -1.0  # skill below this is drawn as this: far worse than holding is all the same
-_TABLED = 2000  # forecasts, at most, that a table lists
+_TABLED, _HORIZONS = 1500, 100  # forecasts, at most, that a table lists, and horizons of each method
 
 
 def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Steps = ()) -> None:
@@ -43,10 +44,11 @@ def _verdict(r: dict[str, Any]) -> Markup:
 
 
 def _by_horizon(r: dict[str, Any]) -> Markup:
-    drawn = {name: found for name, found in r["pooled"].items() if name not in ("hold", "mean", "ema")}
+    pooled = {name: [found[i] for i in thinned(len(found), _HORIZONS)] for name, found in r["pooled"].items()}
+    drawn = {name: found for name, found in pooled.items() if name not in ("hold", "mean", "ema")}
     rows = [
         (name, p["horizon"], p["skill"], p["low"], p["cutoffs"])
-        for name, found in r["pooled"].items()
+        for name, found in pooled.items()
         for p in found
         if name != "hold"
     ]

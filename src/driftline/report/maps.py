@@ -39,8 +39,9 @@ class Measure:
     highest: float = 1.0
 
     @property
-    def cells(self) -> list[list[float | None]]:
-        return [[None if np.isnan(v) else float(f"{v:.4g}") for v in row] for row in self.values]
+    def cells(self) -> list[str]:
+        """Rows as `page.js` unpacks them: figures between commas, nothing where a cell is empty."""
+        return [",".join("" if np.isnan(v) else f"{v:.4g}" for v in row) for row in self.values]
 
     @property
     def colours(self) -> list[list[Any]]:

@@ -3,7 +3,12 @@
 const CONFIG = { displayModeBar: false, responsive: true };
 const data = (id) => JSON.parse(document.getElementById(id).textContent);
 
+// The cells of a map travel as lines of figures, nothing between two commas where there is none.
+const cells = (lines) => lines.map((line) => line.split(",").map((cell) => cell === "" ? null : Number(cell)));
+const unpacked = (z) => typeof z[0] === "string" ? cells(z) : z;
+
 function draw(id, figure) {
+  for (const trace of figure.data) if (trace.z) trace.z = unpacked(trace.z);
   return Plotly.react(id, figure.data, figure.layout, CONFIG);
 }
 
@@ -12,6 +17,7 @@ for (const chart of document.querySelectorAll(".chart[data-from]")) draw(chart.i
 // A switch shows one of several sets of traces in one or more charts: {chart: [[restyled, relaid], ...]}.
 for (const group of document.querySelectorAll(".switch")) {
   const choices = data(group.dataset.from);
+  for (const [{ z }] of Object.values(choices).flat()) z[0] = unpacked(z[0]);
   const buttons = [...group.querySelectorAll("button")];
   buttons.forEach((button, chosen) => button.addEventListener("click", () => {
     for (const other of buttons) other.setAttribute("aria-pressed", other === button);
@@ -21,9 +27,13 @@ for (const group of document.querySelectorAll(".switch")) {
 
 function fillTable(id, head, rows) {
   const table = document.createElement("table");
-  for (const [place, cells] of [head, ...rows].entries()) {
+  for (const [place, words] of [head, ...rows].entries()) {
     const row = table.insertRow();
-    for (const cell of cells) row.appendChild(document.createElement(place ? "td" : "th")).textContent = cell;
+    for (const [column, text] of words.entries()) {
+      const cell = row.appendChild(document.createElement(place ? "td" : "th"));
+      cell.textContent = text;
+      if (place && column) cell.className = "n";
+    }
   }
   document.getElementById(id).replaceChildren(table);
 }
@@ -48,7 +58,7 @@ function showTensor(place) {
   const tensor = tensors[place];
   if (!tensor) return;
   document.getElementById("tensor-choice").value = place;
-  document.getElementById("tensor-about").textContent = tensor.about;
+  document.getElementById("tensor-about").textContent = `${tensor.figures[0]} parameters, ${tensor.figures[1]} of them measured`;
   const share = (mille) => mille / 1000;
   const samples = tensor.samples.map(change);
   const centres = tensor.r2.map((_, i) => (i + 0.5) / tensor.r2.length);
@@ -74,6 +84,9 @@ function showTensor(place) {
 
 if (document.getElementById("tensors")) {
   const choice = document.getElementById("tensor-choice");
+  const { tensors, head } = data("tensors");
+  choice.append(...tensors.map(({ name }, place) => new Option(name, place)));
+  fillTable("tensor-table", head, tensors.map(({ name, figures }) => [name, ...figures]));
   choice.addEventListener("change", () => showTensor(Number(choice.value)));
   for (const map of ["heat-map", "outside"].map((id) => document.getElementById(id)).filter(Boolean)) {
     map.on("plotly_click", ({ points: [{ customdata }] }) => {

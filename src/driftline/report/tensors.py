@@ -29,15 +29,25 @@ _COLUMNS = [
     "gram",
     "sample_values",
 ]
-_BYTES = 320_000  # of sections in a page, so that it stays small; the tensors after these have none
+_BYTES, _PER_CHECKPOINT, _FEWEST = 340_000, 300, 40_000  # of sections in a page, less in that of a long run
 _POINTS, _INTERVALS, _SAMPLES, _BINS = 24, 16, 4, 50  # of such a section
+_FIGURES = {
+    "parameters": "parameters",
+    "measured": "measured",
+    "median R²": "r2_median",
+    "skill": "skill",
+    "norm of the update": "norm",
+}  # of a tensor, in the table: what they are called, and their keys
 _MEASURES = {"median R²": (0.0, 1.0), "skill": (-1.0, 1.0), "norm of the update": (0.0, None)}  # range of the colours
 
 
 def read(folder: Path, clock: np.ndarray, line: str) -> list[dict[str, Any]]:
-    """The tensors of `tensors.parquet`, each with the skill of `line` and with what its section shows, in bounded memory."""
+    """The tensors of `tensors.parquet`, each with the skill of `line` and with what its section shows, in bounded memory.
+
+    The tensors after those whose sections fill the page have None for theirs.
+    """
     tensors: list[dict[str, Any]] = []
-    left = _BYTES
+    left = max(_BYTES - _PER_CHECKPOINT * clock.size, _FEWEST)
     for batch in pq.ParquetFile(folder / "tensors.parquet").iter_batches(64, columns=_COLUMNS):
         grams = batch.column("gram").flatten().to_numpy().reshape(-1, clock.size, clock.size)
         held = skill.held_out_skill(grams, clock)[line]
@@ -98,13 +108,10 @@ def _map(name: str, tensors: Sequence[dict[str, Any]], chosen: Sequence[int]) ->
 
 
 def _table(tensors: Sequence[dict[str, Any]]) -> Markup:
-    """The figures of the tensors that have a section."""
-    listed = [t for t in tensors if t["section"]]
-    head = ["tensor", "parameters", "measured", "median R²", "skill", "norm of the update"]
-    keys = ("name", "parameters", "measured", "r2_median", "skill", "norm")
-    rows = page.table(head, [[t[key] for key in keys] for t in listed])
-    rest = len(tensors) - len(listed)
-    return rows + page.aid(f"The other {rest:,} tensors are in tensors.parquet.") if rest else rows
+    """The table that `page.js` fills with the figures of the tensors that have a section."""
+    rest = sum(not tensor["section"] for tensor in tensors)
+    said = [page.aid(f"The other {rest:,} tensors are in tensors.parquet.")] if rest else []
+    return page.joined([page.render("filled.html", name="tensor-table"), *said])
 
 
 def _section(
@@ -124,7 +131,7 @@ def _section(
     upper = cosines[np.triu_indices(len(cosines))]
     return {
         "name": row["name"],
-        "about": f"{row['parameters']:,} parameters, {row['measured']:,} of them measured",
+        "figures": [page.number(row[key], 3) for key in _FIGURES.values()],
         "r2": np.round(1000 * counts / max(counts.sum(), 1)).astype(int).tolist(),
         "samples": [_packed(series[thinned(T, _POINTS)]) for series in samples],
         "lines": [_digits(line) for line in lines],
@@ -145,7 +152,7 @@ def _packed(series: np.ndarray) -> tuple[float, str]:
     """(the largest magnitude, 16-bit shares of it)."""
     largest = float(np.abs(series).max())
     shares = np.rint(32767 * series / largest) if 0 < largest < np.inf else np.zeros(series.size)
-    return largest, _base64(shares.astype("<i2"))
+    return float(f"{largest:.5g}"), _base64(shares.astype("<i2"))
 
 
 def _base64(values: np.ndarray) -> str:
@@ -164,6 +171,7 @@ def _chosen(
         "intervals": [f"{a}–{b}" for a, b in itertools.pairwise(ends)],
         "null": (1000 * null.reshape(_BINS, -1).sum(1)).round(1).tolist(),
         "colours": charts.LINES,
+        "head": ["tensor", *_FIGURES],
         "charts": {name: {"layout": charts.inert(layout)} for name, layout in _layouts(x).items()},
     }
     drawn = (
@@ -179,8 +187,7 @@ def _chosen(
             "Cosine between its changes over any two intervals: blue the same way, orange back.",
         ),
     )
-    names = [each["name"] for each in sections]
-    return page.render("tensor.html", names=names, charts=drawn, data=page.embedded("tensors", data))
+    return page.render("tensor.html", charts=drawn, data=page.embedded("tensors", data))
 
 
 def _layouts(x: str) -> dict[str, dict[str, Any]]:

@@ -342,7 +342,7 @@ try:
     main()
 except SystemExit:
     pass
-assert not {"numpy", "numba", "pyarrow", "plotly", "torch"} & set(sys.modules), sorted(sys.modules)
+assert not {"numpy", "numba", "pyarrow", "jinja2", "torch"} & set(sys.modules), sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -574,7 +574,7 @@ def test_the_demo_from_training_to_report_and_again(driftline: Shell, tmp_path: 
     summary = json.loads((folder / "analysis" / "summary.json").read_text())
     assert summary["parameters"]["total"] == 2_366_400
     assert summary["steps"] == list(range(0, 17, 2))
-    assert (folder / "analysis" / "report.html").stat().st_size < 8_000_000
+    assert (folder / "analysis" / "report.html").stat().st_size < 2_000_000
     record = json.loads((folder / "run" / "run.json").read_text())
     assert record["completed"] is True
     assert "report: driftline-demo/analysis/report.html" in result.stdout

@@ -100,7 +100,7 @@ def test_the_planted_optimum_is_found(run, task, tmp_path) -> None:
     assert record["control"]["verdict"] == "gain"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-folder"]  # neither work nor forecasts are left
 
-    page.write(folder, {**record, "run": EVIL}, f"driftline sweep {EVIL}")
+    page.write(folder, {**record, "run": EVIL}, command=f"driftline sweep {EVIL}")
     written = (folder / "report.html").read_text()
     assert 'id="scores"' in written
     body = written.split("</style>", 1)[1].split("</script>", 1)[1]
@@ -141,7 +141,7 @@ def test_forecasts_that_are_no_better_are_not_recommended(run, task, tmp_path) -
     record = swept(run, task, tmp_path / "out", request(300, 400))
     assert not record["best"]["better"]
     assert record["sentence"].startswith("Keep step 60: the best forecast")
-    page.write(tmp_path / "out-folder", record, "driftline sweep")
+    page.write(tmp_path / "out-folder", record, command="driftline sweep")
     assert 'class="verdict no"' in (tmp_path / "out-folder" / "report.html").read_text()
 
 
@@ -155,7 +155,7 @@ def test_logits_are_swept(run, task, tmp_path) -> None:
     assert control["verdict"] in ("gain", "sharpening", "loss", "nothing")
     assert set(control["greedy"]) == {"forecast", "late"}
     assert control["late_matched"]["temperature"] > 0
-    page.write(tmp_path / "out-folder", record, "driftline sweep")
+    page.write(tmp_path / "out-folder", record, command="driftline sweep")
     written = (tmp_path / "out-folder" / "report.html").read_text()
     assert "Better, or only surer?" in written
     assert "pass@2" in written

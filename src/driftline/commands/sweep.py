@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from driftline.commands.options import Decoding, Output, Printing, Source, TaskChoice, TokenChoice, Where
-from driftline.commands.requests import Next, beside, command_line
+from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,8 @@ def run(request: Sweep) -> dict[str, Any]:
             engine=engine,
             progress=progress,
         )
-        page.write(folder, record, command_line(request))
+        steps = spelled_out(next_steps(record, request))
+        page.write(folder, record, command=command_line(request), next_steps=steps)
     return record
 
 

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from driftline.checkpoints.trajectory import Trajectory, open_trajectory
     from driftline.decoding.processor import ExtrapolatedLogits
     from driftline.errors import InputError
+    from driftline.forecast.request import ForecastRequest
     from driftline.linearity.analysis import analyze
     from driftline.linearity.scan import TensorScan, scan
+    from driftline.outputs.extrapolate import extrapolate
     from driftline.publish import log_results, push, scalars
     from driftline.training.monitor import LinearityCallback
     from driftline.training.regrounding import RegroundingCallback
-    from driftline.writing.extrapolate import Request, extrapolate
-    from driftline.writing.write import Settings
+    from driftline.writing.storage import Storage
 
 _HOMES = {
     "ExtrapolatedLogits": "driftline.decoding.processor",
@@ -35,18 +36,18 @@ _HOMES = {
     "log_results": "driftline.publish",
     "push": "driftline.publish",
     "scalars": "driftline.publish",
-    "extrapolate": "driftline.writing.extrapolate",
-    "Request": "driftline.writing.extrapolate",
-    "Settings": "driftline.writing.write",
+    "extrapolate": "driftline.outputs.extrapolate",
+    "ForecastRequest": "driftline.forecast.request",
+    "Storage": "driftline.writing.storage",
 }
 
 __all__ = [
     "ExtrapolatedLogits",
+    "ForecastRequest",
     "InputError",
     "LinearityCallback",
     "RegroundingCallback",
-    "Request",
-    "Settings",
+    "Storage",
     "TensorScan",
     "Trajectory",
     "__version__",

@@ -202,24 +202,25 @@ def extrapolate(
     from driftline import terminal
     from driftline.checkpoints.trajectory import open_trajectory
     from driftline.engines import open_engine
+    from driftline.forecast.request import ForecastRequest, parse_targets
+    from driftline.outputs.extrapolate import extrapolate as write_forecasts
     from driftline.progress import progress_bar
-    from driftline.writing import extrapolate as forecasts
-    from driftline.writing.write import Settings, parse_size
+    from driftline.writing.storage import Storage, parse_size
 
-    request = forecasts.Request(
-        targets=forecasts.parse_targets(to) if to is not None else (),
+    request = ForecastRequest(
+        targets=parse_targets(to) if to is not None else (),
         method=method, seen=from_, alpha=alpha, per=per, rank=rank, clock=clock, analysis=analysis,
         reconstruct=reconstruct, interpolate=interpolate, scores=scores, target_score=target_score,
         rollouts=rollouts,
     )  # fmt: skip
-    settings = Settings(
+    storage = Storage(
         keep=() if keep == ("none",) else keep, dtype=dtype, rounding=rounding, seed=seed,
         shard_bytes=parse_size(shard_size),
     )  # fmt: skip
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
     with open_engine(engine, ray_address) as where:
-        written = forecasts.extrapolate(
-            trajectory, out, request, settings,
+        written = write_forecasts(
+            trajectory, out, request, storage,
             overwrite=overwrite, engine=where, progress=partial(progress_bar, quiet=quiet),
         )  # fmt: skip
     _print(terminal.forecast, written, out, json_)
@@ -457,9 +458,9 @@ def sweep(
     from driftline.evaluation.sweep import sweep as sweep_targets
     from driftline.evaluation.tasks import open_task
     from driftline.files.output import output_folder, refuse_occupied
+    from driftline.forecast.request import ForecastRequest, parse_targets
     from driftline.progress import counter
     from driftline.report import sweep as page
-    from driftline.writing.extrapolate import Request, parse_targets
 
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
     trajectory = open_trajectory(run, steps=steps, base=base, strict=strict)
@@ -468,7 +469,7 @@ def sweep(
         late="", temperature=temperature, top_p=top_p, top_k=top_k, samples=samples,
         max_new_tokens=max_new_tokens or chosen.max_new_tokens, seed=seed, dtype=dtype,
     )  # fmt: skip
-    request = Request(targets=parse_targets(to), method=method, seen=from_)
+    request = ForecastRequest(targets=parse_targets(to), method=method, seen=from_)
     with (
         open_engine(engine, ray_address) as where,
         output_folder(out, overwrite=overwrite, mark=MARK) as folder,

@@ -15,15 +15,18 @@ from safetensors.numpy import load_file
 
 from conftest import NUMPY, save_tensors, walk_weights
 from driftline import InputError, open_trajectory
+from driftline.checkpoints.trajectory import TensorSeries
 from driftline.files.json import json_text
+from driftline.forecast.forecast import Forecast
+from driftline.forecast.request import ForecastRequest, parse_targets
 from driftline.linearity.analysis import analyze
-from driftline.writing import extrapolate as module
 from driftline.writing.card import base_model
-from driftline.writing.extrapolate import Outcome, Request, extrapolate, parse_targets
-from driftline.writing.write import Forecast, Settings, parse_size, write
+from driftline.writing.extrapolate import WrittenForecasts, extrapolate
+from driftline.writing.storage import Storage, parse_size
+from driftline.writing.write import write
 
 MakeRun = Callable[..., Path]
-ALL = Settings(keep=())
+ALL = Storage(keep=())
 SHAPES = {
     "model.embed_tokens.weight": (50, 8),
     "model.layers.0.up.weight": (40, 30),
@@ -34,9 +37,9 @@ SHAPES = {
 STEPS = list(range(0, 100, 10))
 
 
-def forecast(run: Path, out: Path, settings: Settings = ALL, **request: object) -> Outcome:
+def forecast(run: Path, out: Path, storage: Storage = ALL, **request: object) -> WrittenForecasts:
     request = {"method": "two-point"} | request
-    return extrapolate(open_trajectory(run), out, Request(**request), settings)  # type: ignore[arg-type]
+    return extrapolate(open_trajectory(run), out, ForecastRequest(**request), storage)  # type: ignore[arg-type]
 
 
 def stored(run: Path, step: int) -> dict[str, np.ndarray]:
@@ -114,15 +117,15 @@ def test_only_the_checkpoints_that_count_are_needed(run: Path, tmp_path: Path) -
 
 
 def test_norm_layers_are_kept_by_default_and_listed(run: Path, tmp_path: Path) -> None:
-    record = forecast(run, tmp_path / "out", Settings(), targets=(120,)).records[0]
+    record = forecast(run, tmp_path / "out", Storage(), targets=(120,)).records[0]
     assert record["kept"] == ["model.layers.0.input_layernorm.weight", "model.norm.weight"]
     found, last = load_file(tmp_path / "out" / "model.safetensors"), stored(run, 90)
     for name in SHAPES:
         assert (found[name] == last[name]).all() == (name in record["kept"])
-    chosen = forecast(run, tmp_path / "two", Settings(keep=("*up.bias",)), targets=(120,)).records[0]
+    chosen = forecast(run, tmp_path / "two", Storage(keep=("*up.bias",)), targets=(120,)).records[0]
     assert chosen["kept"] == ["model.layers.0.up.bias"]
     with pytest.raises(InputError, match=r"--keep 'embed' matches no tensor .*'\*embed\*'"):
-        forecast(run, tmp_path / "three", Settings(keep=("embed",)), targets=(120,))
+        forecast(run, tmp_path / "three", Storage(keep=("embed",)), targets=(120,))
 
 
 def test_a_tied_head_stays_tied(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_a_tied_head_stays_tied(make_run: MakeRun, rng: np.random.Generator, tmp
     run = make_run(weights)
     for folder in run.iterdir():
         (folder / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
-    forecast(run, tmp_path / "out", Settings(), targets=(30,))
+    forecast(run, tmp_path / "out", Storage(), targets=(30,))
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert set(found) == {"model.embed_tokens.weight", "model.layers.0.up.weight"}
     early, late = stored(run, 0)["model.embed_tokens.weight"], stored(run, 10)["model.embed_tokens.weight"]
@@ -179,13 +182,13 @@ def test_several_targets_make_a_run_of_their_own_from_one_reading(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[tuple[str, int]] = []
-    original = module.write.__globals__["TensorSeries"].read
+    original = TensorSeries.read
 
     def counted(self, start, stop, out, scratch):
         read.append((self.name, start))
         return original(self, start, stop, out, scratch)
 
-    monkeypatch.setattr(module.write.__globals__["TensorSeries"], "read", counted)
+    monkeypatch.setattr(TensorSeries, "read", counted)
     outcome = forecast(run, tmp_path / "out", targets=(120, 150, 200))
     assert sorted(read) == sorted({(name, 0) for name in SHAPES})
     assert open_trajectory(tmp_path / "out").steps == (120, 150, 200)
@@ -200,8 +203,8 @@ def test_several_targets_make_a_run_of_their_own_from_one_reading(
 def test_the_recipe_makes_the_same_bytes_again(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
     """From driftline.json alone: sources, coefficients, kept tensors, dtype, rounding and seed."""
     run = bfloat16_run(make_run, rng)
-    settings = Settings(rounding="stochastic", seed=5, shard_bytes=3000)
-    forecast(run, tmp_path / "out", settings, targets=(140,), method="relex")
+    storage = Storage(rounding="stochastic", seed=5, shard_bytes=3000)
+    forecast(run, tmp_path / "out", storage, targets=(140,), method="relex")
     recipe = json.loads((tmp_path / "out" / "driftline.json").read_text())
     folders = {source["step"]: Path(source["file"]).parent for source in recipe["sources"]}
     for source in recipe["sources"]:
@@ -212,11 +215,11 @@ def test_the_recipe_makes_the_same_bytes_again(make_run: MakeRun, rng: np.random
     coefficients = {
         name: np.array([recipe["coefficients"][name][str(step)] for step in trajectory.steps]) for name in SHAPES
     }
-    again = Settings(
+    again = Storage(
         *(tuple(recipe["keep"]), recipe["dtype"], recipe["rounding"], recipe["seed"], recipe["shard_bytes"])
     )
     (tmp_path / "again").mkdir()
-    write(trajectory, [Forecast(tmp_path / "again", coefficients, {"target": 140, "method": "relex"})], again)
+    write(trajectory, {tmp_path / "again": Forecast(coefficients, {"target": 140, "method": "relex"})}, again)
     for file in (tmp_path / "out").glob("*.safetensors*"):
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
@@ -276,7 +279,9 @@ def test_a_saved_analysis_gives_the_same_forecast_without_a_scan(
     assert kept["coefficients"] == scanned["coefficients"]
     with pytest.raises(InputError, match="is of other steps, another clock or other tensors"):
         extrapolate(
-            open_trajectory(run, steps="0:50"), tmp_path / "c", Request((70,), "relex", analysis=tmp_path / "an")
+            open_trajectory(run, steps="0:50"),
+            tmp_path / "c",
+            ForecastRequest((70,), "relex", analysis=tmp_path / "an"),
         )
     with pytest.raises(InputError, match="is not a result of driftline analyze"):
         forecast(run, tmp_path / "c", targets=(120,), method="relex", analysis=tmp_path / "none")
@@ -288,7 +293,7 @@ def test_reconstruct_and_interpolate(run: Path, tmp_path: Path) -> None:
     found = load_file(tmp_path / "full" / "model.safetensors")
     for name, value in stored(run, 50).items():
         np.testing.assert_allclose(found[name], value, atol=1e-5)
-    between = extrapolate(open_trajectory(run), tmp_path / "mid", Request((44,), interpolate=True), ALL)
+    between = extrapolate(open_trajectory(run), tmp_path / "mid", ForecastRequest((44,), interpolate=True), ALL)
     assert between.records[0]["coefficients"] == pytest.approx({"40": 0.6, "50": 0.4})
     assert between.records[0]["method"] == "two-point"
 
@@ -348,7 +353,7 @@ class TestAuto:
             np.testing.assert_array_equal(found[name], value)
 
     def test_two_checkpoints_are_taken_at_their_word_with_a_warning(self, run: Path, tmp_path: Path) -> None:
-        outcome = extrapolate(open_trajectory(run, steps="0,90"), tmp_path / "out", Request((180,)), ALL)
+        outcome = extrapolate(open_trajectory(run, steps="0,90"), tmp_path / "out", ForecastRequest((180,)), ALL)
         assert outcome.warning
         assert "not back-tested: 2 checkpoints are too few" in outcome.sentence
         assert outcome.records[0]["alpha"] == 2.0
@@ -415,7 +420,7 @@ def test_differing_and_non_finite_tensors_are_named(
 ) -> None:
     rewrite(run, step, change)
     with pytest.raises(InputError, match=complaint):
-        forecast(run, tmp_path / "out", Settings(), targets=(120,))
+        forecast(run, tmp_path / "out", Storage(), targets=(120,))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 

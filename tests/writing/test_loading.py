@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from driftline import open_trajectory
-from driftline.writing.extrapolate import Request, extrapolate
-from driftline.writing.write import Settings
+from driftline.forecast.request import ForecastRequest
+from driftline.writing.extrapolate import extrapolate
+from driftline.writing.storage import Storage
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -28,8 +29,8 @@ def test_from_pretrained_loads_a_forecast(tmp_path: Path, tied: bool, shard_byte
                 parameter += 0.05 * torch.randn_like(parameter)
         states.append({name: value.clone() for name, value in model.state_dict().items()})
         model.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
-    settings = Settings(keep=(), shard_bytes=shard_bytes)
-    extrapolate(open_trajectory(tmp_path / "run"), tmp_path / "out", Request((250,), "two-point"), settings)
+    storage = Storage(keep=(), shard_bytes=shard_bytes)
+    extrapolate(open_trajectory(tmp_path / "run"), tmp_path / "out", ForecastRequest((250,), "two-point"), storage)
     loaded, notes = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", dtype="auto", output_loading_info=True
     )

@@ -19,13 +19,14 @@ from driftline.files.json import json_text
 from driftline.files.output import output_folder
 from driftline.forecast import backtest
 from driftline.forecast.observations import observe
+from driftline.forecast.request import ForecastRequest
 from driftline.lab.run import train
 from driftline.lab.settings import LabRun
 from driftline.linearity.analysis import analyze
 from driftline.progress import progress_bar
 from driftline.report import analysis
 from driftline.report import backtest as backtest_page
-from driftline.writing.extrapolate import Request, extrapolate
+from driftline.writing.extrapolate import extrapolate
 
 FULL = LabRun()
 QUICK = LabRun(steps=16, save_every=2, prompts_per_step=4, held_out_problems=64)
@@ -86,7 +87,7 @@ def _extrapolate(run: Path, out: Path, horizon: float, *, quiet: bool) -> list[t
     def forecast(seen: str, target: int, folder: Path) -> tuple[str, Path]:
         print(f"driftline extrapolate {run} --steps {seen} --to {target} --out {folder}")
         outcome = extrapolate(
-            open_trajectory(run, steps=seen), folder, Request((target,)), overwrite=True,
+            open_trajectory(run, steps=seen), folder, ForecastRequest((target,)), overwrite=True,
             progress=partial(progress_bar, quiet=quiet),
         )  # fmt: skip
         terminal.forecast(outcome, folder)

@@ -18,9 +18,15 @@ transformers = pytest.importorskip("transformers")
 def test_from_pretrained_loads_a_forecast(tmp_path: Path, tied: bool, shard_bytes: int) -> None:
     torch.manual_seed(0)
     config = transformers.Qwen2Config(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=tied, dtype="bfloat16",
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        dtype="bfloat16",
+    )
     model = transformers.Qwen2ForCausalLM(config).to(torch.bfloat16)
     states = []
     for step in (0, 100):

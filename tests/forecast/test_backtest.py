@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -139,7 +140,7 @@ def test_the_persistence_length_is_that_of_analyze_whatever_the_clock(
     assert by_steps["length"] > 0
 
 
-def persistence_of(folder: Path, trajectory: Trajectory, clock: str) -> dict[str, object]:
+def persistence_of(folder: Path, trajectory: Trajectory, clock: str) -> dict[str, Any]:
     """What the back-tests say of it, after a check that the analysis says the same."""
     folder.mkdir()
     summary = analyze(trajectory, folder, clock=clock)

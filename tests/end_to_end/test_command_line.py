@@ -299,7 +299,7 @@ def test_killed_while_writing_it_leaves_no_model(run: Path, tmp_path: Path, sign
     code = f"""
 import sys, time
 import driftline.writing.write as write
-write._copy_rest = lambda *rest: time.sleep(60)
+write.copy_beside = lambda *rest: time.sleep(60)
 from driftline.cli import main
 sys.argv = ["driftline", "extrapolate", {str(run)!r}, "--method", "two-point", "--to", "120", "--out", "out"]
 main()

@@ -17,8 +17,8 @@ from driftline.errors import InputError
 from driftline.evaluation.sweep import _spread, schedule, sweep
 from driftline.evaluation.tasks import Task, open_task
 from driftline.files.json import json_text
+from driftline.forecast.request import ForecastRequest
 from driftline.report import sweep as page
-from driftline.writing.extrapolate import Request
 
 SETTINGS = Settings(late="run", temperature=0.0, samples=1, max_new_tokens=16)
 CLEAN = 100  # the step at which the noise would be gone
@@ -47,11 +47,13 @@ def task() -> Task:
     return open_task("sums", problems=48, seed=0)
 
 
-def request(*targets: int) -> Request:
-    return Request(targets=targets, method="two-point")
+def request(*targets: int) -> ForecastRequest:
+    return ForecastRequest(targets=targets, method="two-point")
 
 
-def swept(run: Trajectory, task: Task, out: Path, asked: Request, settings: Settings = SETTINGS, **more) -> dict:
+def swept(
+    run: Trajectory, task: Task, out: Path, asked: ForecastRequest, settings: Settings = SETTINGS, **more
+) -> dict:
     folder = out.with_name(out.name + "-folder")
     folder.mkdir(exist_ok=True)
     return sweep(run, task, folder, out, asked, settings, batch_size=48, **more)
@@ -188,7 +190,7 @@ def test_a_forecast_that_is_only_surer_is_not_recommended(task, tmp_path) -> Non
         (replace(request(90), seen=(0, 7)), {"output_space": True}, "--from 7: not in the run"),
         (replace(request(90), seen=(30,)), {"output_space": True}, "one checkpoint .step 30. makes no line"),
         (request(90), {"observed": 0}, "--observed is 0"),
-        (Request(targets=(90,), method="magic"), {}, "magic"),
+        (ForecastRequest(targets=(90,), method="magic"), {}, "magic"),
     ],
 )
 def test_bad_requests_are_refused(run, task, tmp_path, asked, more, complaint) -> None:

@@ -49,15 +49,15 @@ def test_no_rollout_from_before_a_jump_trains_after_it(tmp_path):
     trainer, sampled = grpo(tmp_path, RegroundingCallback(4, 6), steps=12, **reuse)
     trainer.train()
     assert sampled == [0, 4, 8]
-    assert [jump["step"] for jump in read_jumps(tmp_path)] == [4, 8, 12]
+    assert [jump.step for jump in read_jumps(tmp_path)] == [4, 8, 12]
     for step in (8, 10, 12):
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
     trainer, sampled = grpo(tmp_path, RegroundingCallback(4, 6), steps=16, **reuse)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert sampled == [6, 10, 14]
     jumps = read_jumps(tmp_path)
-    assert [jump["step"] for jump in jumps] == [4, 10, 14]
-    assert [(jump["trained_from"], jump["trained_to"], jump["projected_to"]) for jump in jumps] == [
+    assert [jump.step for jump in jumps] == [4, 10, 14]
+    assert [(jump.trained_from, jump.trained_to, jump.projected_to) for jump in jumps] == [
         (0, 4, 10), (10, 16, 22), (22, 26, 32),
     ]  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_jumps_between_generations_are_refused(tmp_path, settings, unit):
 def test_a_resumed_grpo_run_ends_in_the_same_bits(tmp_path):
     trainer, _ = grpo(tmp_path / "whole", RegroundingCallback(4, 4, accept="reward", window=2), steps=10)
     trainer.train()
-    assert read_jumps(tmp_path / "whole")[0]["accepted"] is not None
+    assert read_jumps(tmp_path / "whole")[0].accepted is not None
     out = tmp_path / "resumed"
     shutil.copytree(tmp_path / "whole", out)
     for step in (8, 10):
@@ -93,4 +93,4 @@ def test_the_guard_where_rollouts_are_used_twice(tmp_path):
     trainer.train()
     assert sampled == [0, 2, 4, 6, 8, 10]
     (jump,) = read_jumps(tmp_path)
-    assert (jump["step"], jump["accepted"], jump["rolled_back_at"]) == (6, False, 10)
+    assert (jump.step, jump.accepted, jump.rolled_back_at) == (6, False, 10)

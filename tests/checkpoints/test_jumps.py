@@ -68,16 +68,36 @@ def test_a_jump_follows_those_before_it():
 
 
 CALLBACK = {
-    "cycle": 1, "trained_from": 0, "trained_to": 6, "projected_to": 12, "alpha": 2.0, "accepted": False, "step": 6,
-    "rolled_back_at": 8, "method": "two-point", "coefficients": [-1.0, 2.0], "trained_length": 0.25,
-    "jump_length": 0.25, "parameters": 3584, "lora_discarded": 0.0, "seconds": 0.001,
+    "cycle": 1,
+    "trained_from": 0,
+    "trained_to": 6,
+    "projected_to": 12,
+    "alpha": 2.0,
+    "accepted": False,
+    "step": 6,
+    "rolled_back_at": 8,
+    "method": "two-point",
+    "coefficients": [-1.0, 2.0],
+    "trained_length": 0.25,
+    "jump_length": 0.25,
+    "parameters": 3584,
+    "lora_discarded": 0.0,
+    "seconds": 0.001,
     "reward": {"before": 1.0, "after": 0.0, "standard_error": 0.0625},
-}  # fmt: skip
+}
 COMMAND = {
-    "cycle": 1, "trained_from": 0, "trained_to": 4, "projected_to": 16, "alpha": 4.0, "accepted": True, "model": "base",
-    "checkpoint": "out/cycle-1/trained/checkpoint-4", "projected": "out/cycle-1/projected", "seconds_trained": 0.5,
+    "cycle": 1,
+    "trained_from": 0,
+    "trained_to": 4,
+    "projected_to": 16,
+    "alpha": 4.0,
+    "accepted": True,
+    "model": "base",
+    "checkpoint": "out/cycle-1/trained/checkpoint-4",
+    "projected": "out/cycle-1/projected",
+    "seconds_trained": 0.5,
     "seconds_projected": 0.125,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("record", [CALLBACK, COMMAND])

@@ -87,12 +87,23 @@ def test_cycles_train_project_and_are_recorded(tmp_path, asked):
     jumps = reground(asked(), tmp_path / "out", say=sentences.append)
     assert read_jumps(tmp_path / "out") == jumps
     assert list(json.loads((tmp_path / "out" / "jumps.json").read_text())[0]) == [
-        "cycle", "trained_from", "trained_to", "projected_to", "alpha", "accepted",
-        "model", "checkpoint", "projected", "seconds_trained", "seconds_projected",
-    ]  # fmt: skip
+        "cycle",
+        "trained_from",
+        "trained_to",
+        "projected_to",
+        "alpha",
+        "accepted",
+        "model",
+        "checkpoint",
+        "projected",
+        "seconds_trained",
+        "seconds_projected",
+    ]
     assert [(j.cycle, j.trained_from, j.trained_to, j.projected_to) for j in jumps] == [
-        (1, 0, 4, 16), (2, 16, 20, 32), (3, 32, 36, 48),
-    ]  # fmt: skip
+        (1, 0, 4, 16),
+        (2, 16, 20, 32),
+        (3, 32, 36, 48),
+    ]
     assert all(j.alpha == 4 and j.accepted for j in jumps)
     final = load_file(tmp_path / "out" / "final" / "model.safetensors")
     np.testing.assert_array_equal(final["w"], np.full((4, 3), 1 + 48 * DRIFT, np.float32))

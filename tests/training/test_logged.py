@@ -16,8 +16,10 @@ def walk(steps: int, drift: float, *, turn: int | None = None) -> np.ndarray:
     """W [steps + 1, N]: unit noise and drift at every step; after `turn` no drift and half as much noise again."""
     rng = np.random.default_rng(1)
     direction = rng.standard_normal(N)
-    rows = [(0 if turn and k >= turn else drift) * direction + (1.5 if turn and k >= turn else 1) * rng.standard_normal(N)
-            for k in range(steps)]  # fmt: skip
+    rows = [
+        (0 if turn and k >= turn else drift) * direction + (1.5 if turn and k >= turn else 1) * rng.standard_normal(N)
+        for k in range(steps)
+    ]
     return np.concatenate([np.zeros((1, N)), np.cumsum(rows, 0)])
 
 

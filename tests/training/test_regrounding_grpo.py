@@ -30,15 +30,28 @@ def grpo(out, callback, *, steps: int, seed: int = 0, bonus=lambda step: 0.0, **
         return [float(text.count("1")) + bonus(trainer.state.global_step) for text in completions]
 
     arguments = {
-        "per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 4, "beta": 0.0,
-        "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2, "report_to": "none", "disable_tqdm": True,
-        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False,
-    }  # fmt: skip
+        "per_device_train_batch_size": 4,
+        "num_generations": 4,
+        "max_completion_length": 4,
+        "beta": 0.0,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+    }
     trainer = GRPOTrainer(
-        model=tiny_model(seed), reward_funcs=[reward],
+        model=tiny_model(seed),
+        reward_funcs=[reward],
         args=GRPOConfig(output_dir=str(out), max_steps=steps, **(arguments | settings)),
-        train_dataset=Dataset.from_list(problems(64, 0)), processing_class=new_tokenizer(), callbacks=[callback],
-    )  # fmt: skip
+        train_dataset=Dataset.from_list(problems(64, 0)),
+        processing_class=new_tokenizer(),
+        callbacks=[callback],
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer, sampled
 
@@ -58,8 +71,10 @@ def test_no_rollout_from_before_a_jump_trains_after_it(tmp_path):
     jumps = read_jumps(tmp_path)
     assert [jump.step for jump in jumps] == [4, 10, 14]
     assert [(jump.trained_from, jump.trained_to, jump.projected_to) for jump in jumps] == [
-        (0, 4, 10), (10, 16, 22), (22, 26, 32),
-    ]  # fmt: skip
+        (0, 4, 10),
+        (10, 16, 22),
+        (22, 26, 32),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> type[Hub]:
 @pytest.fixture
 def model(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> Path:
     run = make_run(walk_weights(rng, [0, 10, 20], {"layers.0.w": (8, 8)}, drift=1.0))
-    request = driftline.Request((40,), method="two-point")
-    driftline.extrapolate(driftline.open_trajectory(run), tmp_path / "model", request)
+    driftline.extrapolate(driftline.open_trajectory(run), tmp_path / "model", to=40, method="two-point")
     return tmp_path / "model"
 
 

@@ -11,33 +11,36 @@ from typing import TYPE_CHECKING, Any
 from driftline._version import __version__
 
 if TYPE_CHECKING:
+    from driftline.api import activations, analyze, backtest, compare, evaluate, extrapolate, inspect, logprobs, sweep
     from driftline.checkpoints.trajectory import Trajectory, open_trajectory
     from driftline.decoding.processor import ExtrapolatedLogits
     from driftline.errors import InputError
-    from driftline.linearity.analysis import analyze
     from driftline.linearity.scan import TensorScan, scan
     from driftline.publish import log_results, push, scalars
     from driftline.training.monitor import LinearityCallback
     from driftline.training.regrounding import RegroundingCallback
-    from driftline.writing.extrapolate import Request, extrapolate
-    from driftline.writing.write import Settings
 
 _HOMES = {
     "ExtrapolatedLogits": "driftline.decoding.processor",
     "InputError": "driftline.errors",
     "LinearityCallback": "driftline.training.monitor",
     "RegroundingCallback": "driftline.training.regrounding",
-    "Trajectory": "driftline.checkpoints.trajectory",
-    "open_trajectory": "driftline.checkpoints.trajectory",
     "TensorScan": "driftline.linearity.scan",
-    "scan": "driftline.linearity.scan",
-    "analyze": "driftline.linearity.analysis",
+    "Trajectory": "driftline.checkpoints.trajectory",
+    "activations": "driftline.api",
+    "analyze": "driftline.api",
+    "backtest": "driftline.api",
+    "compare": "driftline.api",
+    "evaluate": "driftline.api",
+    "extrapolate": "driftline.api",
+    "inspect": "driftline.api",
     "log_results": "driftline.publish",
+    "logprobs": "driftline.api",
+    "open_trajectory": "driftline.checkpoints.trajectory",
     "push": "driftline.publish",
     "scalars": "driftline.publish",
-    "extrapolate": "driftline.writing.extrapolate",
-    "Request": "driftline.writing.extrapolate",
-    "Settings": "driftline.writing.write",
+    "scan": "driftline.linearity.scan",
+    "sweep": "driftline.api",
 }
 
 __all__ = [
@@ -45,18 +48,23 @@ __all__ = [
     "InputError",
     "LinearityCallback",
     "RegroundingCallback",
-    "Request",
-    "Settings",
     "TensorScan",
     "Trajectory",
     "__version__",
+    "activations",
     "analyze",
+    "backtest",
+    "compare",
+    "evaluate",
     "extrapolate",
+    "inspect",
     "log_results",
+    "logprobs",
     "open_trajectory",
     "push",
     "scalars",
     "scan",
+    "sweep",
 ]
 
 

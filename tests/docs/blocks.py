@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import shlex
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from driftline.cli import app
+from driftline import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -78,21 +74,6 @@ def inline_commands(page: Path) -> list[list[str]]:
     return [shlex.split(found.replace("…", "")) for found in _INLINE.findall(page.read_text(encoding="utf-8"))]
 
 
-def _unrun(command: Callable[..., None]) -> Callable[..., dict[str, Any]]:
-    @functools.wraps(command)
-    def parsed(**options: Any) -> dict[str, Any]:
-        return options
-
-    return parsed
-
-
-_COMMANDS = {name: _unrun(spec.target) for name, spec in app._subcommands.items()}  # type: ignore[arg-type]
-
-
-def parse(words: list[str]) -> dict[str, Any]:
-    """What the real parser makes of `driftline WORDS`, nothing called; SystemExit where it refuses."""
-    ours = words[: words.index("--")] if "--" in words else words
-    found: dict[str, Any] = tyro.extras.subcommand_cli_from_dict(
-        _COMMANDS, args=ours, prog="driftline", config=(tyro.conf.FlagCreatePairsOff,)
-    )
-    return found
+def parse(words: list[str]) -> Any:
+    """The request that the real parser makes of `driftline WORDS`, not run; SystemExit where it refuses."""
+    return cli.parse(words[0], words[1:])

@@ -156,7 +156,7 @@ def test_not_finite_weights_leave_nothing(
         (["analyze", "absent", "--out", "out"], "absent does not exist"),
         (["inspect", "absent"], "absent does not exist"),
         (["analyse", "run", "--out", "out"], "'analyse' is no command: use analyze, or see driftline --help"),
-        (["run"], "'run' is no command: choose inspect, analyze,"),
+        (["run"], "'run' is no command: choose analyze, inspect,"),
         (["analyze", "nosuch://bucket/run", "--out", "out"], "not known: nosuch"),
         (["train", "--out", "out", "--steps", "0"], "--steps is 0"),
         (["train", "--out", "out", "--model", "absent"], "no local folder"),

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,69 @@ def test_occupied_folders_are_refused(tmp_path: Path) -> None:
 def test_numbers_that_are_not_finite_become_null() -> None:
     value = {"a": [math.nan, math.inf, 1.5], "b": np.float64("nan"), "c": np.int64(3)}
     assert json.loads(json_text(value)) == {"a": [None, None, 1.5], "b": None, "c": 3}
+
+
+def leave(out: Path, moment: str) -> None:
+    """What a process that is killed in `output_folder` leaves: another process does it, and dies at once."""
+    script = f"""
+import os, shutil
+from pathlib import Path
+from driftline.files import output
+out, moment = Path({str(out)!r}), {moment!r}
+rename = os.rename
+def dying(old, new):
+    if moment == "before the rename":
+        os._exit(9)
+    rename(old, new)
+    if moment == "between the renames":
+        os._exit(9)
+os.rename = dying
+with output.output_folder(out, overwrite=True) as folder:
+    (folder / "summary.json").write_text("new")
+    if moment == "while writing":
+        os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+
+
+@pytest.mark.parametrize("moment", ["while writing", "before the rename"])
+def test_what_a_killed_process_left_goes_with_the_next_call(tmp_path: Path, moment: str) -> None:
+    out = tmp_path / "my [out]"
+    leave(out, moment)
+    assert not out.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    with output_folder(out) as folder:
+        (folder / "summary.json").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["my [out]"]
+
+
+@pytest.mark.parametrize("moment", ["while writing", "before the rename", "between the renames"])
+def test_a_former_result_outlives_a_process_killed_while_replacing_it(tmp_path: Path, moment: str) -> None:
+    out = tmp_path / "out"
+    with output_folder(out) as folder:
+        (folder / "summary.json").write_text("former")
+    leave(out, moment)
+    with pytest.raises(InputError, match="is not empty"):
+        refuse_occupied(out, overwrite=False, mark="summary.json")
+    assert (out / "summary.json").read_text() == "former"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    with output_folder(tmp_path / "out") as one:
+        with output_folder(tmp_path / "out") as other:
+            (other / "summary.json").write_text("second")
+            assert one.is_dir()
+        (one / "summary.json").write_text("first")
+        with pytest.raises(InputError, match="is not empty"):
+            refuse_occupied(tmp_path / "out", overwrite=False, mark="summary.json")
+        assert one.is_dir()
+        (tmp_path / "out" / "summary.json").unlink()
+    assert (tmp_path / "out" / "summary.json").read_text() == "first"
+
+
+def test_a_folder_of_another_name_is_nobodys_leftover(tmp_path: Path) -> None:
+    theirs = tmp_path / ".output.partial-x"
+    theirs.mkdir()
+    refuse_occupied(tmp_path / "out", overwrite=False, mark="summary.json")
+    assert theirs.is_dir()

@@ -1,128 +1,174 @@
 """`driftline demo`: the main job on this machine, from the shipped base model to a forecast model and its score.
 
 A real GRPO run is made on the spot; nothing is canned. A finished run in the demo's folder is kept, so a
-second call goes on from there.
+second call goes on from there. Each stage is the command of its name.
 """
 
 from __future__ import annotations
 
 import json
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from driftline import terminal
-from driftline.checkpoints.inspection import inspect
-from driftline.checkpoints.trajectory import open_trajectory
+from tyro.conf import arg
+
+from driftline.commands import analyze, backtest, extrapolate, inspect, train
+from driftline.commands.options import Output, Printing, Quiet, Source
+from driftline.commands.requests import command_line
 from driftline.errors import InputError
-from driftline.files.json import json_text
-from driftline.files.output import output_folder
-from driftline.forecast import backtest
-from driftline.forecast.observations import observe
-from driftline.lab.run import train
 from driftline.lab.settings import LabRun
-from driftline.linearity.analysis import analyze
-from driftline.progress import progress_bar
-from driftline.report import analysis
-from driftline.report import backtest as backtest_page
-from driftline.writing.extrapolate import Request, extrapolate
 
 FULL = LabRun()
 QUICK = LabRun(steps=16, save_every=2, prompts_per_step=4, held_out_problems=64)
 _SCORED_SAMPLES = 8  # completions of each held-out problem
 
 
-def demo(out: Path, *, quick: bool = False, quiet: bool = False) -> None:
-    """Train, inspect, analyze, back-test, extrapolate and score, each into its folder in `out`."""
-    settings = QUICK if quick else FULL
-    run = out / "run"
-    rows = _finished_run(run, settings)
-    if rows is None:
-        print(f"1/6 training: {settings.steps} steps of GRPO on a small model, in {run}", flush=True)
-        rows = train(run, settings, overwrite=True, on_step=terminal.training_step(settings.steps, quiet=quiet))
-    else:
-        print(f"1/6 training: already done, in {run}")
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The main job on this machine: train, analyze, back-test, extrapolate, score."""
+
+    out: Annotated[Path, arg(metavar="DIR")] = Path("driftline-demo")
+    """the demo's folder; a second call continues from what is there"""
+    quick: bool = False
+    """a smoke-sized run of under 90 seconds"""
+    printing: Quiet = Quiet()
+
+    @property
+    def settings(self) -> LabRun:
+        return QUICK if self.quick else FULL
+
+    @property
+    def run(self) -> Path:
+        return self.out / "run"
+
+    @property
+    def source(self) -> Source:
+        return Source(run=(str(self.run),))
+
+    @property
+    def said(self) -> Printing:
+        return Printing(quiet=self.printing.quiet)
+
+
+def run(request: Demo) -> list[dict[str, Any]]:
+    """Train, inspect, analyze, back-test, extrapolate and score, each into its folder; the rows of `scores.json`."""
+    rows = _train(request)
     print("\n2/6 inspecting the run\n", flush=True)
-    terminal.inspection(inspect(open_trajectory(run)))
+    looked_at = inspect.Inspect(source=request.source)
+    inspect.show(inspect.run(looked_at), looked_at)
     print("\n3/6 analysing every weight of every checkpoint\n", flush=True)
-    _analyze(run, out / "analysis", quiet=quiet)
-    terminal.accuracy(rows)
+    _analyze(request, rows)
     print("\n4/6 back-testing: how far ahead can this run be forecast?\n", flush=True)
-    horizon = _backtest(run, out / "analysis", out / "backtest")
+    horizon = _backtest(request)
     print("\n5/6 extrapolating\n", flush=True)
-    forecasts = _extrapolate(run, out, horizon, quiet=quiet)
+    forecasts = _extrapolate(request, horizon)
     print("\n6/6 scoring the forecasts beside the checkpoints they came from\n", flush=True)
-    _score(run, out, settings, forecasts, quiet=quiet)
-    print(f"\nOpen {out / 'analysis' / 'report.html'} in a browser.")
+    return _score(request, forecasts)
+
+
+def show(scores: list[dict[str, Any]], request: Demo) -> None:
+    from driftline import terminal
+
+    terminal.scores(scores, request.settings.held_out_problems, _SCORED_SAMPLES)
+    print(f"\nOpen {request.out / 'analysis' / 'report.html'} in a browser.")
     print("For a run of your own: driftline analyze RUN --out DIR")
 
 
-def _analyze(run: Path, result: Path, *, quiet: bool) -> None:
-    trajectory = open_trajectory(run)
-    with output_folder(result, overwrite=True) as folder:
-        with progress_bar("reading weights", trajectory.nbytes, quiet=quiet) as advance:
-            summary = analyze(trajectory, folder, progress=advance)
-        (folder / "summary.json").write_text(json_text(summary))
-        analysis.write(folder, summary, f"driftline analyze {run} --out {result}")
-    terminal.analysis(summary, result)
+def _train(request: Demo) -> list[dict[str, float]]:
+    """The accuracy rows of the run, made unless it is there."""
+    rows = _finished_run(request.run, request.settings)
+    if rows is not None:
+        print(f"1/6 training: already done, in {request.run}")
+        return rows
+    steps = request.settings.steps
+    print(f"1/6 training: {steps} steps of GRPO on a small model, in {request.run}", flush=True)
+    asked = train.Train(
+        output=Output(out=request.run, overwrite=True), settings=request.settings, printing=request.printing
+    )
+    return train.run(asked) or []
+
+
+def _analyze(request: Demo, rows: list[dict[str, float]]) -> None:
+    from driftline import terminal
+
+    output = Output(out=request.out / "analysis", overwrite=True)
+    asked = analyze.Analyze(source=request.source, output=output, printing=request.said)
+    analyze.show(analyze.run(asked), asked)
     print()
+    terminal.accuracy(rows)
 
 
-def _backtest(run: Path, measured: Path, result: Path) -> float:
+def _backtest(request: Demo) -> float:
     """The recommended horizon, in steps."""
-    with output_folder(result, overwrite=True, mark=backtest.MARK) as folder:
-        record = backtest.write(folder, observe(open_trajectory(run), analysis=measured), run=str(run), clock="step")
-        backtest_page.write(folder, record, f"driftline backtest {run} --analysis {measured} --out {result}")
-    terminal.backtest(record, result)
+    asked = backtest.Backtest(
+        source=request.source,
+        output=Output(out=request.out / "backtest", overwrite=True),
+        analysis=request.out / "analysis",
+        printing=request.said,
+    )
+    record = backtest.run(asked)
+    backtest.show(record, asked)
     return float(record["recommended_horizon"])
 
 
-def _extrapolate(run: Path, out: Path, horizon: float, *, quiet: bool) -> list[tuple[str, Path]]:
+def _extrapolate(request: Demo, horizon: float) -> list[tuple[str, Path]]:
     """Two forecasts: of the last checkpoint from the first two thirds, which can be checked; and beyond the end."""
-    steps = open_trajectory(run).steps
-    cut, last, interval = steps[2 * len(steps) // 3], steps[-1], steps[-1] - steps[-2]
+    cut, last, interval = _places(request)
     beyond = last + round(max(horizon, interval))
-
-    def forecast(seen: str, target: int, folder: Path) -> tuple[str, Path]:
-        print(f"driftline extrapolate {run} --steps {seen} --to {target} --out {folder}")
-        outcome = extrapolate(
-            open_trajectory(run, steps=seen), folder, Request((target,)), overwrite=True,
-            progress=partial(progress_bar, quiet=quiet),
-        )  # fmt: skip
-        terminal.forecast(outcome, folder)
-        print()
-        record = outcome.records[0]
-        reached = record.get("reached", target) if record["method"] != "hold" else record["steps"][-1]
-        return f"step {reached:g}, forecast from steps {seen.replace(':', ' to ')}", folder
-
     return [
-        forecast(f"0:{cut}", last, out / "hindsight"),
-        forecast(f"0:{last}", beyond, out / "forecast"),
+        _forecast(request, f"0:{cut}", last, request.out / "hindsight"),
+        _forecast(request, f"0:{last}", beyond, request.out / "forecast"),
     ]
 
 
-def _score(run: Path, out: Path, settings: LabRun, forecasts: list[tuple[str, Path]], *, quiet: bool) -> None:
-    from driftline.lab.scoring import accuracy_of_folder
+def _forecast(request: Demo, seen: str, target: int, folder: Path) -> tuple[str, Path]:
+    """What was forecast, in words, and where it lies."""
+    asked = extrapolate.Extrapolate(
+        source=Source(run=request.source.run, steps=seen),
+        output=extrapolate.ModelOutput(out=folder, overwrite=True),
+        to=str(target),
+        printing=request.said,
+    )
+    print(command_line(asked))
+    outcome = extrapolate.run(asked)
+    extrapolate.show(outcome, asked)
+    print()
+    record = outcome.records[0]
+    reached = record.get("reached", target) if record["method"] != "hold" else record["steps"][-1]
+    return f"step {reached:g}, forecast from steps {seen.replace(':', ' to ')}", folder
 
-    steps = open_trajectory(run).steps
-    cut, last = steps[2 * len(steps) // 3], steps[-1]
+
+def _places(request: Demo) -> tuple[int, int, int]:
+    """The step two thirds into the run, its last one, and the last interval."""
+    steps = request.source.open().steps
+    return steps[2 * len(steps) // 3], steps[-1], steps[-1] - steps[-2]
+
+
+def _score(request: Demo, forecasts: list[tuple[str, Path]]) -> list[dict[str, Any]]:
+    from driftline.files.atomic import replace_text
+    from driftline.files.json import json_text
+    from driftline.lab.scoring import accuracy_of_folder
+    from driftline.progress import progress_bar
+
+    cut, last, _ = _places(request)
     hindsight, forecast = forecasts
     models = (
-        (f"step {cut}, trained", run / f"checkpoint-{cut}"),
+        (f"step {cut}, trained", request.run / f"checkpoint-{cut}"),
         hindsight,
-        (f"step {last}, trained", run / f"checkpoint-{last}"),
+        (f"step {last}, trained", request.run / f"checkpoint-{last}"),
         forecast,
     )
+    problems, seed = request.settings.held_out_problems, request.settings.seed
     rows: list[dict[str, Any]] = []
-    with progress_bar("scoring", len(models), quiet=quiet, unit="models") as advance:
+    with progress_bar("scoring", len(models), quiet=request.printing.quiet, unit="models") as advance:
         for name, folder in models:
-            scores = accuracy_of_folder(folder, settings.held_out_problems, settings.seed, samples=_SCORED_SAMPLES)
+            scores = accuracy_of_folder(folder, problems, seed, samples=_SCORED_SAMPLES)
             rows.append({"model": name, "folder": str(folder), **scores})
             advance(1)
-    (out / "scores.json").write_text(
-        json_text({"problems": settings.held_out_problems, "samples": _SCORED_SAMPLES, "rows": rows})
-    )
-    terminal.scores(rows, settings.held_out_problems, _SCORED_SAMPLES)
+    record = {"problems": problems, "samples": _SCORED_SAMPLES, "rows": rows}
+    replace_text(request.out / "scores.json", json_text(record))
+    return rows
 
 
 def _same(record: dict[str, Any], settings: LabRun) -> bool:

@@ -1,0 +1,88 @@
+"""`driftline activations`: do activations run straight too, and where does a change come from?"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from driftline.commands.options import Clock, ModelDtype, Output, Printing, Source
+from driftline.commands.requests import Next, beside, command_line
+
+MARK = "summary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """The same for hidden states, attention and MLP outputs; and where a layer's change comes from."""
+
+    source: Source
+    rollouts: Annotated[Path, arg(metavar="FILE")]
+    """JSON lines: prompt or messages with response, or prompt_ids and response_ids"""
+    output: Output
+    layers: Annotated[tuple[int, ...], arg(metavar="LAYER...")] = ()
+    """layers to look into; default four, spread evenly"""
+    positions: int = 256
+    """response positions to sample"""
+    units: int = 64
+    """units of each block to sample"""
+    seed: int = 0
+    """of both samples"""
+    clock: Clock = "step"
+    """what lines are drawn against: step, or summed learning rate"""
+    dtype: ModelDtype = "auto"
+    """to run models in; auto: as saved"""
+    printing: Printing = Printing()
+
+
+def run(request: Activations) -> dict[str, Any]:
+    """Measure, and write `summary.json`, `units.parquet` and `report.html`."""
+    from driftline.files.json import json_text
+    from driftline.files.output import output_folder, refuse_occupied
+    from driftline.outputs import activations as measure
+    from driftline.progress import counter
+    from driftline.report import outputs as page
+
+    out, overwrite = request.output.out, request.output.overwrite
+    refuse_occupied(out, overwrite=overwrite, mark=MARK)
+    trajectory = request.source.open()
+    sampling = measure.Sampling(
+        layers=request.layers, positions=request.positions, units=request.units, seed=request.seed
+    )
+    started = time.monotonic()
+    with (
+        output_folder(out, overwrite=overwrite, mark=MARK) as folder,
+        counter(quiet=request.printing.quiet) as progress,
+    ):
+        summary = measure.activations(
+            trajectory,
+            request.rollouts,
+            folder,
+            out,
+            sampling=sampling,
+            clock=request.clock,
+            dtype=request.dtype,
+            progress=progress,
+        )
+        summary["cost"] = {"seconds": time.monotonic() - started}
+        (folder / MARK).write_text(json_text(summary))
+        page.write_activations(folder, summary, command_line(request))
+    return summary
+
+
+def show(summary: dict[str, Any], request: Activations) -> None:
+    from driftline import terminal
+
+    terminal.analysis(summary, request.output.out)
+
+
+def next_steps(summary: dict[str, Any], request: Activations) -> list[Next]:
+    """Back-tests of the weights of the same run."""
+    from driftline.commands.backtest import Backtest
+
+    why = "Outputs that run straight do not make a forecast of the weights good. Test that on the run's own later checkpoints."
+    out = beside(request.output.out, "-backtest")
+    return [Next(why, Backtest(source=request.source, output=Output(out=out), clock=request.clock))]

@@ -1,0 +1,69 @@
+"""`driftline analyze`: how straight is the run, and does it mean anything?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from driftline.commands.options import Clock, Filter, Output, Printing, Source, Where
+from driftline.commands.requests import Next, beside, command_line
+
+MARK = "summary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyze:
+    """How straight is the run, and does it mean anything: one pass over all weights."""
+
+    source: Source
+    output: Output
+    filter: Filter = "none"
+    """paper: only weights whose range exceeds 1e-4, with 4 or more values"""
+    clock: Clock = "step"
+    """what lines are drawn against: step, or summed learning rate"""
+    where: Where = Where()
+    printing: Printing = Printing()
+
+
+def run(request: Analyze) -> dict[str, Any]:
+    """Measure, and write `summary.json`, `tensors.parquet` and `report.html`."""
+    from driftline.files.json import json_text
+    from driftline.files.output import output_folder, refuse_occupied
+    from driftline.linearity.analysis import analyze
+    from driftline.progress import progress_bar
+    from driftline.report import analysis
+
+    out, overwrite = request.output.out, request.output.overwrite
+    refuse_occupied(out, overwrite=overwrite, mark=MARK)
+    trajectory = request.source.open()
+    with request.where.open() as engine, output_folder(out, overwrite=overwrite, mark=MARK) as folder:
+        with progress_bar("reading weights", trajectory.nbytes, quiet=request.printing.quiet) as advance:
+            summary = analyze(
+                trajectory, folder, filter=request.filter, clock=request.clock, engine=engine, progress=advance
+            )
+        (folder / MARK).write_text(json_text(summary))
+        analysis.write(folder, summary, command_line(request))
+    return summary
+
+
+def show(summary: dict[str, Any], request: Analyze) -> None:
+    from driftline import terminal
+
+    terminal.analysis(summary, request.output.out)
+
+
+def next_steps(summary: dict[str, Any], request: Analyze) -> list[Next]:
+    """Back-tests of the same run, from what was read already."""
+    from driftline.commands.backtest import Backtest
+
+    if summary["verdict"]["linear"]:
+        why = (
+            "See how far ahead this run can be forecast, tested on its own later checkpoints; no weight is read again."
+        )
+    else:
+        why = "A forecast has little to stand on here. This tells whether any beats the last checkpoint, on the run's own later ones."
+    out = request.output.out
+    asked = Backtest(
+        source=request.source, output=Output(out=beside(out, "-backtest")), clock=request.clock, analysis=out
+    )
+    return [Next(why, asked)]

@@ -1,0 +1,77 @@
+"""`driftline backtest`: how far ahead can the run be forecast, and by which method?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from driftline.commands.options import Clock, Output, Printing, Quiet, Source
+from driftline.commands.requests import Next, beside, command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backtest:
+    """How well each method would have forecast the run's own later checkpoints, and how far ahead to trust it."""
+
+    source: Source
+    output: Output
+    clock: Clock = "step"
+    """what lines are drawn against: step, or summed learning rate"""
+    rank: int = 1
+    """directions of relex"""
+    analysis: Annotated[Path | None, arg(metavar="DIR")] = None
+    """a result of driftline analyze of these steps: nothing is read twice"""
+    printing: Printing = Printing()
+
+
+def run(request: Backtest) -> dict[str, Any]:
+    """Test every method, and write `backtest.json`, `groups.parquet` and `report.html`."""
+    from driftline.files.output import output_folder, refuse_occupied
+    from driftline.forecast.backtest import MARK, write
+    from driftline.forecast.observations import observe
+    from driftline.progress import progress_bar
+    from driftline.report import backtest as page
+
+    out, overwrite = request.output.out, request.output.overwrite
+    refuse_occupied(out, overwrite=overwrite, mark=MARK)
+    trajectory = request.source.open()
+    with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
+        with progress_bar("reading weights", trajectory.nbytes, quiet=request.printing.quiet) as advance:
+            observed = observe(trajectory, clock=request.clock, analysis=request.analysis, progress=advance)
+        note = trajectory.regrounded.sentence if trajectory.regrounded else ""
+        record = write(folder, observed, run=trajectory.name, clock=request.clock, rank=request.rank, note=note)
+        page.write(folder, record, command_line(request))
+    return record
+
+
+def show(record: dict[str, Any], request: Backtest) -> None:
+    from driftline import terminal
+
+    terminal.backtest(record, request.output.out)
+
+
+def next_steps(record: dict[str, Any], request: Backtest) -> list[Next]:
+    """The model as far ahead as was recommended; or to train on."""
+    from driftline.commands.extrapolate import Extrapolate, ModelOutput
+    from driftline.commands.options import Run
+    from driftline.commands.watch import Watch
+
+    source, out = request.source, request.output.out
+    if not record["recommended_horizon"] > 0:
+        why = "No forecast of this run is to be trusted yet. Train on, and ask again with the checkpoints to come."
+        followed = Run(run=source.run, base=source.base)
+        return [Next(why, Watch(source=followed, out=beside(out, "-watch"), printing=Quiet()))]
+    target = f"{record['steps'][-1] + record['recommended_horizon']:g}"
+    why = "Write the model that far ahead; then score it on your task with driftline evaluate."
+    asked = Extrapolate(
+        source=source,
+        output=ModelOutput(out=beside(out, f"-step-{target}")),
+        to=target,
+        method=record["best_method"],
+        rank=request.rank,
+        clock=request.clock,
+    )
+    return [Next(why, asked)]

@@ -1,0 +1,81 @@
+"""`driftline evaluate`: how good is a model on a task?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from driftline.commands.options import Decoding, Output, Printing, TaskChoice, TokenChoice
+from driftline.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Accuracy on a task: avg@k and pass@k with intervals; of extrapolated decoding beside its controls."""
+
+    model: Annotated[Positional[str | None], arg(metavar="MODEL")] = None
+    """folder or Hub name; left out with --early and --late"""
+    task: TaskChoice
+    output: Output
+    early: Annotated[str | None, arg(metavar="MODEL")] = None
+    """the early model; of a LoRA adapter the base, if left out"""
+    late: Annotated[str | None, arg(metavar="MODEL")] = None
+    """the late model of extrapolated decoding"""
+    alpha: float | None = None
+    """early + alpha (late - early), in logits"""
+    samples: int = 8
+    """of each problem"""
+    tokens: TokenChoice = TokenChoice()
+    max_new_tokens: int | None = None
+    """longest response; default the task's own"""
+    seed: int = 0
+    """of the sampling, and of problems that are made"""
+    no_control: bool = False
+    """extrapolated decoding without the late model beside it"""
+    against: Annotated[Path | None, arg(metavar="DIR")] = None
+    """an evaluation of the same problems to compare with, pair by pair"""
+    decoding: Decoding = Decoding()
+    printing: Printing = Printing()
+
+
+def run(request: Evaluate) -> dict[str, Any]:
+    """Sample, score, and write `evaluation.json` and `samples.jsonl`."""
+    from driftline.decoding.generate import Settings
+    from driftline.evaluation.evaluate import evaluate
+    from driftline.progress import counter
+
+    if (request.model is None) == (request.late is None):
+        raise InputError("no model, or two ways of naming one: give either MODEL, or --early and --late with --alpha")
+    task = request.task.open(request.seed)
+    settings = Settings(
+        late=request.model or str(request.late),
+        early=request.early,
+        alpha=request.alpha,
+        temperature=request.tokens.temperature,
+        top_p=request.tokens.top_p,
+        top_k=request.tokens.top_k,
+        samples=request.samples,
+        max_new_tokens=request.max_new_tokens or task.max_new_tokens,
+        seed=request.seed,
+        dtype=request.decoding.dtype,
+    )
+    with counter(quiet=request.printing.quiet) as progress:
+        return evaluate(
+            task,
+            request.output.out,
+            settings,
+            control=not request.no_control,
+            against=request.against,
+            batch_size=request.decoding.batch_size,
+            overwrite=request.output.overwrite,
+            progress=progress,
+        )
+
+
+def show(record: dict[str, Any], request: Evaluate) -> None:
+    from driftline import terminal
+
+    terminal.evaluation(record, request.output.out)

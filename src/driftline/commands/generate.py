@@ -1,0 +1,87 @@
+"""`driftline generate`: samples from extrapolated logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from driftline.commands.options import Decoding, Quiet, TokenChoice
+
+if TYPE_CHECKING:
+    from driftline.decoding.generate import Outcome, Settings
+
+Prompts = Annotated[Path, arg(metavar="FILE")]
+SamplesFile = Annotated[Path, arg(metavar="FILE")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Samples from two checkpoints' extrapolated logits, or from one model; a second call continues the file."""
+
+    late: Annotated[str, arg(metavar="MODEL")]
+    """folder or Hub name of the late model, or its LoRA adapter"""
+    prompts: Prompts
+    """JSON lines with prompt (used as it is) or messages"""
+    out: SamplesFile
+    """JSON lines to write"""
+    early: Annotated[str | None, arg(metavar="MODEL")] = None
+    """the early model; of a LoRA adapter the base, if left out"""
+    alpha: float | None = None
+    """early + alpha (late - early), in logits; left out: the late model alone"""
+    tokens: TokenChoice = TokenChoice()
+    samples: int = 1
+    """completions of each prompt"""
+    max_new_tokens: int = 512
+    """longest completion"""
+    seed: int = 0
+    """of the sampling; each sample of each prompt has its own"""
+    decoding: Decoding = Decoding()
+    overwrite: bool = False
+    """begin the file again"""
+    printing: Quiet = Quiet()
+
+
+def run(request: Generate) -> Outcome:
+    """Write the samples that are missing from the file."""
+    from driftline.decoding.generate import Settings
+
+    settings = Settings(
+        late=request.late,
+        early=request.early,
+        alpha=request.alpha,
+        temperature=request.tokens.temperature,
+        top_p=request.tokens.top_p,
+        top_k=request.tokens.top_k,
+        samples=request.samples,
+        max_new_tokens=request.max_new_tokens,
+        seed=request.seed,
+        dtype=request.decoding.dtype,
+    )
+    return sample(
+        request.prompts,
+        request.out,
+        settings,
+        batch_size=request.decoding.batch_size,
+        overwrite=request.overwrite,
+        quiet=request.printing.quiet,
+    )
+
+
+def show(outcome: Outcome, request: Generate) -> None:
+    from driftline import terminal
+
+    terminal.samples(outcome, request.out)
+
+
+def sample(prompts: Path, out: Path, settings: Settings, *, batch_size: int, overwrite: bool, quiet: bool) -> Outcome:
+    """Sample with a bar that counts the rows; see `decoding.generate`."""
+    from driftline.decoding.generate import generate
+    from driftline.progress import progress_bar
+    from driftline.prompts import read_rows
+
+    total = len(read_rows(prompts)) * settings.samples
+    with progress_bar("sampling", total, quiet=quiet, unit="rows") as advance:
+        return generate(prompts, out, settings, batch_size=batch_size, overwrite=overwrite, advance=advance)

@@ -1,0 +1,79 @@
+"""`driftline logprobs`: do log-probs run straight too?"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from driftline.commands.options import Clock, ModelDtype, Output, Printing, Source, Where
+from driftline.commands.requests import Next, beside, command_line
+
+MARK = "summary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logprobs:
+    """Teacher-forced log-probs of fixed responses at every checkpoint, and how straight they run."""
+
+    source: Source
+    rollouts: Annotated[Path, arg(metavar="FILE")]
+    """JSON lines: prompt or messages with response, or prompt_ids and response_ids"""
+    output: Output
+    clock: Clock = "step"
+    """what lines are drawn against: step, or summed learning rate"""
+    dtype: ModelDtype = "auto"
+    """to run models in; auto: as saved"""
+    where: Where = Where()
+    printing: Printing = Printing()
+
+
+def run(request: Logprobs) -> dict[str, Any]:
+    """Measure, and write `summary.json`, `tokens.parquet` and `report.html`."""
+    from driftline.files.json import json_text
+    from driftline.files.output import output_folder, refuse_occupied
+    from driftline.outputs import logprobs as measure
+    from driftline.progress import counter
+    from driftline.report import outputs as page
+
+    out, overwrite = request.output.out, request.output.overwrite
+    refuse_occupied(out, overwrite=overwrite, mark=MARK)
+    trajectory = request.source.open()
+    started = time.monotonic()
+    with (
+        request.where.open() as engine,
+        output_folder(out, overwrite=overwrite, mark=MARK) as folder,
+        counter(quiet=request.printing.quiet) as progress,
+    ):
+        summary = measure.logprobs(
+            trajectory,
+            request.rollouts,
+            folder,
+            out,
+            clock=request.clock,
+            dtype=request.dtype,
+            engine=engine,
+            progress=progress,
+        )
+        summary["cost"] = {"seconds": time.monotonic() - started}
+        (folder / MARK).write_text(json_text(summary))
+        page.write_logprobs(folder, summary, command_line(request))
+    return summary
+
+
+def show(summary: dict[str, Any], request: Logprobs) -> None:
+    from driftline import terminal
+
+    terminal.analysis(summary, request.output.out)
+
+
+def next_steps(summary: dict[str, Any], request: Logprobs) -> list[Next]:
+    """Back-tests of the weights of the same run."""
+    from driftline.commands.backtest import Backtest
+
+    why = "Outputs that run straight do not make a forecast of the weights good. Test that on the run's own later checkpoints."
+    out = beside(request.output.out, "-backtest")
+    return [Next(why, Backtest(source=request.source, output=Output(out=out), clock=request.clock))]

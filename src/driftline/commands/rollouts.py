@@ -1,0 +1,71 @@
+"""`driftline rollouts`: fixed responses, to be scored by every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from driftline.commands.generate import Prompts, SamplesFile, sample
+from driftline.commands.options import ModelDtype, Quiet
+
+if TYPE_CHECKING:
+    from driftline.decoding.generate import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """Fixed responses for logprobs and activations, with the token ids they were sampled as."""
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """folder or Hub name of the model to sample, as a rule the base"""
+    prompts: Prompts
+    """JSON lines with prompt (used as it is) or messages"""
+    out: SamplesFile
+    """JSON lines to write"""
+    samples: int = 64
+    """responses to each prompt"""
+    temperature: float = 1.0
+    """1 samples the model as it is"""
+    max_new_tokens: int = 512
+    """longest response"""
+    seed: int = 0
+    """of the sampling"""
+    batch_size: int = 64
+    """completions decoded at once; changes the speed only"""
+    dtype: ModelDtype = "auto"
+    """to run models in; auto: as saved"""
+    overwrite: bool = False
+    """begin the file again"""
+    printing: Quiet = Quiet()
+
+
+def run(request: Rollouts) -> Outcome:
+    """Write the responses that are missing from the file."""
+    from driftline.decoding.generate import Settings
+
+    settings = Settings(
+        late=request.model,
+        temperature=request.temperature,
+        top_p=1.0,
+        samples=request.samples,
+        max_new_tokens=request.max_new_tokens,
+        seed=request.seed,
+        dtype=request.dtype,
+        keep_prompt_ids=True,
+    )
+    return sample(
+        request.prompts,
+        request.out,
+        settings,
+        batch_size=request.batch_size,
+        overwrite=request.overwrite,
+        quiet=request.printing.quiet,
+    )
+
+
+def show(outcome: Outcome, request: Rollouts) -> None:
+    from driftline import terminal
+
+    terminal.samples(outcome, request.out)

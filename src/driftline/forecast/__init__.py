@@ -1,1 +1,1 @@
-"""Where is the run going: extrapolators, back-tests on the run itself, writing the forecast model."""
+"""Where is the run going: coefficients by many methods, back-tests on the run itself, the choice among them."""

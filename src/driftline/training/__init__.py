@@ -1,1 +1,1 @@
-"""Inside a trainer: the lab that makes real RLVR runs on a small machine."""
+"""What happens inside a trainer: the monitor, re-grounding as a callback, and the driver around any trainer's command."""

@@ -21,8 +21,9 @@ from driftline import open_trajectory
 from driftline.forecast.backtest import Scores, score
 from driftline.forecast.extrapolators import methods
 from driftline.forecast.observations import observe
+from driftline.forecast.request import ForecastRequest
 from driftline.lab.scoring import accuracy_of_folder
-from driftline.writing.extrapolate import Request, extrapolate
+from driftline.writing.extrapolate import extrapolate
 from tables import Column, Table
 
 METHODS = ("two-point", "anchored", "damped", "blup", "least-squares", "relex")
@@ -63,7 +64,7 @@ def of_run(run: Path) -> Iterator[dict[str, Any]]:
             with tempfile.TemporaryDirectory() as scratch:
                 out = Path(scratch) / "model"
                 seen = open_trajectory(run, steps=f"0:{steps[cutoff]}")
-                extrapolate(seen, out, Request((steps[target],), name))
+                extrapolate(seen, out, ForecastRequest((steps[target],), name))
                 row[name] = sampled(out)
             here = (scores[name].cutoff == cutoff) & (scores[name].target == target)
             print(f"{row['run']}, {name}: skill in weights {float(scores[name].skill[here][0]):+.2f}", flush=True)

@@ -1,1 +1,1 @@
-"""Where is the run going: coefficients by many methods, back-tests on the run itself, the choice among them."""
+"""Where is the run going: extrapolators, back-tests on the run itself, and the plan of what is to be written."""

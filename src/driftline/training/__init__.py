@@ -1,1 +1,1 @@
-"""What happens inside a trainer: the monitor, re-grounding as a callback, and the driver around any trainer's command."""
+"""Inside a trainer: a run's linearity in its logs, and jumps ahead. Around one: the same jumps for any command."""

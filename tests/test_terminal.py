@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import msgspec
 import pytest
 
 from driftline import cli, terminal
+from driftline.linearity.comparison import Comparison
 
 
 def test_tables_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {"median": 0.9512}
+    figures = {"mean": 0.9, "median": 0.9512, "q25": 0.9, "q75": 1.0, "share_above_0.7": 0.9}
     row = {
         "folder": "results/a-folder-with-a-name-that-someone-has-made-rather-too-long-for-any-table",
-        "linear": True, "r2": figures, "null_r2": figures, "increment_cosine": 0.731, "null_increment_cosine": 0.005,
-    }  # fmt: skip
-    terminal.comparison({"rows": [row, row]}, Path("out"))
+        **{"kind": "weights", "run": "run", "checkpoints": 3, "first": 0, "last": 20, "filter": "none"},
+        **{"r2": figures, "null_r2": figures, "increment_cosine": 0.731, "null_increment_cosine": 0.005},
+        **{"growth_exponent": 0.9, "null_growth_exponent": 0.5, "skill": {}, "null_skill": {}},
+        "persistence": {"length": 100.0, "interval": [50.0, None], "at_least": False},
+        **{"linear": True, "sentence": ""},
+    }
+    terminal.comparison(msgspec.convert({"driftline": "0", "rows": [row, row]}, Comparison))
     scores = [{"model": "step 123456, forecast from steps 0 to 100000", "greedy": 1.0, "sampled": 0.5}]
     terminal.scores(scores, problems=256, samples=8)
     printed = capsys.readouterr().out.splitlines()

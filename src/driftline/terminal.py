@@ -6,9 +6,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from driftline.report.page import number
+
+if TYPE_CHECKING:
+    from driftline.checkpoints.inspection import Inspection
+    from driftline.linearity.comparison import Comparison
 
 
 def _console() -> Any:
@@ -40,19 +44,24 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.3g} {unit}"
 
 
-def inspection(record: dict[str, Any]) -> None:
+def report(out: Path) -> None:
+    """Where the page is."""
+    _console().print(f"report: {out / 'report.html'}")
+
+
+def inspection(record: Inspection) -> None:
     """A run at a glance."""
     say = _console().print
-    say(f"{record['run']}: {len(record['steps'])} checkpoints, {', '.join(record['layouts'])} layout")
-    say(f"{record['parameters']:,} parameters in {record['tensors']} tensors, {size(record['bytes'])} to read\n")
-    rows = [(c["step"], "+".join(c["dtypes"]), size(c["bytes"]), Path(c["path"]).name) for c in record["checkpoints"]]
+    say(f"{record.run}: {len(record.steps)} checkpoints, {', '.join(record.layouts)} layout")
+    say(f"{record.parameters:,} parameters in {record.tensors} tensors, {size(record.bytes)} to read\n")
+    rows = [(c.step, "+".join(c.dtypes), size(c.bytes), Path(c.path).name) for c in record.checkpoints]
     _table(None, ["step", "dtypes", "size", "folder"], rows)
-    for title, reasons in (("skipped", record["skipped"]), ("left out", record["left_out"])):
+    for title, reasons in (("skipped", record.skipped), ("left out", record.left_out)):
         for name, reason in list(reasons.items())[:20]:
             say(f"{title}: {'step ' if title == 'skipped' else ''}{name}: {reason}")
         if len(reasons) > 20:
             say(f"{title}: and {len(reasons) - 20} more (--json lists all)")
-    for problem in record["problems"]:
+    for problem in record.problems:
         say(f"note: {problem}")
 
 
@@ -161,17 +170,20 @@ def accuracy(rows: list[dict[str, float]]) -> None:
     _table("accuracy on held-out problems", ["step", "greedy", "sampled", ""], table)
 
 
-def comparison(r: dict[str, Any], out: Path) -> None:
+def comparison(record: Comparison) -> None:
     """A row for each result."""
     rows = [
         (
-            row["folder"], "yes" if row["linear"] else "no", number(row["r2"]["median"]), number(row["null_r2"]["median"]),
-            number(row["increment_cosine"]), number(row["null_increment_cosine"]),
+            row.folder,
+            "yes" if row.linear else "no",
+            number(row.r2.median),
+            number(row.null_r2.median),
+            number(row.increment_cosine),
+            number(row.null_increment_cosine),
         )
-        for row in r["rows"]
-    ]  # fmt: skip
+        for row in record.rows
+    ]
     _table(None, ["", "drift", "R² median", "chance", "cosine", "chance"], rows)
-    print(f"\nreport: {out / 'report.html'}")
 
 
 def backtest(r: dict[str, Any], out: Path) -> None:

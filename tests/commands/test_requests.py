@@ -97,7 +97,7 @@ def test_the_forms_of_an_option_are_one() -> None:
 
 def test_options_from_python_are_as_the_command_takes_them() -> None:
     kind = request_type("extrapolate")
-    request = make(kind, run="R", out="O", to=[40, 50], from_=10, analysis="A")
+    request: Any = make(kind, run="R", out="O", to=[40, 50], from_=10, analysis="A")
     assert request == parsed("driftline extrapolate R --out O --to 40,50 --from 10 --analysis A")
     with pytest.raises(InputError, match="extrapolate has no option 'target'"):
         make(kind, run="R", out="O", target=3)
@@ -106,5 +106,5 @@ def test_options_from_python_are_as_the_command_takes_them() -> None:
 
 
 def test_secrets_in_an_address_are_not_spelled_out() -> None:
-    request = make(request_type("inspect"), run="s3://key:secret@bucket/run")
+    request: Any = make(request_type("inspect"), run="s3://key:secret@bucket/run")
     assert "secret" not in command_line(request)

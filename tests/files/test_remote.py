@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import fsspec
+import msgspec
 import numpy as np
 import pytest
 from fsspec import AbstractFileSystem
@@ -57,8 +58,8 @@ def run(make_run: MakeRun, rng: np.random.Generator) -> Path:
     return made
 
 
-def without(record: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in keys}
+def without(record: Any, *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in msgspec.to_builtins(record).items() if key not in keys}
 
 
 def test_inspection_is_that_of_a_local_copy(run: Path, upload: Upload) -> None:

@@ -37,6 +37,7 @@ from driftline.checkpoints.jumps import read_jumps, regrounded
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 from driftline.files.json import json_text
+from driftline.files.record import record_text
 from driftline.watching.sketch import parts_of, read_checkpoint, sample_positions
 from driftline.watching.state import files_of
 
@@ -195,7 +196,7 @@ def _mutate_json(text: bytes, rng: random.Random) -> bytes:
 def read_everything(run: Path) -> str:
     """What the commands do with a run before they compute; the kind of outcome."""
     trajectory = open_trajectory([str(run)])
-    json_text(inspect(trajectory)).encode()
+    record_text(inspect(trajectory)).encode()
     learning_rates(trajectory)
     jumps = regrounded(read_jumps(run), list(trajectory.steps))
     if jumps:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -28,10 +29,12 @@ def analysed(make_run: MakeRun, rng: np.random.Generator, folder: Path, drift: f
 def test_rows_hold_each_result_beside_its_null(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
     folders = [analysed(make_run, rng, tmp_path / name, drift) for name, drift in (("<b>", 0.3), ("walk", 0.0))]
     record = compare(folders)
-    drifting, walk = record["rows"]
-    assert (drifting["linear"], walk["linear"]) == (True, False)
-    assert drifting["r2"] == json.loads((folders[0] / "summary.json").read_text())["r2"]
-    assert drifting["increment_cosine"] > drifting["null_increment_cosine"] + 0.1
+    drifting, walk = record.rows
+    assert (drifting.linear, walk.linear) == (True, False)
+    assert msgspec.to_builtins(drifting.r2) == json.loads((folders[0] / "summary.json").read_text())["r2"]
+    assert drifting.increment_cosine is not None
+    assert drifting.null_increment_cosine is not None
+    assert drifting.increment_cosine > drifting.null_increment_cosine + 0.1
     page.write(tmp_path, record, "driftline compare")
     html = (tmp_path / "report.html").read_text()
     assert "1 of 2 show drift above chance" in html

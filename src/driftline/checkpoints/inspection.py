@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from driftline.checkpoints.configuration import learning_rates
 from driftline.checkpoints.trajectory import Trajectory
+from driftline.files.record import Record
 
 FEWEST_CHECKPOINTS = 3
 
 
-def inspect(trajectory: Trajectory) -> dict[str, Any]:
+class InspectedCheckpoint(Record):
+    step: int
+    path: str
+    layout: str
+    dtypes: list[str]
+    bytes: int
+
+
+class Inspection(Record):
+    """What `driftline inspect --json` prints."""
+
+    run: str
+    layouts: list[str]
+    steps: list[int]
+    parameters: int
+    tensors: int
+    bytes: int
+    checkpoints: list[InspectedCheckpoint]
+    left_out: dict[str, str]
+    skipped: dict[str, str]
+    problems: list[str]
+
+
+def inspect(trajectory: Trajectory) -> Inspection:
     """Layout, steps, tensors, dtypes, sizes and problems, as one record."""
-    per_step = [sum(tensor.stored[i].nbytes for tensor in trajectory) for i in range(len(trajectory.steps))]
-    dtypes = [sorted({tensor.stored[i].dtype for tensor in trajectory}) for i in range(len(trajectory.steps))]
-    return {
-        "run": trajectory.name,
-        "layouts": sorted({checkpoint.layout for checkpoint in trajectory.checkpoints}),
-        "steps": list(trajectory.steps),
-        "parameters": trajectory.parameters,
-        "tensors": len(trajectory.tensors),
-        "bytes": trajectory.nbytes,
-        "checkpoints": [
-            {"step": step, "path": str(checkpoint.path), "layout": checkpoint.layout, "dtypes": names, "bytes": size}
-            for step, checkpoint, names, size in zip(
-                trajectory.steps, trajectory.checkpoints, dtypes, per_step, strict=True
-            )
-        ],
-        "left_out": trajectory.left_out,
-        "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
-        "problems": _problems(trajectory, dtypes),
-    }
+    checkpoints = [
+        InspectedCheckpoint(
+            step=step,
+            path=str(checkpoint.path),
+            layout=checkpoint.layout,
+            dtypes=sorted({tensor.stored[i].dtype for tensor in trajectory}),
+            bytes=sum(tensor.stored[i].nbytes for tensor in trajectory),
+        )
+        for i, (step, checkpoint) in enumerate(zip(trajectory.steps, trajectory.checkpoints, strict=True))
+    ]
+    return Inspection(
+        run=trajectory.name,
+        layouts=sorted({checkpoint.layout for checkpoint in trajectory.checkpoints}),
+        steps=list(trajectory.steps),
+        parameters=trajectory.parameters,
+        tensors=len(trajectory.tensors),
+        bytes=trajectory.nbytes,
+        checkpoints=checkpoints,
+        left_out=trajectory.left_out,
+        skipped={str(step): reason for step, reason in trajectory.skipped.items()},
+        problems=_problems(trajectory, [checkpoint.dtypes for checkpoint in checkpoints]),
+    )
 
 
 def _problems(trajectory: Trajectory, dtypes: list[list[str]]) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from driftline.commands.options import Output, Source
 from driftline.commands.requests import Next, beside, command_line
+
+if TYPE_CHECKING:
+    from driftline.linearity.comparison import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,34 +26,36 @@ class Compare:
     """print the record as JSON, and nothing else"""
 
 
-def run(request: Compare) -> dict[str, Any]:
+def run(request: Compare) -> Comparison:
     """Read the summaries, and write `comparison.json` and `report.html`."""
-    from driftline.files.json import json_text
     from driftline.files.output import output_folder
+    from driftline.files.record import write_record
     from driftline.linearity.comparison import MARK, compare
     from driftline.report import comparison as page
 
     record = compare(request.results)
     with output_folder(request.output.out, overwrite=request.output.overwrite, mark=MARK) as folder:
-        (folder / MARK).write_text(json_text(record))
+        write_record(folder / MARK, record)
         page.write(folder, record, command_line(request))
     return record
 
 
-def show(record: dict[str, Any], request: Compare) -> None:
+def show(record: Comparison, request: Compare) -> None:
     from driftline import terminal
 
-    terminal.comparison(record, request.output.out)
+    terminal.comparison(record)
+    print()
+    terminal.report(request.output.out)
 
 
-def next_steps(record: dict[str, Any], request: Compare) -> list[Next]:
+def next_steps(record: Comparison, request: Compare) -> list[Next]:
     """Back-tests of the run that a damped line forecasts best."""
     from driftline.commands.backtest import Backtest
 
-    of_weights = [row for row in record["rows"] if row["linear"] and row["kind"] == "weights"]
+    of_weights = [row for row in record.rows if row.linear and row.kind == "weights"]
     if not of_weights:
         return []
-    best = max(of_weights, key=lambda row: row["skill"]["damped"] or 0.0)
-    folder = Path(best["folder"])
-    asked = Backtest(source=Source(run=(best["run"],)), output=Output(out=beside(folder, "-backtest")), analysis=folder)
+    best = max(of_weights, key=lambda row: row.skill["damped"] or 0.0)
+    folder = Path(best.folder)
+    asked = Backtest(source=Source(run=(best.run,)), output=Output(out=beside(folder, "-backtest")), analysis=folder)
     return [Next("See how far ahead the most predictable of them can be forecast.", asked)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from driftline.commands.options import Source
+
+if TYPE_CHECKING:
+    from driftline.checkpoints.inspection import Inspection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +20,14 @@ class Inspect:
     """print the record as JSON, and nothing else"""
 
 
-def run(request: Inspect) -> dict[str, Any]:
+def run(request: Inspect) -> Inspection:
     """The record, which is printed and written nowhere."""
     from driftline.checkpoints.inspection import inspect
 
     return inspect(request.source.open())
 
 
-def show(record: dict[str, Any], request: Inspect) -> None:
+def show(record: Inspection, request: Inspect) -> None:
     from driftline import terminal
 
     terminal.inspection(record)

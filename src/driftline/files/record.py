@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from typing_extensions import dataclass_transform
 
 from driftline.errors import InputError, first_line
 from driftline.files.atomic import replace_text
@@ -18,11 +19,20 @@ from driftline.files.json import LIMIT, finite, json_text
 
 __all__ = ["UNSET", "Figure", "Record", "UnsetType", "read_record", "record_text", "write_record"]
 
-Figure: TypeAlias = "float | None"
+Figure: TypeAlias = float | None
 """A number, or None where there is none (or none that is finite)."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class _RecordType(msgspec.StructMeta):
+    """What is true of every record, so that none has to say it."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any) -> Any:
+        asked = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True, **config}
+        return super().__new__(mcs, name, bases, namespace, **asked)
+
+
+class Record(msgspec.Struct, metaclass=_RecordType):
     """The base of all records. `record["share_above_0.7"]` asks by the key that the JSON has."""
 
     def __post_init__(self) -> None:

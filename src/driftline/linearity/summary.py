@@ -323,7 +323,7 @@ def read_summary(folder: Path) -> Summary:
         InputError: there is none, or it is damaged.
     """
     path = folder / "summary.json"
-    what = "driftline analyze, logprobs or activations"
+    what = "analyze, logprobs or activations"
     try:
         kind = msgspec.json.decode(path.read_bytes(), type=_Kind).kind
     except OSError as error:

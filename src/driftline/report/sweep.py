@@ -25,7 +25,7 @@ _OF_TASK = (
 )
 
 
-def write(folder: Path, record: dict[str, Any], command: str) -> None:
+def write(folder: Path, record: Any, command: str) -> None:
     """`report.html` from the record of `sweep.json`."""
     body = [
         _verdict(record),
@@ -137,9 +137,9 @@ def _passes(r: dict[str, Any]) -> str:
     return section("With more tries", aid, table(["", "step", *(f"pass@{k}" for k in ks)], rows))
 
 
-def _control(r: dict[str, Any]) -> str:
+def _control(r: Any) -> str:
     c = r["control"]
-    matched, greedy = c["late_matched"], c.get("greedy", {})
+    matched, greedy = c["late_matched"], c["greedy"] if "greedy" in c else {}
     best = next(x for x in r["candidates"] if x["step"] == r["best"]["step"])
     rows = [
         ("forecast", r["temperature"], best["avg@k"], _interval(best), c["entropy"]["forecast"]),

@@ -33,9 +33,17 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def rollouts_of(run: Path, file: Path, *, samples: int) -> Path:
     """Responses of a lab run's first checkpoint to its held-out problems; made once, a second call goes on."""
-    from driftline.decoding.generate import Settings, generate
+    from driftline.decoding.generate import generate
+    from driftline.decoding.settings import GenerationSettings
 
-    settings = Settings(late=str(run / "checkpoint-0"), temperature=1.0, top_p=1.0, samples=samples, max_new_tokens=64, keep_prompt_ids=True)  # fmt: skip
+    settings = GenerationSettings(
+        late=str(run / "checkpoint-0"),
+        temperature=1.0,
+        top_p=1.0,
+        samples=samples,
+        max_new_tokens=64,
+        keep_prompt_ids=True,
+    )
     generate(run / "held_out.jsonl", file, settings, batch_size=64)
     return file
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.report.page import number
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from driftline.decoding.generate import GenerateReport
     from driftline.evaluation.records import EvaluationRecord, SweepRecord
     from driftline.linearity.comparison import Comparison
+    from driftline.linearity.summary import Line, PersistenceFigures, Summary
 
 
 def _console() -> Any:
@@ -67,68 +69,66 @@ def inspection(record: Inspection) -> None:
         say(f"note: {problem}")
 
 
-def analysis(s: dict[str, Any], out: Path) -> None:
-    """The verdict, the figures beside chance, and where the rest is."""
+def analysis(s: Summary) -> None:
+    """The verdict, and the figures beside chance."""
     say = _console().print
-    for step, reason in s["skipped"].items():
+    for step, reason in s.skipped.items():
         print(f"driftline: skipped step {step}: {reason}", file=sys.stderr)
-    if s["left_out"]:
-        print(f"driftline: {len(s['left_out'])} tensors left out; the report lists why", file=sys.stderr)
-    r2, null, d, rank = s["r2"], s["null_r2"], s["drift"], s["rank1"]
-    rows = [
-        ("R² median", number(r2["median"], 3), number(null["median"], 3)),
-        ("R² mean", number(r2["mean"], 3), number(null["mean"], 3)),
-        ("share with R² above 0.7", number(r2["share_above_0.7"], 3), number(null["share_above_0.7"], 3)),
-        ("cosine of separated increments", number(d["increment_cosine"], 3), number(d["null"]["increment_cosine"], 3)),
-        ("growth exponent (a line: 1)", number(d["growth_exponent"], 3), number(d["null"]["growth_exponent"], 3)),
-        ("rank-1 energy", number(rank["energy"], 3), number(rank["null_energy"], 3)),
+    if s.left_out:
+        print(f"driftline: {len(s.left_out)} tensors left out; the report lists why", file=sys.stderr)
+    r2, null, drift, chance = s.r2, s.null_r2, s.drift, s.drift.null
+    figures = [
+        ("R² median", r2.median, null.median),
+        ("R² mean", r2.mean, null.mean),
+        ("share with R² above 0.7", r2.share_above_07, null.share_above_07),
+        ("cosine of separated increments", drift.increment_cosine, chance.increment_cosine),
+        ("growth exponent (a line: 1)", drift.growth_exponent, chance.growth_exponent),
+        ("rank-1 energy", s.rank1.energy, s.rank1.null_energy),
+        *((f"skill of {name}", value, s.skill.null[name]) for name, value in s.skill.methods.items()),
     ]
-    rows += [
-        (f"skill of {name}", number(value, 3), number(s["skill"]["null"][name], 3))
-        for name, value in s["skill"]["methods"].items()
-    ]
-    p = s["parameters"]
-    if s["filter"] != "none":
+    if s.filter != "none":
         say(
-            f"R² is of the weights that pass the filter ({s['filter']}), beside walks that pass it; the rest is of all weights."
+            f"R² is of the weights that pass the filter ({s.filter}), beside walks that pass it; the rest is of all weights."
         )
-    counted = s.get("counted", "parameters")
-    say(f"{p['measured']:,} of {p['total']:,} {counted} measured over {len(s['steps'])} checkpoints\n")
+    counts = s.parameters
+    say(f"{counts.measured:,} of {counts.total:,} {s.unit} measured over {len(s.steps)} checkpoints\n")
+    rows = [(name, number(value, 3), number(by_chance, 3)) for name, value, by_chance in figures]
     _table(None, ["", "this run", "chance"], rows)
-    _persistence(s["persistence"])
-    say(f"\n{s['verdict']['sentence']}\n")
-    say(f"report: {out / 'report.html'}")
+    _persistence(s.persistence)
+    say(f"\n{s.verdict.sentence}\n")
 
 
-def _persistence(life: dict[str, Any]) -> None:
+def _persistence(life: PersistenceFigures) -> None:
     """How long the run keeps its direction, where that is known."""
-    if life["length"] == life["length"]:
-        more = " or more" if life["at_least"] else ""
-        low, high = (number(float(end), 0) for end in life["interval"])
-        _console().print(
-            f"\nthe run keeps its direction for {number(float(life['length']), 0)} steps{more} (95 %: {low} to {high})"
-        )
+    if life.length is not None:
+        more = " or more" if life.at_least else ""
+        low, high = life.interval
+        ends = f"{number(low, 0)} to {'∞' if high is None else number(high, 0)}"
+        _console().print(f"\nthe run keeps its direction for {number(life.length, 0)} steps{more} (95 %: {ends})")
 
 
-def watched(*, quiet: bool) -> Callable[[dict[str, Any]], None]:
+def watched(*, quiet: bool) -> Callable[[Line], None]:
     """Prints a line for every checkpoint of a run that is followed; what chance gives is in parentheses."""
 
-    def show(line: dict[str, Any]) -> None:
-        parts = [f"step {line['step']}: update {line['update_norm']:.3g}"]
-        if "verdict" in line:
-            cosine, r2 = line["increment_cosine"], line["r2_median"]
+    def show(line: Line) -> None:
+        parts = [f"step {line.step}: update {line.update_norm:.3g}"]
+        if line.verdict:
             parts += [
-                f"cosine {number(cosine, 2)} ({number(line['null_increment_cosine'], 2)})",
-                f"R² {number(r2, 2)} ({number(line['null_r2_median'], 2)})",
+                f"cosine {_figure(line.increment_cosine)} ({_figure(line.null_increment_cosine)})",
+                f"R² {_figure(line.r2_median)} ({_figure(line.null_r2_median)})",
             ]
-        if "skill_ahead" in line:
-            parts.append(f"skill ahead {number(line['skill_ahead'], 2)}")
-        if "verdict" in line:
-            parts.append(line["verdict"])
+        if line.skill_ahead is not UNSET:
+            parts.append(f"skill ahead {_figure(line.skill_ahead)}")
+        if line.verdict:
+            parts.append(line.verdict)
         if not quiet:
             print(", ".join(parts), flush=True)
 
     return show
+
+
+def _figure(value: Figure | UnsetType) -> str:
+    return number(None if value is UNSET else value, 2)
 
 
 def aside(sentence: str) -> None:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from driftline.checkpoints.trajectory import Trajectory
+from driftline.checkpoints.jumps import Regrounded
 from driftline.errors import InputError
 from driftline.files.json import read_json
 
 DEFAULT_BETA1 = 0.9  # AdamW's default in every trainer we read
+
+
+class LoggedRun(Protocol):
+    """What is read here of a run, a `Trajectory` or another: the folders of its checkpoints, in order of step."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def steps(self) -> tuple[int, ...]: ...
+    @property
+    def folders(self) -> tuple[Path, ...]: ...
+    @property
+    def regrounded(self) -> Regrounded | None: ...
 
 
 def _json(path: Path) -> Any:
@@ -26,9 +39,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and abs(value) < 1e15  # neither NaN nor infinity
 
 
-def adam_beta1(trajectory: Trajectory) -> tuple[float, str]:
+def adam_beta1(run: LoggedRun) -> tuple[float, str]:
     """The optimizer's beta1 (0 for plain SGD) and where it was found."""
-    record = _json(trajectory.checkpoints[-1].path.parent / "run.json")
+    record = _json(run.folders[-1].parent / "run.json")
     optimizer = record.get("optimizer") if isinstance(record, dict) else None
     value = optimizer.get("adam_beta1") if isinstance(optimizer, dict) else None
     if isinstance(value, (int, float)) and 0 <= value < 1:
@@ -36,10 +49,10 @@ def adam_beta1(trajectory: Trajectory) -> tuple[float, str]:
     return DEFAULT_BETA1, "assumed"
 
 
-def learning_rates(trajectory: Trajectory) -> dict[int, float]:
+def learning_rates(run: LoggedRun) -> dict[int, float]:
     """Step -> learning rate as the trainer logged it, from the last checkpoint that has a log; may be empty."""
-    for checkpoint in reversed(trajectory.checkpoints):
-        state = _json(checkpoint.path / "trainer_state.json")
+    for folder in reversed(run.folders):
+        state = _json(folder / "trainer_state.json")
         history = state.get("log_history") if isinstance(state, dict) else None
         if isinstance(history, list):
             rows = [row for row in history if isinstance(row, dict)]
@@ -53,12 +66,12 @@ def learning_rates(trajectory: Trajectory) -> dict[int, float]:
     return {}
 
 
-def clock_values(trajectory: Trajectory, clock: str) -> np.ndarray:
+def clock_values(run: LoggedRun, clock: str) -> np.ndarray:
     """Clock at every checkpoint, [T]; see `clock_at`."""
-    return clock_at(trajectory, clock, trajectory.steps)
+    return clock_at(run, clock, run.steps)
 
 
-def clock_at(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> np.ndarray:
+def clock_at(run: LoggedRun, clock: str, steps: Sequence[float]) -> np.ndarray:
     """Clock at any steps, observed or not: the step (of a re-grounded run the virtual one), or the learning rate summed up to it.
 
     Between logged steps the learning rate is that of the next logged one; after the last it stays as it was.
@@ -68,22 +81,22 @@ def clock_at(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> np.n
     """
     wanted = np.asarray(steps, np.float64)
     if clock == "step":
-        jumps = trajectory.regrounded
+        jumps = run.regrounded
         return wanted if jumps is None else np.array([jumps.clock(step) for step in wanted])
     if clock != "lr":
         raise InputError(f"--clock {clock!r} is unknown: choose step or lr")
-    if trajectory.regrounded:
-        raise InputError(f"{trajectory.name} was re-grounded, so its clock is the virtual step: use --clock step")
-    rates = learning_rates(trajectory)
+    if run.regrounded:
+        raise InputError(f"{run.name} was re-grounded, so its clock is the virtual step: use --clock step")
+    rates = learning_rates(run)
     if not rates:
         raise InputError(
-            f"{trajectory.name}: --clock lr needs the learning rate that the trainer logged, and no trainer_state.json "
+            f"{run.name}: --clock lr needs the learning rate that the trainer logged, and no trainer_state.json "
             "of the run has one: use --clock step"
         )
     logged = np.array(sorted(rates))
     if rates[logged[-1]] == 0 and wanted.max() > logged[-1]:
         raise InputError(
-            f"{trajectory.name}: the learning rate is 0 at step {logged[-1]}, the end of its schedule, so --clock lr "
+            f"{run.name}: the learning rate is 0 at step {logged[-1]}, the end of its schedule, so --clock lr "
             f"never reaches step {wanted.max():g}: use --clock step"
         )
     every = np.arange(1, int(np.ceil(wanted.max())) + 1)

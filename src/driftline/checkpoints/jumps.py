@@ -104,16 +104,10 @@ class Regrounded:
         """The virtual step of any step that was not rolled back, observed or not."""
         return float(step if (at := virtual_step(self.jumps, step)) is None else at)
 
-    def summary(self) -> dict[str, Any]:
-        """For `summary.json`."""
-        return {
-            "count": len(self.jumps),
-            "rolled_back": sum(jump.get("rolled_back_at") is not None for jump in self.jumps),
-            "virtual_steps": list(self.virtual.values()),
-            "stretches": [{"from": s[0], "to": s[-1], "checkpoints": len(s)} for s in self.stretches],
-            "judged": {"from": self.longest[0], "to": self.longest[-1], "checkpoints": len(self.longest)},
-            "sentence": self.sentence,
-        }
+    @property
+    def rolled_back(self) -> int:
+        """How many jumps were taken back."""
+        return sum(jump.get("rolled_back_at") is not None for jump in self.jumps)
 
     @property
     def sentence(self) -> str:

@@ -87,6 +87,11 @@ class Trajectory:
     regrounded: Regrounded | None = None
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Of the checkpoints."""
+        return tuple(checkpoint.path for checkpoint in self.checkpoints)
+
+    @property
     def parameters(self) -> int:
         return sum(tensor.size for tensor in self.tensors)
 

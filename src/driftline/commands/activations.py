@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from driftline.commands.options import Clock, ModelDtype, Output, Printing, Source
 from driftline.commands.requests import Next, beside, command_line
+
+if TYPE_CHECKING:
+    from driftline.linearity.summary import ActivationsSummary
 
 MARK = "summary.json"
 
@@ -38,10 +40,10 @@ class Activations:
     printing: Printing = Printing()
 
 
-def run(request: Activations) -> dict[str, Any]:
+def run(request: Activations) -> ActivationsSummary:
     """Measure, and write `summary.json`, `units.parquet` and `report.html`."""
-    from driftline.files.json import json_text
     from driftline.files.output import output_folder, refuse_occupied
+    from driftline.files.record import write_record
     from driftline.outputs import activations as measure
     from driftline.progress import counter
     from driftline.report import outputs as page
@@ -52,7 +54,6 @@ def run(request: Activations) -> dict[str, Any]:
     sampling = measure.Sampling(
         layers=request.layers, positions=request.positions, units=request.units, seed=request.seed
     )
-    started = time.monotonic()
     with (
         output_folder(out, overwrite=overwrite, mark=MARK) as folder,
         counter(quiet=request.printing.quiet) as progress,
@@ -67,19 +68,19 @@ def run(request: Activations) -> dict[str, Any]:
             dtype=request.dtype,
             progress=progress,
         )
-        summary["cost"] = {"seconds": time.monotonic() - started}
-        (folder / MARK).write_text(json_text(summary))
+        write_record(folder / MARK, summary)
         page.write_activations(folder, summary, command_line(request))
     return summary
 
 
-def show(summary: dict[str, Any], request: Activations) -> None:
+def show(summary: ActivationsSummary, request: Activations) -> None:
     from driftline import terminal
 
-    terminal.analysis(summary, request.output.out)
+    terminal.analysis(summary)
+    terminal.report(request.output.out)
 
 
-def next_steps(summary: dict[str, Any], request: Activations) -> list[Next]:
+def next_steps(summary: ActivationsSummary, request: Activations) -> list[Next]:
     """Back-tests of the weights of the same run."""
     from driftline.commands.backtest import Backtest
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from driftline.commands.options import Clock, Filter, Output, Printing, Source, Where
 from driftline.commands.requests import Next, beside, command_line
+
+if TYPE_CHECKING:
+    from driftline.linearity.summary import WeightsSummary
 
 MARK = "summary.json"
 
@@ -25,10 +28,10 @@ class Analyze:
     printing: Printing = Printing()
 
 
-def run(request: Analyze) -> dict[str, Any]:
+def run(request: Analyze) -> WeightsSummary:
     """Measure, and write `summary.json`, `tensors.parquet` and `report.html`."""
-    from driftline.files.json import json_text
     from driftline.files.output import output_folder, refuse_occupied
+    from driftline.files.record import write_record
     from driftline.linearity.analysis import analyze
     from driftline.progress import progress_bar
     from driftline.report import analysis
@@ -41,22 +44,23 @@ def run(request: Analyze) -> dict[str, Any]:
             summary = analyze(
                 trajectory, folder, filter=request.filter, clock=request.clock, engine=engine, progress=advance
             )
-        (folder / MARK).write_text(json_text(summary))
+        write_record(folder / MARK, summary)
         analysis.write(folder, summary, command_line(request))
     return summary
 
 
-def show(summary: dict[str, Any], request: Analyze) -> None:
+def show(summary: WeightsSummary, request: Analyze) -> None:
     from driftline import terminal
 
-    terminal.analysis(summary, request.output.out)
+    terminal.analysis(summary)
+    terminal.report(request.output.out)
 
 
-def next_steps(summary: dict[str, Any], request: Analyze) -> list[Next]:
+def next_steps(summary: WeightsSummary, request: Analyze) -> list[Next]:
     """Back-tests of the same run, from what was read already."""
     from driftline.commands.backtest import Backtest
 
-    if summary["verdict"]["linear"]:
+    if summary.verdict.linear:
         why = (
             "See how far ahead this run can be forecast, tested on its own later checkpoints; no weight is read again."
         )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from driftline.commands.options import Clock, ModelDtype, Output, Printing, Source, Where
 from driftline.commands.requests import Next, beside, command_line
+
+if TYPE_CHECKING:
+    from driftline.linearity.summary import LogprobsSummary
 
 MARK = "summary.json"
 
@@ -31,10 +33,10 @@ class Logprobs:
     printing: Printing = Printing()
 
 
-def run(request: Logprobs) -> dict[str, Any]:
+def run(request: Logprobs) -> LogprobsSummary:
     """Measure, and write `summary.json`, `tokens.parquet` and `report.html`."""
-    from driftline.files.json import json_text
     from driftline.files.output import output_folder, refuse_occupied
+    from driftline.files.record import write_record
     from driftline.outputs import logprobs as measure
     from driftline.progress import counter
     from driftline.report import outputs as page
@@ -42,7 +44,6 @@ def run(request: Logprobs) -> dict[str, Any]:
     out, overwrite = request.output.out, request.output.overwrite
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
     trajectory = request.source.open()
-    started = time.monotonic()
     with (
         request.where.open() as engine,
         output_folder(out, overwrite=overwrite, mark=MARK) as folder,
@@ -58,19 +59,19 @@ def run(request: Logprobs) -> dict[str, Any]:
             engine=engine,
             progress=progress,
         )
-        summary["cost"] = {"seconds": time.monotonic() - started}
-        (folder / MARK).write_text(json_text(summary))
+        write_record(folder / MARK, summary)
         page.write_logprobs(folder, summary, command_line(request))
     return summary
 
 
-def show(summary: dict[str, Any], request: Logprobs) -> None:
+def show(summary: LogprobsSummary, request: Logprobs) -> None:
     from driftline import terminal
 
-    terminal.analysis(summary, request.output.out)
+    terminal.analysis(summary)
+    terminal.report(request.output.out)
 
 
-def next_steps(summary: dict[str, Any], request: Logprobs) -> list[Next]:
+def next_steps(summary: LogprobsSummary, request: Logprobs) -> list[Next]:
     """Back-tests of the weights of the same run."""
     from driftline.commands.backtest import Backtest
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from driftline.commands.options import Quiet, Run
+
+if TYPE_CHECKING:
+    from driftline.linearity.summary import WeightsSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +30,10 @@ class Watch:
     printing: Quiet = Quiet()
 
 
-def run(request: Watch) -> dict[str, Any] | None:
+def run(request: Watch) -> WeightsSummary | None:
     """Follow the run, keeping `summary.json` up to date; None below three checkpoints."""
     from driftline import terminal
-    from driftline.watching.watch import Watch as Following
+    from driftline.watching.request import Following
     from driftline.watching.watch import watch
 
     source = request.source
@@ -45,5 +48,5 @@ def run(request: Watch) -> dict[str, Any] | None:
     return watch(following, request.out, show=terminal.watched(quiet=request.printing.quiet), say=terminal.aside)
 
 
-def show(summary: dict[str, Any], request: Watch) -> None:
-    print(summary["verdict"]["sentence"])
+def show(summary: WeightsSummary, request: Watch) -> None:
+    print(summary.verdict.sentence)

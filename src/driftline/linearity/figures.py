@@ -6,34 +6,153 @@ All but R² follow from the Gram matrix G [T, T] of the deltas. Keys are a contr
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
+from driftline._version import __version__
+from driftline.checkpoints import configuration
 from driftline.checkpoints.jumps import Regrounded
+from driftline.checkpoints.trajectory import Trajectory
 from driftline.linearity import drift, null, persistence, regime, skill, statistics
 from driftline.linearity.scan import Population
+from driftline.linearity.summary import (
+    R2,
+    UNSET,
+    ChanceOfDrift,
+    Counts,
+    Drift,
+    HeldOutSkill,
+    Histograms,
+    Jumped,
+    NullR2,
+    Optimizer,
+    PersistenceFigures,
+    Piece,
+    RankOne,
+    Regime,
+    Statistics,
+    Stretch,
+    Summary,
+)
+from driftline.linearity.verdict import verdict
 
 _FEWEST = 3  # checkpoints of a line
 _HISTOGRAM_BINS = 100  # of histograms in the results; the scan's own are finer
 
-
-def of_r2(population: Population, null_population: Population, null_shares: dict[str, float]) -> dict[str, Any]:
-    """R² of what was measured, and of driftless walks; `null_shares`: how many of these changed and were kept."""
-    return {
-        "r2": shares_of(population),
-        "null_r2": shares_of(null_population) | null_shares,
-        "r2_histogram": {"run": coarse(population), "null": coarse(null_population)},
-    }
+SomeSummary = TypeVar("SomeSummary", bound=Summary)
 
 
-def shares_of(population: Population) -> dict[str, float]:
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run before anything is measured.
+
+    Attributes:
+        run: its name; steps: of its checkpoints [T]; clock: what lines are drawn against; clock_values: [T].
+        beta1: the optimizer's momentum, and where it is from.
+        left_out, skipped: tensors and checkpoints that take no part, with the reason.
+        jumps: of a run that was re-grounded.
+    """
+
+    run: str
+    steps: tuple[int, ...]
+    clock: str
+    clock_values: np.ndarray
+    beta1: float
+    beta1_from: str
+    left_out: dict[str, str] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+    jumps: Regrounded | None = None
+
+
+def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Facts:
+    """The facts of a trajectory; tensors that are left out count only where weights are measured.
+
+    Raises:
+        InputError: see `configuration.clock_values`.
+    """
+    beta1, beta1_from = configuration.adam_beta1(trajectory)
+    values = configuration.clock_values(trajectory, clock)
+    left_out = trajectory.left_out if weights else {}
+    return Facts(
+        trajectory.name,
+        trajectory.steps,
+        clock,
+        values,
+        beta1,
+        beta1_from,
+        left_out,
+        trajectory.skipped,
+        trajectory.regrounded,
+    )
+
+
+def summary(
+    kind: type[SomeSummary],
+    facts: Facts,
+    gram: np.ndarray,
+    population: Population,
+    chance: NullR2,
+    chance_histogram: list[int],
+    counts: Counts,
+    *,
+    filter: str = "none",
+    **more: Any,
+) -> SomeSummary:
+    """The summary of one kind, from a Gram [T, T], R² of what was measured and of driftless walks, and the counts."""
+    steps = np.asarray(facts.steps)
+    r2 = shares_of(population)
+    found, test = of_trajectory(gram, steps, facts.clock_values, facts.beta1, facts.jumps)
+    jumps = jumped(facts.jumps) if facts.jumps else UNSET
+    return kind(
+        driftline=__version__,
+        kind=kind.what(),
+        run=facts.run,
+        steps=list(facts.steps),
+        clock=facts.clock,
+        clock_values=facts.clock_values.tolist(),
+        filter=filter,
+        parameters=counts,
+        r2=r2,
+        null_r2=chance,
+        r2_histogram=Histograms(run=coarse(population), null=chance_histogram),
+        drift=found.drift,
+        optimizer=Optimizer(
+            adam_beta1=facts.beta1,
+            memory_steps=statistics.optimizer_memory(facts.beta1),
+            adam_beta1_from=facts.beta1_from,
+        ),
+        persistence=found.persistence,
+        rank1=found.rank1,
+        skill=found.skill,
+        regime=found.regime,
+        gram=found.gram,
+        left_out=facts.left_out,
+        skipped={str(step): reason for step, reason in facts.skipped.items()},
+        verdict=verdict(test, list(facts.steps), r2, chance, found, jumps),
+        jumps=jumps,
+        **more,
+    )
+
+
+def shares_of(population: Population) -> R2:
+    return R2(**_shares(population))
+
+
+def null_shares_of(population: Population, **shares: float) -> NullR2:
+    """Of driftless walks; `changed_share` and `kept_share` where these were rounded or filtered."""
+    return NullR2(**_shares(population), **shares)
+
+
+def _shares(population: Population) -> dict[str, float]:
     return {
         "mean": population.mean_r2,
         "median": population.quantile(0.5),
         "q25": population.quantile(0.25),
         "q75": population.quantile(0.75),
-        "share_above_0.7": population.share_strong,
+        "share_above_07": population.share_strong,
     }
 
 
@@ -43,7 +162,7 @@ def coarse(population: Population) -> list[int]:
 
 def of_trajectory(
     gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float, jumps: Regrounded | None
-) -> tuple[dict[str, Any], drift.DriftTest | None]:
+) -> tuple[Statistics, drift.DriftTest | None]:
     """`of_run`; of a run with jumps by its longest stretch without one, where all that moved was trained.
 
     Rank and Gram are of the whole run. A stretch of one or two checkpoints tells nothing, so there is no test.
@@ -54,72 +173,106 @@ def of_trajectory(
     if judged.size < _FEWEST:
         return of_run(gram, steps, clock, beta1)[0], None
     part, test = of_run(statistics.rebased(gram, judged), steps[judged], clock[judged], beta1)
-    return part | {"rank1": _rank(gram, steps, clock, beta1), "gram": gram.tolist()}, test
+    whole = {"rank1": _rank(gram, steps, clock, beta1), "gram": gram.tolist()}
+    return msgspec.structs.replace(part, **whole), test
 
 
 def of_run(
     gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float
-) -> tuple[dict[str, Any], drift.DriftTest | None]:
+) -> tuple[Statistics, drift.DriftTest | None]:
     """Drift, persistence, rank, skill and regime, each beside chance; and the test that the verdict rests on."""
-    memory = statistics.optimizer_memory(beta1)
-    pairs = statistics.separated_pairs(steps, memory)
-    increments = statistics.increments_gram(gram)
-    lengths = np.sqrt(np.clip(np.diag(increments), 0, None))
+    lengths = np.sqrt(np.clip(np.diag(statistics.increments_gram(gram)), 0, None))
     null_gram = null.matched_gram(steps, beta1, lengths)
+    test = drift.drift_test(gram, steps, clock, beta1)
+    pieces = [
+        Piece(from_=int(steps[piece.first]), to=int(steps[piece.last]), r2=piece.r2)
+        for piece in regime.segments(gram, clock, null_gram)
+    ]
+    found = Statistics(
+        drift=_drift(gram, null_gram, steps, clock, beta1, test),
+        persistence=_persistence(gram, steps, beta1, test),
+        rank1=_rank(gram, steps, clock, beta1),
+        skill=_skill(gram, null_gram, steps, clock),
+        regime=Regime(segments=pieces),
+        gram=gram.tolist(),
+    )
+    return found, test
+
+
+def _drift(
+    gram: np.ndarray,
+    null_gram: np.ndarray,
+    steps: np.ndarray,
+    clock: np.ndarray,
+    beta1: float,
+    test: drift.DriftTest | None,
+) -> Drift:
+    pairs = statistics.separated_pairs(steps, statistics.optimizer_memory(beta1))
+    increments, walk = statistics.increments_gram(gram), null.increment_correlation(steps, beta1)
     cosine, cosine_sd = statistics.mean_cosine(increments, pairs)
     exponent, exponent_error = statistics.growth_exponent(gram, clock)
     drift_per_clock, noise_to_drift = statistics.drift_and_noise(gram, clock, pairs)
-    test = drift.drift_test(gram, steps, clock, beta1)
-    kept = persistence.persistence(gram, steps, beta1, test.least_dimension) if test else None
-    held_out = max(len(steps) // 4, 1)
-    figures = {
-        "drift": {
-            "increment_cosine": cosine,
-            "increment_cosine_sd": cosine_sd,
-            "increment_pairs": int(pairs[0].size),
-            "adjacent_cosine": float(np.diag(statistics.cosines(increments), 1).mean()),
-            "growth_exponent": exponent,
-            "growth_exponent_se": exponent_error,
-            "noise_to_drift": noise_to_drift,
-            "drift_per_clock": drift_per_clock,
-            "effective_dimension": test.effective_dimension if test else math.nan,
-            "null": {
-                "increment_cosine": statistics.mean_cosine(null.increment_correlation(steps, beta1), pairs)[0],
-                "adjacent_cosine": float(np.diag(null.increment_correlation(steps, beta1), 1).mean()),
-                "growth_exponent": statistics.growth_exponent(null_gram, clock)[0],
-            },
-        },
-        "optimizer": {"adam_beta1": beta1, "memory_steps": memory},
-        "persistence": {
-            "length": kept.length if kept else math.nan,
-            "interval": [kept.low, kept.high] if kept else [math.nan, math.nan],
-            "at_least": kept.at_least if kept else False,
-        },
-        "rank1": _rank(gram, steps, clock, beta1),
-        "skill": {
-            "cutoff": int(steps[-1 - held_out]),
-            "targets": steps[-held_out:].tolist(),
-            "methods": {name: float(value) for name, value in skill.held_out_skill(gram, clock).items()},
-            "null": {name: float(value) for name, value in skill.held_out_skill(null_gram, clock).items()},
-        },
-        "regime": {
-            "segments": [
-                {"from": int(steps[piece.first]), "to": int(steps[piece.last]), "r2": piece.r2}
-                for piece in regime.segments(gram, clock, null_gram)
-            ]
-        },
-        "gram": gram.tolist(),
-    }
-    return figures, test
+    return Drift(
+        increment_cosine=cosine,
+        increment_cosine_sd=cosine_sd,
+        increment_pairs=int(pairs[0].size),
+        adjacent_cosine=float(np.diag(statistics.cosines(increments), 1).mean()),
+        growth_exponent=exponent,
+        growth_exponent_se=exponent_error,
+        noise_to_drift=noise_to_drift,
+        drift_per_clock=drift_per_clock,
+        effective_dimension=test.effective_dimension if test else math.nan,
+        null=ChanceOfDrift(
+            increment_cosine=statistics.mean_cosine(walk, pairs)[0],
+            adjacent_cosine=float(np.diag(walk, 1).mean()),
+            growth_exponent=statistics.growth_exponent(null_gram, clock)[0],
+        ),
+    )
 
 
-def _rank(gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float) -> dict[str, float]:
+def _persistence(gram: np.ndarray, steps: np.ndarray, beta1: float, test: drift.DriftTest | None) -> PersistenceFigures:
+    return persistence_figures(persistence.persistence(gram, steps, beta1, test.least_dimension) if test else None)
+
+
+def persistence_figures(kept: persistence.Persistence | None) -> PersistenceFigures:
+    if kept is None:
+        return PersistenceFigures(length=None, interval=[None, None], at_least=False)
+    return PersistenceFigures(length=kept.length, interval=[kept.low, kept.high], at_least=kept.at_least)
+
+
+def _rank(gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float) -> RankOne:
     lengths = np.sqrt(np.clip(np.diag(statistics.increments_gram(gram)), 0, None))
     energy, coefficient_r2 = statistics.rank_one(gram, clock)
     null_energy, null_coefficient_r2 = statistics.rank_one(null.matched_gram(steps, beta1, lengths), clock)
-    return {
-        "energy": energy,
-        "null_energy": null_energy,
-        "coefficient_r2": coefficient_r2,
-        "null_coefficient_r2": null_coefficient_r2,
-    }
+    return RankOne(
+        energy=energy,
+        null_energy=null_energy,
+        coefficient_r2=coefficient_r2,
+        null_coefficient_r2=null_coefficient_r2,
+    )
+
+
+def _skill(gram: np.ndarray, null_gram: np.ndarray, steps: np.ndarray, clock: np.ndarray) -> HeldOutSkill:
+    held_out = max(len(steps) // 4, 1)
+    return HeldOutSkill(
+        cutoff=int(steps[-1 - held_out]),
+        targets=steps[-held_out:].tolist(),
+        methods={name: float(value) for name, value in skill.held_out_skill(gram, clock).items()},
+        null={name: float(value) for name, value in skill.held_out_skill(null_gram, clock).items()},
+    )
+
+
+def jumped(jumps: Regrounded) -> Jumped:
+    """What re-grounding makes of the checkpoints, for the summary."""
+    return Jumped(
+        count=len(jumps.jumps),
+        rolled_back=jumps.rolled_back,
+        virtual_steps=list(jumps.virtual.values()),
+        stretches=[_stretch(stretch) for stretch in jumps.stretches],
+        judged=_stretch(jumps.longest),
+        sentence=jumps.sentence,
+    )
+
+
+def _stretch(steps: list[int]) -> Stretch:
+    return Stretch(from_=steps[0], to=steps[-1], checkpoints=len(steps))

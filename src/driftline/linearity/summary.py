@@ -153,10 +153,9 @@ class Verdict(Record):
 
 
 class Statistics(Record):
-    """All that follows from the Gram matrix [T, T] alone."""
+    """All that follows from the Gram matrix [T, T] of the deltas."""
 
     drift: Drift
-    optimizer: Optimizer
     persistence: PersistenceFigures
     rank1: RankOne
     skill: HeldOutSkill
@@ -200,6 +199,11 @@ class Summary(Record):
     counted: str | UnsetType = UNSET
     jumps: Jumped | UnsetType = UNSET
     cost: Cost | UnsetType = UNSET
+
+    @classmethod
+    def what(cls) -> str:
+        """The name of the kind."""
+        return next(name for name, kind in KINDS.items() if kind is cls)
 
     @property
     def unit(self) -> str:

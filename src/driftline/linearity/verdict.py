@@ -3,62 +3,61 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
+from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.linearity.drift import LEVEL, DriftTest
+from driftline.linearity.summary import R2, HeldOutSkill, Jumped, NullR2, Piece, PValues, Statistics, Verdict
 
 
-def verdict(test: DriftTest | None, figures: dict[str, Any]) -> dict[str, Any]:
+def verdict(
+    test: DriftTest | None, steps: list[int], r2: R2, null_r2: NullR2, found: Statistics, jumps: Jumped | UnsetType
+) -> Verdict:
     """The `verdict` entry of summary.json, from the test and the rest of the summary."""
-    found = _verdict(test, figures)
-    if "jumps" in figures:
-        found["sentence"] += " " + figures["jumps"]["sentence"]
-    return found
-
-
-def _verdict(test: DriftTest | None, figures: dict[str, Any]) -> dict[str, Any]:
-    median, chance = _two(figures["r2"]["median"]), _two(figures["null_r2"]["median"])
-    r2 = f"R² median {median} where a driftless walk gives {chance}"
-    steps, drift = figures["steps"], figures["drift"]
+    after = "" if jumps is UNSET else f" {jumps.sentence}"
+    chance = f"R² median {_two(r2.median)} where a driftless walk gives {_two(null_r2.median)}"
     if test is None:
-        usable = figures["jumps"]["judged"]["checkpoints"] if "jumps" in figures else len(steps)
-        between = " between two jumps" if "jumps" in figures else ""
-        reason = (
-            f"{usable} checkpoints{between} are too few"
-            if usable < 5
-            else "the run stands still between some checkpoints, which leaves too little"
-        )
-        return {"linear": False, "sentence": f"Cannot tell: {reason} to tell drift from chance ({r2})."}
-    cosine = f"separated increments have cosine {_two(drift['increment_cosine'])}, chance {_two(drift['null']['increment_cosine'])}"
-    growth = f"the update grows as step^{_two(drift['growth_exponent'])}, chance {_two(test.null_growth)}"
-    p = {"increment_cosine": test.cosine_p, "growth_exponent": test.growth_p, "skill": test.skill_p}
-    if not test.found:
-        sentence = f"Not told from chance: {r2}; {cosine}; {growth}."
-        return {"linear": False, "sentence": sentence, "level": LEVEL, "p": p}
-    pieces = figures["regime"]["segments"]
-    if len(pieces) == 1:
-        where = f"Linear from step {pieces[0]['from']} to {pieces[0]['to']}"
-    else:
-        bends = " and ".join(str(piece["from"]) for piece in pieces[1:])
-        where = f"Linear in {len(pieces)} pieces between step {pieces[0]['from']} and {pieces[-1]['to']}, bending at step {bends}"
-    best, skill = max(
-        figures["skill"]["methods"].items(), key=lambda item: item[1] if math.isfinite(item[1]) else -math.inf
+        return Verdict(linear=False, sentence=f"Cannot tell: {_too_little(steps, jumps)} ({chance}).{after}")
+    p = PValues(increment_cosine=test.cosine_p, growth_exponent=test.growth_p, skill=test.skill_p)
+    drift = found.drift
+    cosine = (
+        f"separated increments have cosine {_two(drift.increment_cosine)}, chance {_two(drift.null.increment_cosine)}"
     )
-    if skill > 0:
-        use = f"a {best} line forecasts the last checkpoints with skill {_two(skill)}"
+    growth = f"the update grows as step^{_two(drift.growth_exponent)}, chance {_two(test.null_growth)}"
+    if test.found:
+        sentence = (
+            f"{_where(found.regime.segments)}, drift above chance: {cosine}; {growth}; {chance}; {_use(found.skill)}."
+        )
     else:
-        use = "but no straight line forecasts the last checkpoints better than holding the one before them"
-    return {
-        "linear": True,
-        "sentence": f"{where}, drift above chance: {cosine}; {growth}; {r2}; {use}.",
-        "level": LEVEL,
-        "p": p,
-    }
+        sentence = f"Not told from chance: {chance}; {cosine}; {growth}."
+    return Verdict(linear=test.found, sentence=sentence + after, level=LEVEL, p=p)
 
 
-def _two(value: float) -> str:
+def _too_little(steps: list[int], jumps: Jumped | UnsetType) -> str:
+    usable, between = (len(steps), "") if jumps is UNSET else (jumps.judged.checkpoints, " between two jumps")
+    if usable < 5:
+        return f"{usable} checkpoints{between} are too few to tell drift from chance"
+    return "the run stands still between some checkpoints, which leaves too little to tell drift from chance"
+
+
+def _where(pieces: list[Piece]) -> str:
+    first, last = pieces[0], pieces[-1]
+    if len(pieces) == 1:
+        return f"Linear from step {first.from_} to {first.to}"
+    bends = " and ".join(str(piece.from_) for piece in pieces[1:])
+    return f"Linear in {len(pieces)} pieces between step {first.from_} and {last.to}, bending at step {bends}"
+
+
+def _use(held_out: HeldOutSkill) -> str:
+    skills = {name: -math.inf if value is None else value for name, value in held_out.methods.items()}
+    best = max(skills, key=lambda name: skills[name])
+    if skills[best] > 0:
+        return f"a {best} line forecasts the last checkpoints with skill {_two(skills[best])}"
+    return "but no straight line forecasts the last checkpoints better than holding the one before them"
+
+
+def _two(value: Figure) -> str:
     """Two decimals without the leading zero, as the field prints shares and R²."""
-    if not math.isfinite(value):
+    if value is None or not math.isfinite(value):
         return "unknown"
     text = f"{value:.2f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text

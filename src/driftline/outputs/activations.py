@@ -7,25 +7,27 @@ and the last checkpoint, where the change of a linear layer's output comes from 
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from driftline import models
 from driftline._version import __version__
-from driftline.checkpoints import configuration
 from driftline.checkpoints.identity import identity
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.files.work import Work
 from driftline.linearity import figures, null
 from driftline.linearity.names import layer_and_module
+from driftline.linearity.summary import ActivationsSummary, Cost, SampledUnits
 from driftline.outputs import series
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.hooks import decoder_layers, run_with_hooks
@@ -65,7 +67,7 @@ def activations(
     clock: str = "step",
     dtype: str = "auto",
     progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda tokens: None,
-) -> dict[str, Any]:
+) -> ActivationsSummary:
     """Measure the run's activations; writes `activations.parquet` and returns the summary.
 
     Raises:
@@ -76,17 +78,17 @@ def activations(
         raise InputError(
             f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3, so save more, or add the base model with --base"
         )
-    clock_values = configuration.clock_values(trajectory, clock)
+    started = time.monotonic()
+    facts = figures.facts_of(trajectory, clock, weights=False)
     context = models.context_of(trajectory.checkpoints[-1].model)
     rollouts = read_rollouts(rollouts_file, tokenizer_of(trajectory), longest=context)
-    settings = {
-        "layers": list(sampling.layers),
-        "positions": sampling.positions,
-        "units": sampling.units,
-        "seed": sampling.seed,
-    }
+    settings = SampledUnits(
+        layers=list(sampling.layers), positions=sampling.positions, units=sampling.units, seed=sampling.seed
+    )
     sequences = [r.prompt_ids + r.response_ids for r in rollouts]
-    work = Work(out, identity(trajectory, sequences, kind="activations", dtype=dtype, **settings))
+    work = Work(
+        out, identity(trajectory, sequences, kind="activations", dtype=dtype, **msgspec.structs.asdict(settings))
+    )
     positions = sampled_positions(rollouts, sampling)
     names: list[str] = []
     rows = []
@@ -105,10 +107,10 @@ def activations(
     del model
     first, last = (trajectory.checkpoints[i] for i in (0, -1))
     changes = change_of_outputs(first, last, rollouts, positions, layers=_layers_of(names), dtype=dtype)
-    summary = _summarize(values, names, trajectory, clock_values, clock, len(rollouts), settings, changes)
-    _write(folder / "activations.parquet", values, names, clock_values, trajectory.steps)
+    summary = _summarize(values, names, facts, len(rollouts), settings, changes)
+    _write(folder / "activations.parquet", values, names, facts.clock_values, trajectory.steps)
     work.remove()
-    return summary
+    return msgspec.structs.replace(summary, cost=Cost(seconds=time.monotonic() - started))
 
 
 def sampled_positions(rollouts: Sequence[Rollout], sampling: Sampling) -> list[Array]:
@@ -177,38 +179,24 @@ def _layers_of(names: Sequence[str]) -> list[int]:
 def _summarize(
     values: Array,
     names: Sequence[str],
-    trajectory: Trajectory,
-    clock_values: Array,
-    clock: str,
+    facts: figures.Facts,
     rollouts: int,
-    settings: dict[str, Any],
+    settings: SampledUnits,
     changes: Sequence[Change],
-) -> dict[str, Any]:
-    beta1, beta1_from = configuration.adam_beta1(trajectory)
-    flat = values.reshape(len(values), -1)
-    measured = series.summarize(
-        flat, trajectory.steps, clock_values, beta1, what="activations", jumps=trajectory.regrounded
+) -> ActivationsSummary:
+    return series.summarize(
+        ActivationsSummary,
+        values.reshape(len(values), -1),
+        facts,
+        what="activations",
+        rollouts=rollouts,
+        sampling=settings,
+        blocks={
+            name: figures.shares_of(null.population_of(series.lines(values[:, i], facts.clock_values).r2))
+            for i, name in enumerate(names)
+        },
+        source_of_change=[change.record() for change in changes],
     )
-    measured["optimizer"]["adam_beta1_from"] = beta1_from
-    blocks = {
-        name: figures.shares_of(null.population_of(series.lines(values[:, i], clock_values).r2))
-        for i, name in enumerate(names)
-    }
-    return {
-        "driftline": __version__,
-        "kind": "activations",
-        "run": trajectory.name,
-        "clock": clock,
-        "clock_values": clock_values.tolist(),
-        "filter": "none",
-        "rollouts": rollouts,
-        "sampling": settings,
-        **measured,
-        "blocks": blocks,
-        "source_of_change": [change.record() for change in changes],
-        "left_out": {},
-        "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
-    }
 
 
 def _write(path: Path, values: Array, names: Sequence[str], clock: Array, steps: Sequence[int]) -> None:

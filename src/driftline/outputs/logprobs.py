@@ -6,24 +6,27 @@ so that a second call goes on. Writes `tokens.parquet` (a row for each token) an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from driftline import models
 from driftline._version import __version__
-from driftline.checkpoints import configuration
 from driftline.checkpoints.identity import identity
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.files.work import Work
+from driftline.linearity import figures
+from driftline.linearity.summary import Cost, LogprobsSummary
 from driftline.outputs import series
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.rollouts import Rollout, read_rollouts
@@ -44,7 +47,7 @@ def logprobs(
     dtype: str = "auto",
     engine: Engine | None = None,
     progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda tokens: None,
-) -> dict[str, Any]:
+) -> LogprobsSummary:
     """Score the rollouts under every checkpoint and measure the result.
 
     Args:
@@ -62,7 +65,8 @@ def logprobs(
         raise InputError(
             f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3, so save more, or add the base model with --base"
         )
-    clock_values = configuration.clock_values(trajectory, clock)
+    started = time.monotonic()
+    facts = figures.facts_of(trajectory, clock, weights=False)
     tokenizer = tokenizer_of(trajectory)
     rollouts = read_rollouts(rollouts_file, tokenizer, longest=context_of(trajectory))
     request = identity(trajectory, [r.prompt_ids + r.response_ids for r in rollouts], kind="logprobs", dtype=dtype)
@@ -80,11 +84,11 @@ def logprobs(
         work.save(step, new)
         found[step] = new
     values = np.stack([value for value in found.values() if value is not None])
-    summary = summarize(values, rollouts, trajectory, clock_values, clock)
-    _write_tokens(folder / "tokens.parquet", values, rollouts, tokenizer, clock_values, trajectory.steps)
+    summary = summarize(values, len(rollouts), facts)
+    _write_tokens(folder / "tokens.parquet", values, rollouts, tokenizer, facts.clock_values, trajectory.steps)
     _write_sequences(folder / "sequences.parquet", values, rollouts, trajectory.steps)
     work.remove()
-    return summary
+    return msgspec.structs.replace(summary, cost=Cost(seconds=time.monotonic() - started))
 
 
 def tokenizer_of(trajectory: Trajectory) -> PreTrainedTokenizerBase:
@@ -115,29 +119,17 @@ def _of_checkpoint(
     return found
 
 
-def summarize(
-    values: np.ndarray, rollouts: Sequence[Rollout], trajectory: Trajectory, clock_values: np.ndarray, clock: str
-) -> dict[str, Any]:
+def summarize(values: np.ndarray, rollouts: int, facts: figures.Facts) -> LogprobsSummary:
     """The contents of `summary.json`; `values` are log-probs [T, tokens]."""
-    beta1, beta1_from = configuration.adam_beta1(trajectory)
-    measured = series.summarize(
-        values, trajectory.steps, clock_values, beta1, what="tokens", jumps=trajectory.regrounded
+    return series.summarize(
+        LogprobsSummary,
+        values,
+        facts,
+        what="tokens",
+        rollouts=rollouts,
+        paper_filter=series.paper_filter(values, facts),
+        mean_logprob=values.mean(1).tolist(),
     )
-    measured["optimizer"]["adam_beta1_from"] = beta1_from
-    return {
-        "driftline": __version__,
-        "kind": "logprobs",
-        "run": trajectory.name,
-        "clock": clock,
-        "clock_values": clock_values.tolist(),
-        "filter": "none",
-        "rollouts": len(rollouts),
-        **measured,
-        "paper_filter": series.paper_filter(values, trajectory.steps, clock_values, beta1),
-        "mean_logprob": values.mean(1).tolist(),
-        "left_out": {},
-        "skipped": {str(step): reason for step, reason in trajectory.skipped.items()},
-    }
 
 
 def _write_tokens(

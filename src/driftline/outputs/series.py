@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from driftline.checkpoints.jumps import Regrounded
 from driftline.linearity import figures, null
+from driftline.linearity.figures import Facts, SomeSummary
 from driftline.linearity.statistics import line_r2
-from driftline.linearity.verdict import verdict
+from driftline.linearity.summary import Counts, Histograms, PaperFilter
 
 Array = np.ndarray
 
@@ -39,58 +39,51 @@ def lines(values: Array, clock: Array) -> Lines:
     return Lines(line_r2(clock, deltas), (deltas - deltas.mean(1, keepdims=True)) @ centred / (centred @ centred))
 
 
-def summarize(
-    values: Array, steps: Sequence[int], clock: Array, beta1: float, *, what: str, jumps: Regrounded | None = None
-) -> dict[str, Any]:
-    """The keys that `summary.json` shares with that of weights, over all series that changed.
+def summarize(kind: type[SomeSummary], values: Array, facts: Facts, *, what: str, **more: Any) -> SomeSummary:
+    """The summary of `values` [T, n], over all series that changed.
 
     Args:
-        values: [T, n]; what: their name in the counts, such as `tokens`; jumps: of a run that was re-grounded.
+        what: their name in the counts, such as `tokens`; more: what the kind has besides.
     """
     deltas = (values - values[0]).astype(np.float64)
-    population = null.population_of(lines(values, clock).r2)
     changed = int((np.ptp(values, axis=0) > 0).sum())
-    chance = null.null_r2(np.asarray(steps), clock, beta1)
-    statistics, test = figures.of_trajectory(deltas @ deltas.T, np.asarray(steps), clock, beta1, jumps)
-    summary = {
-        "parameters": {
-            "total": values.shape[1],
-            "measured": changed,
-            "unchanged": values.shape[1] - changed,
-            "filtered": 0,
-        },
-        "counted": what,
-        **figures.of_r2(population, chance, {}),
-        **statistics,
-    }
-    summary["steps"] = list(steps)
-    if jumps:
-        summary["jumps"] = jumps.summary()
-    return summary | {"verdict": verdict(test, summary)}
+    chance = null.null_r2(np.asarray(facts.steps), facts.clock_values, facts.beta1)
+    counts = Counts(total=values.shape[1], measured=changed, unchanged=values.shape[1] - changed, filtered=0)
+    return figures.summary(
+        kind,
+        facts,
+        deltas @ deltas.T,
+        null.population_of(lines(values, facts.clock_values).r2),
+        figures.null_shares_of(chance),
+        figures.coarse(chance),
+        counts,
+        counted=what,
+        **more,
+    )
 
 
-def paper_filter(values: Array, steps: Sequence[int], clock: Array, beta1: float, seed: int = 0) -> dict[str, Any]:
+def paper_filter(values: Array, facts: Facts, seed: int = 0) -> PaperFilter:
     """R² of the series that the paper keeps, beside driftless walks that pass the same filter.
 
     The filter, more than 0.2 between the first and the last checkpoint, selects on the trend being tested:
     a walk that happens to end far away looks straight. So its null passes it too.
     """
-    rng = np.random.default_rng(seed)
+    rng, clock = np.random.default_rng(seed), facts.clock_values
     kept = np.flatnonzero(np.abs(values[-1] - values[0]) > PAPER_CHANGE)
     sampled = kept if kept.size <= PAPER_MOST else rng.choice(kept, PAPER_MOST, replace=False)
     population = null.population_of(lines(values[:, sampled], clock).r2)
-    walks = _walks(values, steps, beta1, rng)
+    walks = _walks(values, facts.steps, facts.beta1, rng)
     passing = np.abs(walks[:, -1]) > PAPER_CHANGE
     chance = null.population_of(line_r2(clock, walks[passing]))
-    return {
-        "threshold": PAPER_CHANGE,
-        "kept": int(kept.size),
-        "kept_share": kept.size / values.shape[1],
-        "null_kept_share": float(passing.mean()),
-        "r2": figures.shares_of(population),
-        "null_r2": figures.shares_of(chance),
-        "r2_histogram": {"run": figures.coarse(population), "null": figures.coarse(chance)},
-    }
+    return PaperFilter(
+        threshold=PAPER_CHANGE,
+        kept=int(kept.size),
+        kept_share=kept.size / values.shape[1],
+        null_kept_share=float(passing.mean()),
+        r2=figures.shares_of(population),
+        null_r2=figures.shares_of(chance),
+        r2_histogram=Histograms(run=figures.coarse(population), null=figures.coarse(chance)),
+    )
 
 
 def _walks(values: Array, steps: Sequence[int], beta1: float, rng: np.random.Generator) -> Array:

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from driftline.checkpoints.layouts import Checkpoint
+from driftline.linearity.summary import SourceOfChange
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.hooks import decoder_layers, run_with_hooks
 from driftline.outputs.rollouts import Rollout
@@ -39,25 +40,22 @@ class Change:
     parts: dict[str, Array]
     total: Array
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> SourceOfChange:
         """Standard deviations and histograms of the parts, and how far they are from adding up."""
         reach = float(np.quantile(np.abs(self.total), 0.999)) or 1.0
         edges = np.linspace(-reach, reach, _BINS + 1)
         residual = sum(self.parts.values()) - self.total
         size = float(np.sqrt(np.mean(self.total.astype(float) ** 2)))
-        return {
-            "layer": self.name,
-            "sd": {term: float(np.std(part)) for term, part in self.parts.items()},
-            "sd_total": float(np.std(self.total)),
-            "unexplained": float(np.sqrt(np.mean(residual.astype(float) ** 2))) / size if size > 0 else 0.0,
-            "histogram": {
-                "reach": reach,
-                **{
-                    term: np.histogram(np.clip(part, -reach, reach), edges)[0].tolist()
-                    for term, part in self.parts.items()
-                },
-            },
+        counts = {
+            term: np.histogram(np.clip(part, -reach, reach), edges)[0].tolist() for term, part in self.parts.items()
         }
+        return SourceOfChange(
+            layer=self.name,
+            sd={term: float(np.std(part)) for term, part in self.parts.items()},
+            sd_total=float(np.std(self.total)),
+            unexplained=float(np.sqrt(np.mean(residual.astype(float) ** 2))) / size if size > 0 else 0.0,
+            histogram={"reach": reach, **counts},
+        )
 
 
 def split(weight: tuple[Array, Array], bias: tuple[Array, Array], inputs: tuple[Array, Array]) -> dict[str, Array]:

@@ -139,13 +139,13 @@ def _passes(r: dict[str, Any]) -> str:
 
 def _control(r: Any) -> str:
     c = r["control"]
-    matched, greedy = c["late_matched"], c["greedy"] if "greedy" in c else {}
+    matched, greedy = c["late_matched"], (c["greedy"].items() if "greedy" in c else ())
     best = next(x for x in r["candidates"] if x["step"] == r["best"]["step"])
     rows = [
         ("forecast", r["temperature"], best["avg@k"], _interval(best), c["entropy"]["forecast"]),
         ("late model", r["temperature"], c["late"]["avg@k"], _interval(c["late"]), c["entropy"]["late"]),
         ("late model, as sure", matched["temperature"], matched["avg@k"], _interval(matched), c["entropy"]["matched"]),
-        *((f"{name}, greedy", 0.0, score, "–", 0.0) for name, score in greedy.items()),
+        *((f"{name}, greedy", 0.0, score, "–", 0.0) for name, score in greedy),
     ]
     return section(
         "Better, or only surer?",

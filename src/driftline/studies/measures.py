@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from driftline.checkpoints.trajectory import Trajectory
-from driftline.linearity.analysis import RunTotals, summarize
+from driftline.files.record import Figure
+from driftline.linearity.analysis import RunTotals, stored_dtypes, summarize
+from driftline.linearity.figures import facts_of
 from driftline.linearity.scan import scan
+from driftline.linearity.summary import LogprobsSummary, WeightsSummary
 
 
-def summaries(trajectory: Trajectory, *filters: str) -> list[dict[str, Any]]:
+def summaries(trajectory: Trajectory, *filters: str) -> list[WeightsSummary]:
     """The summary that `driftline analyze` makes, with each filter, from one reading."""
-    totals, clock = RunTotals(), np.asarray(trajectory.steps, float)
-    for tensor in scan(trajectory, clock=clock, sample=0):
+    totals, facts = RunTotals(), facts_of(trajectory, "step")
+    for tensor in scan(trajectory, clock=facts.clock_values, sample=0):
         totals.add(tensor)
-    return [summarize(totals, trajectory, clock, filter=filter, clock="step") for filter in filters]
+    return [summarize(totals, facts, stored_dtypes(trajectory), filter=filter) for filter in filters]
 
 
-def spread(values: list[float], digits: int = 2) -> str:
+def spread(values: Iterable[Figure], digits: int = 2) -> str:
     """Of one figure over seeds: the median and the range, or the one value."""
-    found = sorted(value for value in values if np.isfinite(value))
+    found = sorted(value for value in values if value is not None and np.isfinite(value))
     if not found:
         return "unknown"
     if found[-1] - found[0] < 0.5 * 10**-digits:
@@ -48,7 +51,7 @@ def rollouts_of(run: Path, file: Path, *, samples: int) -> Path:
     return file
 
 
-def logprob_summary(trajectory: Trajectory, rollouts: Path) -> dict[str, Any]:
+def logprob_summary(trajectory: Trajectory, rollouts: Path) -> LogprobsSummary:
     """The summary that `driftline logprobs` makes."""
     from driftline.outputs.logprobs import logprobs
 

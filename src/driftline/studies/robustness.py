@@ -67,7 +67,7 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
     for name, folder in runs.items():
         trajectory = open_trajectory(folder)
         (weights,) = summaries(trajectory, "none")
-        outputs: Mapping[str, Any] = {"r2": _UNKNOWN, "null_r2": _UNKNOWN}
+        outputs: Any = {"r2": _UNKNOWN, "null_r2": _UNKNOWN}
         if (folder / "held_out.jsonl").is_file():  # a run of the lab: its problems are there
             rollouts = folder.parent / f".{folder.name}.rollouts.jsonl"
             outputs = logprob_summary(trajectory, rollouts_of(folder, rollouts, samples=1 if quick else 4))

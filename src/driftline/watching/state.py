@@ -279,8 +279,8 @@ def only_watch(state: Path) -> Iterator[None]:
         raise InputError(f"--out {state.parent} is in use by another driftline watch: choose another folder") from None
 
 
-def files_of(folder: Path) -> tuple[str, int, int]:
-    """A digest of names, sizes and times of all files of a checkpoint, the newest time (ns), and their number."""
+def files_of(folder: Path) -> tuple[str, int]:
+    """A digest of names, sizes and times of all files of a checkpoint, and the newest time (ns)."""
     found: list[Any] = []
     for base, _, names in os.walk(folder):
         for name in names:
@@ -290,4 +290,4 @@ def files_of(folder: Path) -> tuple[str, int, int]:
                 continue  # gone, or a link to nowhere: whether it is needed shows when the checkpoint is opened
             found.append([os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns])
     text = json.dumps(sorted(found)).encode()
-    return digest(text), max((f[2] for f in found), default=0), len(found)
+    return digest(text), max((f[2] for f in found), default=0)

@@ -81,6 +81,30 @@ def test_a_file_cut_short_is_continued(tmp_path, settings, asked, torn):
     assert generate(asked, out, settings).new_rows == 0
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("state", ["no file", "no rows", "no rows, and no settings", "rows of a former call"])
+def test_a_file_is_begun_whatever_a_killed_call_left(tmp_path, settings, asked, state, overwrite):
+    """It empties the file, then puts the settings beside it; so a file with rows has the settings that made them."""
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    generate(asked, whole, settings)
+    generate(asked, out, replace(settings, seed=5))
+    if state == "no file":
+        out.unlink()
+    elif state != "rows of a former call":
+        out.write_bytes(b"")
+        (tmp_path / ".out.jsonl.settings.json.partial").write_text("{")
+    if state.endswith("no settings"):
+        settings_file(out).unlink()
+    if state == "rows of a former call" and not overwrite:
+        with pytest.raises(InputError, match="other settings"):
+            generate(asked, out, settings)
+        return
+    generate(asked, out, settings, overwrite=overwrite)
+    assert out.read_bytes() == whole.read_bytes()
+    assert settings_file(out).read_bytes() == settings_file(whole).read_bytes()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_a_single_model_is_sampled_without_an_early_one(tmp_path, models, asked):
     settings = GenerationSettings(late=models[1], temperature=0, max_new_tokens=6)
     generate(asked, tmp_path / "out.jsonl", settings)

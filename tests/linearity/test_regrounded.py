@@ -11,9 +11,9 @@ from driftline.checkpoints.jumps import write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 from driftline.forecast.observations import observe
+from driftline.forecast.plan import make_plan
+from driftline.forecast.request import ForecastRequest
 from driftline.linearity.analysis import analyze
-from driftline.writing.extrapolate import Request, make_plan
-from driftline.writing.write import Settings
 
 MakeRun = Callable[..., Path]
 M, N, CYCLES, EVERY, SIZE = 60, 120, 3, 5, 4000
@@ -100,13 +100,13 @@ def test_too_short_between_jumps_cannot_tell(make_run: MakeRun, rng: np.random.G
 def test_forecasts_rest_on_what_was_trained(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
     trajectory = open_trajectory(made(make_run, rng, drift=0.05))
     assert observe(trajectory).steps.tolist() == list(range(0, 60, 5))
-    plan = make_plan(trajectory, Request((225,), method="two-point"), Settings(), tmp_path)
+    plan = make_plan(trajectory, ForecastRequest((225,), method="two-point"))
     recipe = plan.forecasts[0].recipe
     assert recipe["observed"] == [180, 185, 190, 195]
     assert recipe["alpha"] == pytest.approx((225 - 180) / (195 - 180))
-    plan = make_plan(trajectory, Request((225,), method="two-point", seen=(0, 195)), Settings(), tmp_path)
+    plan = make_plan(trajectory, ForecastRequest((225,), method="two-point", seen=(0, 195)))
     assert plan.forecasts[0].recipe["alpha"] == pytest.approx((225 + CYCLES * N) / (195 + CYCLES * N))
     with pytest.raises(InputError, match="one checkpoint, step 180, since its last jump"):
-        make_plan(trajectory.only([0, 5, 10, 180]), Request((225,), method="two-point"), Settings(), tmp_path)
+        make_plan(trajectory.only([0, 5, 10, 180]), ForecastRequest((225,), method="two-point"))
     with pytest.raises(InputError, match="use --clock step"):
         analyze(trajectory, tmp_path, clock="lr")

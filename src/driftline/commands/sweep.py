@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from driftline.commands.options import Decoding, Output, Printing, Source, TaskChoice, TokenChoice, Where
-from driftline.commands.requests import Next, beside, command_line
+from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 if TYPE_CHECKING:
     from driftline.decoding.settings import GenerationSettings
@@ -49,9 +49,9 @@ def run(request: Sweep) -> SweepRecord:
     """Score targets and checkpoints, and write `sweep.json` and `report.html`."""
     from driftline.evaluation.sweep import MARK, sweep
     from driftline.files.output import output_folder, refuse_occupied
+    from driftline.forecast.request import ForecastRequest, parse_targets
     from driftline.progress import counter
     from driftline.report import sweep as page
-    from driftline.writing.extrapolate import Request, parse_targets
 
     out, overwrite = request.output.out, request.output.overwrite
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
@@ -66,7 +66,7 @@ def run(request: Sweep) -> SweepRecord:
             trajectory,
             task,
             out,
-            Request(targets=parse_targets(request.to), method=request.method, seen=request.from_),
+            ForecastRequest(targets=parse_targets(request.to), method=request.method, seen=request.from_),
             _settings(request, task),
             output_space=request.output_space,
             observed=request.observed,
@@ -74,7 +74,8 @@ def run(request: Sweep) -> SweepRecord:
             engine=engine,
             progress=progress,
         )
-        page.write(folder, found.record, command_line(request))
+        steps = spelled_out(next_steps(found.record, request))
+        page.write(folder, found.record, command=command_line(request), next_steps=steps)
         found.write(folder)
     return found.record
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,11 +21,13 @@ from driftline.checkpoints.trajectory import Trajectory
 from driftline.decoding.sampler import Sampler
 from driftline.engines import Engine
 from driftline.errors import InputError
+from driftline.forecast.forecast import Forecast
+from driftline.forecast.plan import make_plan
+from driftline.forecast.request import ForecastRequest
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.logprobs import tokenizer_of
-from driftline.writing.extrapolate import Request, make_plan
-from driftline.writing.write import Forecast, write
-from driftline.writing.write import Settings as Storage
+from driftline.writing.storage import Storage
+from driftline.writing.write import write
 
 _SCRATCH = ".forecast-"  # folders of forecasts that are being scored
 
@@ -46,7 +48,7 @@ class Candidate:
 
 
 def in_weights(
-    trajectory: Trajectory, request: Request, dtype: str, scratch: Path, engine: Engine | None
+    trajectory: Trajectory, request: ForecastRequest, dtype: str, scratch: Path, engine: Engine | None
 ) -> tuple[list[Candidate], str]:
     """Forecast weights, and how they are made, in words.
 
@@ -55,7 +57,7 @@ def in_weights(
     """
     for left in scratch.glob(f"{_SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)  # of a sweep that was killed
-    plan = make_plan(trajectory, request, Storage(), scratch, engine=engine)
+    plan = make_plan(trajectory, request, engine=engine)
     tokenizer_of(trajectory)  # refuses a run without one before anything is scored
     candidates = [
         Candidate(f"forecast of step {target}", target, _Written(trajectory, plan.trajectory, forecast, scratch, dtype))
@@ -64,7 +66,9 @@ def in_weights(
     return candidates, plan.sentence
 
 
-def in_logits(trajectory: Trajectory, request: Request, seen: Sequence[int], dtype: str) -> tuple[list[Candidate], str]:
+def in_logits(
+    trajectory: Trajectory, request: ForecastRequest, seen: Sequence[int], dtype: str
+) -> tuple[list[Candidate], str]:
     """Extrapolated logits of the first and the last of the steps `seen`, and which these are, in words."""
     early, late = seen[0], seen[-1]
     if early == late:
@@ -127,7 +131,7 @@ class _Written:
     def open(self) -> Iterator[Sampler]:
         folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.scratch))
         try:
-            write(self.plan, [replace(self.forecast, folder=folder)], Storage())
+            write(self.plan, {folder: self.forecast}, Storage())
             yield Sampler(models.load_model(folder, dtype=self.dtype), tokenizer_of(self.trajectory))
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -29,8 +29,8 @@ from driftline.evaluation.tasks import Task
 from driftline.evaluation.versions import versions
 from driftline.files.record import write_record
 from driftline.files.work import Work
+from driftline.forecast.request import ForecastRequest
 from driftline.progress import StartStage, no_progress
-from driftline.writing.extrapolate import Request
 
 MARK = "sweep.json"
 _FEWEST_PROBLEMS = 16  # of the first round
@@ -53,7 +53,7 @@ def sweep(
     trajectory: Trajectory,
     task: Task,
     out: Path,
-    request: Request,
+    request: ForecastRequest,
     settings: GenerationSettings,
     *,
     output_space: bool = False,

@@ -40,8 +40,9 @@ from driftline.files.atomic import replace_text
 from driftline.files.json import json_text
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder, refuse_occupied
-from driftline.writing.extrapolate import Request, extrapolate
-from driftline.writing.write import DTYPES, NORM_LAYERS, Settings
+from driftline.forecast.request import ForecastRequest
+from driftline.writing.extrapolate import extrapolate
+from driftline.writing.storage import DTYPES, NORM_LAYERS, Storage
 
 MARK = "reground.json"
 PLACES = ("{model}", "{steps}", "{output}")
@@ -139,8 +140,8 @@ def _cycle(
     started = time.monotonic()
     alpha = (steps + asked.n) / steps
     trajectory = open_trajectory([f"0={model}", f"{steps}={checkpoint}"], strict=True)
-    settings = Settings(keep=asked.keep, dtype=_dtype(asked, trajectory))
-    extrapolate(trajectory, folder / "projected", Request(alpha=alpha), settings, overwrite=True)
+    storage = Storage(keep=asked.keep, dtype=_dtype(asked, trajectory))
+    extrapolate(trajectory, folder / "projected", ForecastRequest(alpha=alpha), storage, overwrite=True)
     end = start + steps
     say(
         f"cycle {cycle} of {asked.cycles}: trained to step {end}, projected to {end + asked.n} in {folder / 'projected'}"

@@ -29,7 +29,7 @@ from driftline.checkpoints.jumps import NAME, Jumps, write_jumps
 from driftline.errors import InputError
 from driftline.forecast.extrapolators import method_named
 from driftline.training import hooks, lora, zero3
-from driftline.writing.write import NORM_LAYERS
+from driftline.writing.storage import NORM_LAYERS
 
 Values = dict[str, torch.Tensor]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conftest import save_tensors, walk_weights
-from driftline.checkpoints.jumps import write_jumps
+from driftline.checkpoints.jumps import Jump, write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.evaluation import records
 from driftline.files.json import json_text
@@ -91,14 +91,19 @@ def make_pages(folder: Path) -> dict[str, Path]:
     return {name: out / "report.html" for name, out in made.items()}
 
 
-def _jump(cycle: int) -> dict[str, Any]:
+def _jump(cycle: int) -> Jump:
     """Of a run that is projected by 10 steps at steps 40 and 80."""
     step = 40 * cycle
     ahead = 10 * (cycle - 1)
-    return {
-        "cycle": cycle, "trained_from": step - 40 + ahead, "trained_to": step + ahead, "projected_to": step + ahead + 10,
-        "alpha": 1.25, "accepted": True, "step": step,
-    }  # fmt: skip
+    return Jump(
+        cycle=cycle,
+        trained_from=step - 40 + ahead,
+        trained_to=step + ahead,
+        projected_to=step + ahead + 10,
+        alpha=1.25,
+        accepted=True,
+        step=step,
+    )
 
 
 def _activations(folder: Path, run: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from driftline import InputError, open_trajectory
+from driftline.api import extrapolate
 from driftline.lab import model as lab_model
 
 torch = pytest.importorskip("torch")

@@ -36,9 +36,16 @@ def base() -> Qwen2ForCausalLM:
     """Random weights whose next-token distributions have the wanted mean entropy."""
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=32_000, hidden_size=640, intermediate_size=2560, num_hidden_layers=16, num_attention_heads=10,
-        num_key_value_heads=2, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=32_000,
+        hidden_size=640,
+        intermediate_size=2560,
+        num_hidden_layers=16,
+        num_attention_heads=10,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     model = Qwen2ForCausalLM(config).eval()
     ids = torch.randint(0, 32_000, (4, 64))
     with torch.no_grad():

@@ -23,7 +23,7 @@ from driftline.errors import InputError
 from driftline.evaluation.candidates import Candidate, checkpoints, in_logits, in_weights
 from driftline.evaluation.choice import choose
 from driftline.evaluation.records import ModelAtStep, Round, SweepRecord
-from driftline.evaluation.samples import sampling
+from driftline.evaluation.samples import resumable
 from driftline.evaluation.scores import Scorer, Scores
 from driftline.evaluation.tasks import Task
 from driftline.evaluation.versions import versions
@@ -37,7 +37,7 @@ _FEWEST_PROBLEMS = 16  # of the first round
 
 
 @dataclass(frozen=True)
-class Sweeping:
+class SweepResult:
     """What was found, and the work that holds the samples until it is written."""
 
     record: SweepRecord
@@ -61,7 +61,7 @@ def sweep(
     batch_size: int = 16,
     engine: Engine | None = None,
     progress: StartStage = no_progress,
-) -> Sweeping:
+) -> SweepResult:
     """Score the targets of `request` and the observed checkpoints.
 
     Args:
@@ -82,7 +82,7 @@ def sweep(
         raise InputError(f"--observed is {observed}: the last checkpoint is always scored, give 1 or more")
     started = time.monotonic()
     asked = {**identity(trajectory, (), kind="sweep", task=task.digest), "output_space": output_space}
-    with sampling(out, {**asked, "settings": asdict(settings), "request": repr(request)}) as work:
+    with resumable(out, {**asked, "settings": asdict(settings), "request": repr(request)}) as work:
         seen = sorted(request.seen) or list(trajectory.steps)
         if output_space:
             candidates, forecast = in_logits(trajectory, request, seen, settings.dtype)
@@ -121,7 +121,7 @@ def sweep(
             versions=versions(),
             seconds=time.monotonic() - started,
         )
-    return Sweeping(record, work)
+    return SweepResult(record, work)
 
 
 def schedule(candidates: int, problems: int) -> list[Round]:

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from driftline.decoding.combine import Shape
+from driftline.decoding.distribution import SamplingParams
 from driftline.decoding.processor import ExtrapolatedLogits
 from driftline.decoding.sampler import Sampler
 from driftline.models import default_device, quiet_libraries
 from measure import timed
 from tables import Table
 
-ALPHA, SHAPE = 1.5, Shape(temperature=0.6, top_p=0.95)
+ALPHA, PARAMS = 1.5, SamplingParams(temperature=0.6, top_p=0.95)
 PROMPT, NEW = 64, 128
 ENTROPY, DIVERGENCES = 0.4, (0.012, 0.048, 0.19)
 _COLUMNS = (
@@ -45,9 +45,16 @@ def base() -> Qwen2ForCausalLM:
     """Random weights whose next-token distributions have the wanted mean entropy."""
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=32_000, hidden_size=640, intermediate_size=2560, num_hidden_layers=16, num_attention_heads=10,
-        num_key_value_heads=2, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=32_000,
+        hidden_size=640,
+        intermediate_size=2560,
+        num_hidden_layers=16,
+        num_attention_heads=10,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     model = Qwen2ForCausalLM(config).eval()
     ids = torch.randint(0, 32_000, (4, 64))
     with torch.no_grad():
@@ -84,7 +91,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """A row for each way: every one is called in turn, several times, and its fastest call counts."""
     prompts = torch.randint(0, 32_000, (batch, PROMPT), generator=torch.Generator().manual_seed(3))
-    settings: dict[str, Any] = {"temperature": SHAPE.temperature, "top_p": SHAPE.top_p, "max_new_tokens": NEW}
+    settings: dict[str, Any] = {"temperature": PARAMS.temperature, "top_p": PARAMS.top_p, "max_new_tokens": NEW}
     words: Any = SimpleNamespace(eos_token_id=None)
     nearest = next(iter(lates.values()))
 
@@ -128,7 +135,7 @@ def main() -> None:
     quiet_libraries()
     early = base()
     lates = {divergence: neighbour(early, divergence) for divergence in DIVERGENCES}
-    print(f"{sum(weights.numel() for weights in early.parameters()):,} parameters, alpha {ALPHA}, {SHAPE}")
+    print(f"{sum(weights.numel() for weights in early.parameters()):,} parameters, alpha {ALPHA}, {PARAMS}")
     rows = [row for batch, repeats in ((1, 3), (16, 2)) for row in compare(early, lates, batch, repeats)]
     Table("python benchmarks/generate_speed.py", _COLUMNS, rows).show("generate", keep=keep)
 

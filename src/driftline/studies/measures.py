@@ -36,9 +36,10 @@ def spread(values: Iterable[Figure], digits: int = 2) -> str:
 
 def rollouts_of(run: Path, file: Path, *, samples: int) -> Path:
     """Responses of a lab run's first checkpoint to its held-out problems; made once, a second call goes on."""
-    from driftline.decoding.generate import Settings, generate
+    from driftline.decoding.generate import generate
+    from driftline.decoding.settings import GenerationSettings
 
-    settings = Settings(
+    settings = GenerationSettings(
         late=str(run / "checkpoint-0"),
         temperature=1.0,
         top_p=1.0,

@@ -9,17 +9,22 @@ over problems; the best checkpoint is chosen by the run's own scores, on other p
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.decoding.generate import Settings
+from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
 from driftline.evaluation.evaluate import MARK, evaluate
+from driftline.evaluation.records import Control, EvaluationRecord
 from driftline.evaluation.tasks import open_task
+from driftline.files.output import output_folder
+from driftline.files.record import read_record
 from driftline.lab.settings import LabRun
 from driftline.studies.measures import spread
 from driftline.studies.study import Outcome
@@ -53,16 +58,27 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
         best = best_step(folder, set(trajectory.steps))
         kept = folder.parent / f".{folder.name}.evaluations"
 
-        def scored(label: str, settings: Settings, against: Path | None = None, kept: Path = kept) -> dict[str, Any]:
+        def scored(
+            label: str, settings: GenerationSettings, against: Path | None = None, kept: Path = kept
+        ) -> EvaluationRecord:
             out = kept / label
             if not (out / MARK).is_file():
-                evaluate(task, out, settings, against=against, batch_size=64)
-            return json.loads((out / MARK).read_text())
+                with output_folder(out, mark=MARK) as result:
+                    evaluate(task, out, settings, against=against, batch_size=64).write(result)
+            return read_record(out / MARK, EvaluationRecord, what="driftline evaluate")
 
-        def at(step: int, early: int | None = None, alpha: float | None = None, folder: Path = folder) -> Settings:
-            early_model = None if early is None else str(folder / f"checkpoint-{early}")
-            return Settings(late=str(folder / f"checkpoint-{step}"), early=early_model, alpha=alpha, temperature=1.0,
-                            top_p=1.0, samples=samples, max_new_tokens=task.max_new_tokens)  # fmt: skip
+        def at(
+            step: int, early: int | None = None, alpha: float | None = None, folder: Path = folder
+        ) -> GenerationSettings:
+            return GenerationSettings(
+                late=str(folder / f"checkpoint-{step}"),
+                early=None if early is None else str(folder / f"checkpoint-{early}"),
+                alpha=alpha,
+                temperature=1.0,
+                top_p=1.0,
+                samples=samples,
+                max_new_tokens=task.max_new_tokens,
+            )
 
         top = scored(f"best-{samples}-{len(task.problems)}", at(best))
         for alpha in alphas:
@@ -71,23 +87,23 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
                 at(late, early=int(steps[0]), alpha=alpha),
                 kept / f"best-{samples}-{len(task.problems)}",
             )
-            control = found["control"]
+            control: Control = found["control"]
             rows.append(
                 {
                     "run": name,
                     "alpha": alpha,
                     "late": late,
                     "best": best,
-                    "forecast_score": found["avg@k"],
-                    "late_score": control["late"]["avg@k"],
-                    "matched_score": control["late_matched"]["avg@k"],
-                    "matched_temperature": control["late_matched"]["temperature"],
-                    "best_score": top["avg@k"],
-                    "greedy": control.get("greedy"),
-                    "over_late": control["gain"],
-                    "over_matched": control["beyond_sharpening"],
-                    "over_best": found["against"]["difference"],
-                    "verdict": control["verdict"],
+                    "forecast_score": found.avg_at_k,
+                    "late_score": control.late.avg_at_k,
+                    "matched_score": control.late_matched.avg_at_k,
+                    "matched_temperature": control.late_matched.temperature,
+                    "best_score": top.avg_at_k,
+                    "greedy": control.greedy or None,
+                    "over_late": to_builtins(control.gain),
+                    "over_matched": to_builtins(control.beyond_sharpening),
+                    "over_best": to_builtins(found["against"].difference),
+                    "verdict": control.verdict,
                 }
             )
     return Outcome(rows, _findings(rows), {})
@@ -113,7 +129,9 @@ def _findings(rows: list[dict[str, Any]]) -> list[str]:
             ]
             if not mine:
                 continue
-            verdicts = ", ".join(f"{verdict} {sum(row['verdict'] == verdict for row in mine)}" for verdict in dict.fromkeys(row["verdict"] for row in mine))  # fmt: skip
+            verdicts = ", ".join(
+                f"{verdict} {count}" for verdict, count in Counter(row["verdict"] for row in mine).items()
+            )
             found.append(
                 f"{kind}, alpha {alpha:g}: {spread([row['forecast_score'] for row in mine], 3)} where the late checkpoint has "
                 f"{spread([row['late_score'] for row in mine], 3)}, the same as sure of its tokens "

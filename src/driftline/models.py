@@ -42,7 +42,7 @@ def default_device() -> torch.device:
 
 
 def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device | str | None = None) -> PreTrainedModel:
-    """A causal language model in evaluation mode, from a local folder or a Hub name.
+    """A causal language model in evaluation mode, from a local folder, a Hub name or a local GGUF file.
 
     Args:
         dtype: `auto` (as saved), `float32`, `bfloat16` or `float16`.
@@ -61,11 +61,14 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
         with _on_disk(source, weights=True) as folder:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, trust_remote_code=False)
+            given = _gguf(source)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, trust_remote_code=False, **given)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
             f"{source} cannot be loaded as a causal language model ({first_line(error)}): give the folder of a complete one"
         ) from error
+    if given:
+        _forget_quantisation(model)
     return model.to(device or default_device()).eval()
 
 
@@ -107,7 +110,9 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     quiet_libraries()
     try:
         with _on_disk(source) as folder:
-            tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, padding_side="left", trust_remote_code=False, **_gguf(source)
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
             f"{source} has no tokenizer that loads ({first_line(error)}): save that of its model beside it"
@@ -154,9 +159,29 @@ def context_of(source: str | Path) -> int | None:
 @contextmanager
 def _on_disk(source: str | Path, *, weights: bool = False) -> Iterator[str | Path]:
     """The source as transformers takes it; what of a remote folder is needed is fetched first."""
+    if _gguf(source):
+        yield Path(source).parent
+        return
     with remote.local_copy(source, weights=weights) as folder:
         _must_look_like_a_model(folder, source)
         yield folder
+
+
+def _gguf(source: str | Path) -> dict[str, str]:
+    """How transformers is told which file of a folder to read, where the source is a GGUF file."""
+    return {"gguf_file": Path(source).name} if str(source).endswith(".gguf") else {}
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """Weights read from quantised ones are whole from here on: without its marks the model trains and is saved."""
+    for owner, mark in (
+        (model.config, "quantization_config"),
+        (model, "hf_quantizer"),
+        (model, "is_quantized"),
+        (model, "quantization_method"),
+    ):
+        if hasattr(owner, mark):
+            delattr(owner, mark)
 
 
 def _must_look_like_a_model(folder: str | Path, source: str | Path) -> None:

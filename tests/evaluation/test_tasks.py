@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import pytest
 from driftline.errors import InputError
 from driftline.evaluation.tasks import Problem, Task, open_task
 from driftline.evaluation.tasks.extraction import EXTRACTORS
-from driftline.evaluation.tasks.generated import reasoning_gym
 from driftline.evaluation.tasks.hub import INSTRUCTION
 from driftline.evaluation.tasks.verifiers import exact, math
 
@@ -104,6 +104,23 @@ def test_the_labs_sums_are_held_out_and_strict() -> None:
     assert task.score(answer, 0) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "problems", "seed", "digest"),
+    [
+        ("sums", 100, 0, "90663f7d4185e167c01d1de57ab3932ba230e93b7dd0d43f54b1cd7d09f94e17"),
+        ("sums", 7, 3, "187a45a7e6868aa7cd364aaf9f9390f3dfe662b4723465abd25cc562190930d1"),
+        ("chain_sum", 5, 3, "4652dbfc740261624c71018ef6c57b5f78270988ad3424108b7a955dbd514aff"),
+        ("basic_arithmetic", 5, 0, "b7206ae4c7d0e7b24ad2145b9b5454d1c289aca27e223a7db46768d1725b1294"),
+        ("reasoning-gym:countdown", 3, 3, "47df277e0dd3843c080fe7b84b68189a0e04b596009304ae86cea2adfbdd3b80"),
+    ],
+)
+def test_a_seed_gives_the_problems_that_it_always_gave(name: str, problems: int, seed: int, digest: str) -> None:
+    """Evaluations on disk are compared by it; reasoning-gym's as of 0.1.25."""
+    if name != "sums" and version("reasoning-gym") != "0.1.25":
+        pytest.skip("other versions of reasoning-gym make other problems")
+    assert open_task(name, problems=problems, seed=seed).digest == digest
+
+
 @pytest.mark.parametrize("name", ["reasoning-gym:chain_sum", "chain_sum", "basic_arithmetic", "simple_equations"])
 def test_reasoning_gym_by_name(name: str) -> None:
     pytest.importorskip("reasoning_gym")
@@ -123,7 +140,7 @@ def test_reasoning_gym_by_name(name: str) -> None:
 
 def test_reasoning_gym_judges_by_its_own_rule() -> None:
     pytest.importorskip("reasoning_gym")
-    task = reasoning_gym("countdown", 3, 0)  # any expression with the numbers given will do
+    task = open_task("countdown", problems=3, seed=0)  # any expression with the numbers given will do
     problem = task.problems[0]
     numbers, target = problem.entry["metadata"]["numbers"], problem.entry["metadata"]["target"]
     assert task.score(f"<answer>{problem.entry['metadata']['expression']}</answer>", 0) == 1
@@ -156,12 +173,16 @@ COPIES: dict[str, tuple[dict[str, Any], str]] = {  # columns as on the Hub
     "aime25": ({"problem": "Find $y$.", "answer": "70", "id": "0"}, "70"),
     "math-500": (
         {
-            "problem": "Convert.", "solution": "It is \\boxed{(3, 1)}.", "answer": "\\left( 3, \\frac{\\pi}{2} \\right)",
-            "subject": "Precalculus", "level": 2, "unique_id": "test/precalculus/807.json",
+            "problem": "Convert.",
+            "solution": "It is \\boxed{(3, 1)}.",
+            "answer": "\\left( 3, \\frac{\\pi}{2} \\right)",
+            "subject": "Precalculus",
+            "level": 2,
+            "unique_id": "test/precalculus/807.json",
         },
         "\\left( 3, \\frac{\\pi}{2} \\right)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", COPIES)

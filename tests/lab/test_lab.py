@@ -12,7 +12,7 @@ from driftline.errors import InputError
 from driftline.evaluation.tasks.sums import is_held_out, is_right, problems, solution
 from driftline.lab.model import shipped_base
 from driftline.lab.settings import LabRun, check
-from driftline.lab.tasks import open_task
+from driftline.lab.tasks import lab_task
 
 
 def test_problems_are_seeded_distinct_and_split() -> None:
@@ -86,10 +86,11 @@ def test_tokenizer_and_base_model_do_the_task(tmp_path: Path) -> None:
     ids = tokenizer("21+28+15=").input_ids
     assert len(ids) == 9
     assert tokenizer.decode(ids) == "21+28+15="
-    scores = accuracy(model, tokenizer, problems(128, 0, held_out=True), seed=0)
+    task = lab_task("sums").held_out(128, 0)
+    scores = accuracy(model, tokenizer, task, seed=0)
     assert scores["greedy"] > 0.9  # it knows the arithmetic
     assert 0.2 < scores["sampled"] < 0.6  # and errs when sampled
-    assert scores == accuracy(model, tokenizer, problems(128, 0, held_out=True), seed=0)
+    assert scores == accuracy(model, tokenizer, task, seed=0)
 
 
 @pytest.mark.slow
@@ -99,7 +100,7 @@ def test_warm_up_learns_from_its_seed() -> None:
 
     from driftline.lab.warmup import fresh, warm_up
 
-    task, models = open_task("sums"), []
+    task, models = lab_task("sums"), []
     for _ in range(2):
         model, tokenizer = fresh("qwen2", task, seed=3)
         before = [parameter.clone() for parameter in model.parameters()]
@@ -117,7 +118,7 @@ def test_a_warm_up_may_be_short(steps: int) -> None:
     from driftline.lab.warmup import fresh, warm_up
 
     said: list[str] = []
-    task = open_task("sums")
+    task = lab_task("sums")
     model, tokenizer = fresh("qwen2-small", task, seed=3)
     warm_up(model, tokenizer, task, seed=3, steps=steps, batch_size=4, say=said.append)
     assert said[-1].startswith(f"warm-up {steps}/{steps}: loss ")

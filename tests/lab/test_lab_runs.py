@@ -116,7 +116,8 @@ def test_two_launched_processes_share_the_steps(tmp_path: Path) -> None:
         "--held-out-problems",
         "32",
     ]
-    done = run_process([*launch, "-m", "driftline", "train", "--out", "run", *flags], cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip
+    command = [*launch, "-m", "driftline", "train", "--out", "run", *flags]
+    done = run_process(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["completed"], record["processes"]) == (True, 2)
@@ -125,9 +126,9 @@ def test_two_launched_processes_share_the_steps(tmp_path: Path) -> None:
 
 
 def test_smollm2_trains_from_its_package(tmp_path: Path) -> None:
-    small = LabRun(steps=1, save_every=1, prompts_per_step=1, rollouts=2, held_out_problems=2, max_new_tokens=6,
-                   model="smollm2", temperature=0.7, algorithm="sft")  # fmt: skip
-    train(tmp_path / "run", small)
+    one = {"steps": 1, "save_every": 1, "prompts_per_step": 1, "rollouts": 2, "held_out_problems": 2}
+    small: dict[str, Any] = {**one, "max_new_tokens": 6, "model": "smollm2", "temperature": 0.7, "algorithm": "sft"}
+    train(tmp_path / "run", LabRun(**small))
     config = json.loads((tmp_path / "run" / "checkpoint-1" / "config.json").read_text())
     assert config["tie_word_embeddings"] is True
     assert "quantization_config" not in config

@@ -1,14 +1,18 @@
 """Settings of the lab: a TOML file of them, and the tasks they name."""
 
+import hashlib
+import json
 import random
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from driftline.errors import InputError
+from driftline.evaluation.tasks import Task, open_task
 from driftline.lab.run import toml
 from driftline.lab.settings import LabRun, check, read_config
-from driftline.lab.tasks import open_task, spoil
+from driftline.lab.tasks import lab_task, spoil
 
 
 def test_settings_written_as_toml_are_read_back(tmp_path: Path) -> None:
@@ -43,40 +47,70 @@ def test_every_default_passes_its_own_check() -> None:
     check(LabRun())
 
 
+def texts(task: Task) -> set[str]:
+    return {problem.prompt or "" for problem in task.problems}
+
+
+@pytest.mark.parametrize(
+    ("name", "difficulty", "digest"),
+    [
+        ("sums", 0, "3f21a297e99a47c3d909929bebcc51377265230795adf64ca7ad0c323bb039d8"),
+        ("chain_sum", 2, "696ddb1a2833170c6bd1459d56f54b8e5cfa330fc3a6b1b8b357a4e866757450"),
+    ],
+)
+def test_a_seed_trains_on_what_it_always_trained_on(name: str, difficulty: int, digest: str) -> None:
+    """So that a run is made again from its settings; reasoning-gym's problems as of 0.1.25."""
+    if name != "sums" and version("reasoning-gym") != "0.1.25":
+        pytest.skip("other versions of reasoning-gym make other problems")
+    task, rng = lab_task(name, difficulty), random.Random(5)
+    parts = task.training(300, 1), task.held_out(60, 1), task.batch(50, rng)
+    facts = []
+    for problem in (problem for part in parts for problem in part.problems):
+        (message,) = problem.messages or []
+        facts.append([problem.prompt, message["content"], problem.answer, task.solution(problem, rng, 0.4)])
+    assert hashlib.sha256(json.dumps(facts).encode()).hexdigest() == digest
+
+
+def test_the_held_out_sums_of_a_run_are_those_of_the_evaluation() -> None:
+    ours, theirs = lab_task("sums").held_out(20, 3), open_task("sums", problems=20, seed=3)
+    assert [(p.prompt, p.answer) for p in ours.problems] == [(p.prompt, p.answer) for p in theirs.problems]
+    assert (ours.verify, ours.extraction) == (theirs.verify, theirs.extraction)
+
+
 def test_reasoning_gym_tasks_are_split_solved_and_graded_by_difficulty() -> None:
-    easy, hard = open_task("chain_sum"), open_task("reasoning-gym:chain_sum", 2)
+    easy, hard = lab_task("chain_sum"), lab_task("reasoning-gym:chain_sum", 2)
     assert (easy.name, hard.name) == ("chain_sum", "chain_sum-2")
-    training, held_out = hard.problems(300, 1, False), hard.problems(100, 1, True)
-    assert (len(training), len(held_out)) == (300, 100)
-    other_seed = {row["prompt"] for row in hard.problems(4000, 2, False)}
-    assert not other_seed & {row["prompt"] for row in held_out}
-    assert max(len(row["prompt"]) for row in training) > max(len(row["prompt"]) for row in easy.problems(100, 1, False))
+    training, held_out = hard.training(300, 1), hard.held_out(100, 1)
+    assert (len(training.problems), len(held_out.problems)) == (300, 100)
+    assert not texts(hard.training(4000, 2)) & texts(held_out)
+    assert max(map(len, texts(training))) > max(map(len, texts(easy.training(100, 1))))
     rng = random.Random(0)
-    for row in training[:50]:
-        assert hard.reward(hard.solution(row, rng, 0.0), row) == 1
-        assert hard.reward(hard.solution(row, rng, 1.0), row) < 1
-        assert hard.chat_reward(f"The answer is {row['answer']}.", row) == 1
-    assert len(hard.batch(8, rng)) == 8
+    chat = hard.training(300, 1, chat=True)
+    for index, problem in enumerate(training.problems[:50]):
+        assert training.score(hard.solution(problem, rng, 0.0), index) == 1
+        assert training.score(hard.solution(problem, rng, 1.0), index) < 1
+        assert chat.score(f"The answer is {problem.answer}.", index) == 1
+    assert len(hard.batch(8, rng).problems) == 8
 
 
 def test_sums_of_a_chat_are_right_by_their_last_number() -> None:
-    task = open_task("sums")
-    row = task.problems(1, 0, False)[0]
-    assert task.chat_reward(f"{row['prompt']} {row['answer']}.", row) == 1
-    assert task.chat_reward(f"{row['answer']}, or 7", row) == 0
-    assert task.chat_reward("I cannot tell", row) == 0
+    task = lab_task("sums").training(1, 0, chat=True)
+    (problem,) = task.problems
+    assert task.score(f"{problem.prompt} {problem.answer}.", 0) == 1
+    assert task.score(f"{problem.answer}, or 7", 0) == 0
+    assert task.score("I cannot tell", 0) == 0
 
 
 @pytest.mark.parametrize(
     ("name", "difficulty", "complaint"),
     [
         ("sums", 1, "the task sums has one level"),
-        ("no_such_task", 0, "'no_such_task' is unknown"),
+        ("no_such_task", 0, "'no_such_task' is unknown: give sums, or a data set of reasoning-gym"),
     ],
 )
 def test_tasks_that_cannot_be_had(name: str, difficulty: int, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        open_task(name, difficulty)
+        lab_task(name, difficulty)
 
 
 def test_a_spoilt_answer_is_another_one() -> None:

@@ -44,7 +44,6 @@ Progress = Callable[[str, int], Callable[[int], None]]
 Draw = Callable[[str, Sampler, Settings], list[Row]]
 
 MARK = "evaluation.json"
-SAMPLES = 8
 _MATCHED_PROBLEMS = 16  # whose first responses say how sure each model is
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from driftline.errors import InputError
 from driftline.evaluation.tasks.sums import ALPHABET
 from driftline.lab.settings import FAMILIES, SMOLLM2
+from driftline.models import load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,9 +53,12 @@ def new_tokenizer(texts: Sequence[str] | None = None) -> PreTrainedTokenizerBase
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=_VOCABULARY, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False,
+            vocab_size=_VOCABULARY,
+            special_tokens=[PAD, END],
+            initial_alphabet=alphabet,
+            show_progress=False,
             min_frequency=len(texts) // 2,
-        )  # fmt: skip
+        )
         tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left")
 
@@ -115,30 +119,13 @@ def warmed(name: str, make: Callable[[], tuple[PreTrainedModel, PreTrainedTokeni
 
 
 def load(folder: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model with fp32 weights and its tokenizer: a local folder, or `smollm2`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    """A causal language model with fp32 weights on the CPU, and its tokenizer: a local folder, or `smollm2`.
 
-    logging.disable_progress_bar()
-    given: dict[str, Any] = {}
-    if str(folder) == SMOLLM2:
-        weights = smollm2_weights()
-        folder, given = weights.parent, {"gguf_file": weights.name}
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **given)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **given)
-    if given:  # read from quantised weights, but fp32 from here on: without its marks it can be trained and saved
-        for owner, mark in (
-            (model.config, "quantization_config"),
-            (model, "hf_quantizer"),
-            (model, "is_quantized"),
-            (model, "quantization_method"),
-        ):
-            if hasattr(owner, mark):
-                delattr(owner, mark)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    Raises:
+        InputError: it cannot be loaded, or is not installed.
+    """
+    source = smollm2_weights() if str(folder) == SMOLLM2 else folder
+    return load_model(source, dtype="float32", device="cpu"), load_tokenizer(source)
 
 
 def smollm2_weights() -> Path:

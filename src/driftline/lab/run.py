@@ -30,10 +30,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftline.errors import InputError
+from driftline.evaluation.tasks import Task
 from driftline.files.json import json_text
 from driftline.files.output import refuse_occupied
 from driftline.lab.settings import ALGORITHMS, LabRun, check
-from driftline.lab.tasks import LabTask, Row, open_task
+from driftline.lab.tasks import LabTask, lab_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,7 +69,7 @@ def train(
     """
     check(settings)
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
-    task = open_task(settings.task, settings.difficulty)
+    task = lab_task(settings.task, settings.difficulty)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import torch
@@ -97,10 +98,9 @@ def train(
             model, tokenizer = base(settings.model, task, steps=settings.warm_up, say=say)
     if not everyone.is_main_process:  # made by the first process, if it was not there
         model, tokenizer = base(settings.model, task, steps=settings.warm_up)
-    trained, held_out = (
-        task.problems(_POOL, settings.seed, False),
-        task.problems(settings.held_out_problems, settings.seed, True),
-    )
+    chat = tokenizer.chat_template is not None
+    trained = task.training(_POOL, settings.seed, chat=chat)
+    held_out = task.held_out(settings.held_out_problems, settings.seed, chat=chat)
     room = settings.max_new_tokens or _room(task, trained, tokenizer)
     record: dict[str, Any] = {
         "kind": "lab",
@@ -119,7 +119,9 @@ def train(
         (out / MARK).write_text(json_text(record))
         (out / "settings.toml").write_text(toml(settings))
         with open(out / "held_out.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(_problem(row, tokenizer), ensure_ascii=False) + "\n" for row in held_out)
+            for problem in held_out.problems:
+                asked = {**problem.asked(tokenizer), "answer": problem.answer}
+                file.write(json.dumps(asked, ensure_ascii=False) + "\n")
     everyone.wait_for_everyone()
     set_seed(settings.seed)
 
@@ -147,9 +149,15 @@ def train(
                 return
             begun = time.monotonic()
             scores = accuracy(
-                model, tokenizer, held_out, seed=settings.seed, samples=_SCORED_SAMPLES, task=task,
-                temperature=settings.temperature, max_new_tokens=room, batch_size=settings.micro_batch or 512,
-            )  # fmt: skip
+                model,
+                tokenizer,
+                held_out,
+                seed=settings.seed,
+                samples=_SCORED_SAMPLES,
+                temperature=settings.temperature,
+                max_new_tokens=room,
+                batch_size=settings.micro_batch or 512,
+            )
             now = time.monotonic()
             trained_for = begun - self.started - scoring
             scoring += now - begun
@@ -165,7 +173,7 @@ def train(
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(_dataset(settings, task, trained, tokenizer)),
         callbacks=[*callbacks, *([] if reground is None else [reground]), follow],
-        **({} if settings.algorithm == "sft" else {"reward_funcs": [_reward(task, trained, tokenizer)]}),
+        **({} if settings.algorithm == "sft" else {"reward_funcs": [_reward(trained)]}),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.save_model(str(out / "checkpoint-0"))
@@ -252,48 +260,38 @@ def noisy_loss(db: float, seed: int) -> Callable[..., Any]:
     return loss
 
 
-def _dataset(settings: LabRun, task: LabTask, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+def _dataset(
+    settings: LabRun, task: LabTask, trained: Task, tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """What TRL trains on: a problem's number for the reward, or a right completion for sft."""
     rng = random.Random(settings.seed)
-    found = []
-    for index, row in enumerate(rows):
-        problem: Row = {"prompt": _prompt(row, tokenizer)}
+    chat = tokenizer.chat_template is not None
+    rows = []
+    for index, problem in enumerate(trained.problems):
+        (asked,) = problem.asked(tokenizer).values()
+        row: dict[str, Any] = {"prompt": asked}
         if settings.algorithm == "sft":
-            right = task.solution(row, rng, 0.0) if tokenizer.chat_template is None else row["answer"]
-            chat = tokenizer.chat_template is not None
-            problem["completion"] = [{"role": "assistant", "content": right}] if chat else right
+            right = problem.answer if chat else task.solution(problem, rng, 0.0)
+            row["completion"] = [{"role": "assistant", "content": right}] if chat else right
         else:
-            problem["row"] = index
-        found.append(problem)
-    return found
+            row["row"] = index
+        rows.append(row)
+    return rows
 
 
-def _reward(task: LabTask, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> Callable[..., list[float]]:
-    score = task.reward if tokenizer.chat_template is None else task.chat_reward
-
+def _reward(trained: Task) -> Callable[..., list[float]]:
     def reward(completions: list[Any], row: list[int], **kwargs: Any) -> list[float]:
         texts = [done if isinstance(done, str) else done[-1]["content"] for done in completions]
-        return [score(text, rows[index]) for text, index in zip(texts, row, strict=True)]
+        return [trained.score(text, index) for text, index in zip(texts, row, strict=True)]
 
     return reward
 
 
-def _prompt(row: Row, tokenizer: PreTrainedTokenizerBase) -> str | list[dict[str, str]]:
-    from driftline.lab.scoring import asked
-
-    problem = asked(row, tokenizer)
-    return problem["messages"] if "messages" in problem else problem["prompt"]
-
-
-def _problem(row: Row, tokenizer: PreTrainedTokenizerBase) -> Row:
-    from driftline.lab.scoring import asked
-
-    return {**asked(row, tokenizer), "answer": row["answer"]}
-
-
-def _room(task: LabTask, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> int:
+def _room(task: LabTask, trained: Task, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens for the longest of some right solutions, its end, and a little more."""
     rng, chat = random.Random(0), tokenizer.chat_template is not None
-    texts = [row["answer"] if chat else task.solution(row, rng, 0.0) for row in rows[:512]]
+    some = trained.problems[:512]
+    texts = [problem.answer if chat else task.solution(problem, rng, 0.0) for problem in some]
     return max(len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts) + 1 + _SPARE[chat]
 
 

@@ -1,45 +1,41 @@
-"""Accuracy of a model on held-out problems of a lab task, greedy and sampled."""
+"""Accuracy of a model on held-out problems of a lab task, greedy and sampled.
+
+Drawn with transformers' own `generate` from one random state for a batch, and not with `decoding.sampler`, which seeds
+every row: the accuracies that runs have recorded are of these draws, and a run is scored as the runs before it were.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from driftline.evaluation.tasks.sums import MAX_NEW_TOKENS
+from driftline.evaluation.tasks import Task
 from driftline.lab.model import load
-from driftline.lab.tasks import LabTask, Row, open_task
-from driftline.prompts import encode
+from driftline.lab.tasks import lab_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def asked(row: Row, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The problem as the model is given it: a chat where it has a chat template, else text."""
-    if tokenizer.chat_template is None:
-        return {"prompt": row["prompt"]}
-    return {"messages": [{"role": "user", "content": row["question"]}]}
-
-
 def completions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
+    prompts: Sequence[list[int]],
     *,
     temperature: float,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    batch_size: int = 512,
+    max_new_tokens: int,
+    batch_size: int,
 ) -> list[str]:
-    """One completion for each row: greedy at temperature 0, else sampled without truncation."""
+    """One completion for each prompt (token ids): greedy at temperature 0, else sampled without truncation."""
     import torch
 
     was_training = model.training
     model.eval()
     texts: list[str] = []
-    for start in range(0, len(rows), batch_size):
-        ids = [encode(asked(row, tokenizer), tokenizer, "a problem").ids for row in rows[start : start + batch_size]]
-        batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left").to(model.device)
+    for start in range(0, len(prompts), batch_size):
+        ids = {"input_ids": prompts[start : start + batch_size]}
+        batch = tokenizer.pad(ids, return_tensors="pt", padding_side="left").to(model.device)
         sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
         with torch.inference_mode():
             output = model.generate(
@@ -59,38 +55,49 @@ def completions(
 def accuracy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Row],
+    task: Task,
     *,
     seed: int,
     samples: int = 4,
-    task: LabTask | None = None,
     temperature: float = 1.0,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     batch_size: int = 512,
 ) -> dict[str, float]:
-    """``{"greedy", "sampled"}``: share of right answers to the task, default sums; sampled over `samples` draws.
+    """``{"greedy", "sampled"}``: share of right answers to the problems of a task; sampled over `samples` draws.
 
     The random state of the caller is left as it was, so scoring never changes a run.
+
+    Args:
+        max_new_tokens: None is the task's own.
     """
     import torch
 
-    task = task or open_task("sums")
-    reward = task.reward if tokenizer.chat_template is None else task.chat_reward
     devices = [model.device] if model.device.type == "cuda" else []
+    problems = range(len(task.problems))
+    prompts = [task.prompt(problem, tokenizer).ids for problem in problems]
 
-    def share(rows: Sequence[Row], temperature: float) -> float:
+    def share(samples: int, temperature: float) -> float:
+        room = task.max_new_tokens if max_new_tokens is None else max_new_tokens
         texts = completions(
-            model, tokenizer, rows, temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size
+            model,
+            tokenizer,
+            prompts * samples,
+            temperature=temperature,
+            max_new_tokens=room,
+            batch_size=batch_size,
         )
-        return sum(reward(text, row) == 1 for text, row in zip(texts, rows, strict=True)) / len(rows)
+        return sum(
+            task.score(text, problem) == 1 for text, problem in zip(texts, [*problems] * samples, strict=True)
+        ) / len(texts)
 
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        greedy = share(rows, 0.0)
-        return {"greedy": greedy, "sampled": share([*rows] * samples, temperature)}
+        greedy = share(1, 0.0)
+        return {"greedy": greedy, "sampled": share(samples, temperature)}
 
 
 def accuracy_of_folder(folder: Path, count: int, seed: int, *, samples: int) -> dict[str, float]:
     """`accuracy` of a saved model on the `count` held-out problems that a lab run of this seed is scored on."""
     model, tokenizer = load(folder)
-    return accuracy(model, tokenizer, open_task("sums").problems(count, seed, True), seed=seed, samples=samples)
+    task = lab_task("sums").held_out(count, seed, chat=tokenizer.chat_template is not None)
+    return accuracy(model, tokenizer, task, seed=seed, samples=samples)

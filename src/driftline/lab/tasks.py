@@ -1,17 +1,16 @@
-"""The lab's tasks: problems from a seed, split into trained and held out, each with a right solution and a reward."""
+"""The lab's tasks: tasks of `driftline.evaluation.tasks` in two parts, trained and held out, with right solutions."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache
 
 from driftline.errors import InputError
-from driftline.evaluation.tasks import sums
+from driftline.evaluation.tasks import Problem, Task, gym, sums
 
-Row = dict[str, Any]
 _NUMBER = re.compile(r"\d+")
 _POOL = 8192  # problems drawn from reasoning-gym, before repeated ones are left out
 _FEWEST = 32  # held-out problems, below which a score says nothing
@@ -19,119 +18,127 @@ _FEWEST = 32  # held-out problems, below which a score says nothing
 
 @dataclass(frozen=True)
 class LabTask:
-    """A verifiable task.
+    """A task to train on. The reward of a response is `Task.score`; 1 is right.
 
     Attributes:
-        problems: (count, seed, held_out) -> that many distinct rows with at least `prompt`, `question` and `answer`;
-            fewer where the task has no more. No held-out problem is ever a training one, whatever the seed.
-        batch: (count, random) -> that many training rows, drawn afresh.
-        solution: (row, random, slip) -> a completion that is right, or wrong with about the probability `slip`.
-        reward: (completion, row) -> in [0, 1]; 1 is right.
-        chat_reward: the same of a chat model's answer to `question`, whose last number or word counts.
+        made: (count, seed, held_out) -> the task of that many distinct problems, each with a text and a chat; fewer
+            where there are no more. No held-out problem is ever a training one, whatever the seed.
+        batch: (count, random) -> a task of that many training problems, drawn afresh.
+        solution: (problem, random, slip) -> a completion of its text that is right, or wrong with about the
+            probability `slip`.
+        chat_answers: (response) -> what the answer may be in a chat model's, as a completion of the text; the best
+            of them counts.
     """
 
     name: str
-    problems: Callable[[int, int, bool], list[Row]]
-    batch: Callable[[int, random.Random], list[Row]]
-    solution: Callable[[Row, random.Random, float], str]
-    reward: Callable[[str, Row], float]
-    chat_reward: Callable[[str, Row], float]
+    made: Callable[[int, int, bool], Task]
+    batch: Callable[[int, random.Random], Task]
+    solution: Callable[[Problem, random.Random, float], str]
+    chat_answers: Callable[[str], list[str]]
+
+    def training(self, count: int, seed: int, *, chat: bool = False) -> Task:
+        """Problems to train on; with `chat`, responses are judged as those of a chat model."""
+        return self._judged(self.made(count, seed, False), chat)
+
+    def held_out(self, count: int, seed: int, *, chat: bool = False) -> Task:
+        """Problems that are never trained on, judged in the same way.
+
+        Raises:
+            InputError: there are too few.
+        """
+        return self._judged(self.made(count, seed, True), chat)
+
+    def _judged(self, task: Task, chat: bool) -> Task:
+        def verify(response: str, problem: Problem) -> float:
+            return max((task.verify(answer, problem) for answer in self.chat_answers(response)), default=0.0)
+
+        return replace(task, verify=verify, verifier=f"{task.verifier}-chat") if chat else task
 
 
-def open_task(name: str, difficulty: int = 0) -> LabTask:
+def lab_task(name: str, difficulty: int = 0) -> LabTask:
     """`sums`, or a data set of reasoning-gym at a level of its curriculum.
 
     Raises:
         InputError: unknown, or not to be had at that difficulty.
     """
-    return _sums(difficulty) if name == "sums" else _reasoning_gym(name.removeprefix("reasoning-gym:"), difficulty)
-
-
-def _sums(difficulty: int) -> LabTask:
+    if name != "sums":
+        return _reasoning_gym(name.removeprefix("reasoning-gym:"), difficulty)
     if difficulty:
         raise InputError(f"--difficulty {difficulty}: the task sums has one level, give 0")
 
-    def problems(count: int, seed: int, held_out: bool) -> list[Row]:
-        rows = sums.problems(count, seed, held_out=held_out)
-        return [row | {"question": f"What is {row['prompt'][:-1]}? Reply with the number only."} for row in rows]
+    def made(count: int, seed: int, held_out: bool) -> Task:
+        return _asked(sums.task(count, seed, held_out=held_out), _sum_in_words)
 
-    return LabTask(
-        "sums",
-        problems,
-        lambda count, rng: problems(count, rng.randrange(2**31), False),
-        lambda row, rng, slip: sums.solution(row["prompt"], rng, slip),
-        lambda completion, row: float(sums.is_right(completion, row["answer"])),
-        lambda completion, row: float(_NUMBER.findall(completion)[-1:] == [row["answer"]]),
-    )
+    def batch(count: int, rng: random.Random) -> Task:
+        return made(count, rng.randrange(2**31), False)
+
+    return LabTask("sums", made, batch, _written_out, _last_number)
 
 
 def _reasoning_gym(name: str, difficulty: int) -> LabTask:
-    try:
-        import reasoning_gym as gym
-        from reasoning_gym.factory import CURRICULA, DATASETS, create_curriculum
-    except ImportError as error:
-        raise InputError(f"the task {name!r} needs {error.name}: pip install 'driftline[train]'") from error
-    if name not in DATASETS:
+    if name not in gym.data_sets(name, extra="train"):
         raise InputError(f"--task {name!r} is unknown: give sums, or a data set of reasoning-gym")
-    options: dict[str, Any] = {}
-    if name in CURRICULA:
-        curriculum = create_curriculum(name)
-        for attribute in curriculum.attributes:
-            for _ in range(difficulty):
-                curriculum.increment_attr_level(attribute)
-        options = vars(curriculum.generate_configuration()) | {}
-        options = {key: value for key, value in options.items() if key not in ("seed", "size")}
-    elif difficulty:
-        raise InputError(f"--difficulty {difficulty}: reasoning-gym has no curriculum of {name}, leave it out")
+    make = gym.maker(name, difficulty=difficulty)
 
-    made: dict[int, list[Row]] = {}
+    @cache
+    def drawn(seed: int) -> Task:
+        """All distinct problems of a seed; a response is the answer and nothing beside it."""
+        task = make(_POOL, seed)
+        distinct = {str(problem.entry["question"]): problem for problem in task.problems}
+        return _asked(replace(task, problems=tuple(distinct.values()), extraction="whole"), _question)
 
-    def drawn(seed: int) -> list[Row]:
-        if seed not in made:
-            try:
-                dataset = gym.create_dataset(name, size=_POOL, seed=seed, **options)
-                entries = {str(entry["question"]): entry for entry in dataset}
-            except (AssertionError, ValueError, TypeError, ImportError, OSError) as error:
-                raise InputError(
-                    f"reasoning-gym cannot make {name} at --difficulty {difficulty} ({error}): choose another"
-                ) from error
-            made[seed] = [
-                {
-                    "prompt": question + "\n",
-                    "question": question + "\nReply with the answer only.",
-                    "answer": str(entry["answer"]),
-                    "entry": entry,
-                    "score": dataset.score_answer,
-                }
-                for question, entry in entries.items()
-            ]
-        return made[seed]
-
-    def problems(count: int, seed: int, held_out: bool) -> list[Row]:
-        rows = [row for row in drawn(seed) if sums.is_held_out(row["prompt"]) == held_out]
-        if held_out and len(rows) < min(count, _FEWEST):
+    def made(count: int, seed: int, held_out: bool) -> Task:
+        task = drawn(seed)
+        part = tuple(problem for problem in task.problems if sums.is_held_out(f"{problem.prompt}") == held_out)
+        if held_out and len(part) < min(count, _FEWEST):
             raise InputError(
-                f"{name} has only {len(rows)} held-out problems at --difficulty {difficulty}: give a higher one"
+                f"{name} has only {len(part)} held-out problems at --difficulty {difficulty}: give a higher one"
             )
-        return rows[:count]
+        return replace(task, problems=part[:count])
 
-    def solution(row: Row, rng: random.Random, slip: float) -> str:
-        return spoil(row["answer"], rng) if rng.random() < slip else row["answer"]
+    def batch(count: int, rng: random.Random) -> Task:
+        task = made(_POOL, 0, False)
+        return replace(task, problems=tuple(rng.choices(task.problems, k=count)))
 
-    def reward(completion: str, row: Row) -> float:
-        return float(row["score"](completion.strip(), row["entry"]))
+    return LabTask(name if not difficulty else f"{name}-{difficulty}", made, batch, _answer, _all_or_last_word)
 
-    def chat_reward(completion: str, row: Row) -> float:
-        last_word = completion.split()[-1:] or [""]
-        return max(reward(completion, row), reward(last_word[0].rstrip("."), row))
 
-    label = name if not difficulty else f"{name}-{difficulty}"
-    label = name if not difficulty else f"{name}-{difficulty}"
+def _asked(task: Task, ask: Callable[[Problem], tuple[str, str]]) -> Task:
+    """The task with its problems put as the lab does: `ask` gives the text of one, and what a chat model is told."""
+    return replace(
+        task,
+        problems=tuple(
+            replace(problem, prompt=text, messages=[{"role": "user", "content": told}])
+            for problem in task.problems
+            for text, told in [ask(problem)]
+        ),
+    )
 
-    def batch(count: int, rng: random.Random) -> list[Row]:
-        return rng.choices(problems(_POOL, 0, False), k=count)
 
-    return LabTask(label, problems, batch, solution, reward, chat_reward)
+def _sum_in_words(problem: Problem) -> tuple[str, str]:
+    text = f"{problem.prompt}"
+    return text, f"What is {text[:-1]}? Reply with the number only."
+
+
+def _question(problem: Problem) -> tuple[str, str]:
+    question = problem.entry["question"]
+    return f"{question}\n", f"{question}\nReply with the answer only."
+
+
+def _written_out(problem: Problem, rng: random.Random, slip: float) -> str:
+    return sums.solution(f"{problem.prompt}", rng, slip)
+
+
+def _answer(problem: Problem, rng: random.Random, slip: float) -> str:
+    return spoil(problem.answer, rng) if rng.random() < slip else problem.answer
+
+
+def _last_number(response: str) -> list[str]:
+    return [f"#{number}" for number in _NUMBER.findall(response)[-1:]]
+
+
+def _all_or_last_word(response: str) -> list[str]:
+    return [response, *(word.rstrip(".") for word in response.split()[-1:])]
 
 
 def spoil(answer: str, rng: random.Random) -> str:

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from driftline.lab import model as lab_model
-from driftline.lab.scoring import accuracy, asked
-from driftline.lab.tasks import LabTask, open_task
-from driftline.prompts import encode
+from driftline.lab.scoring import accuracy
+from driftline.lab.tasks import LabTask, lab_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,16 +49,17 @@ def warm_up(
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=max(steps, 11), pct_start=0.1)
-    held_out = task.problems(256, seed, True)
+    held_out = task.held_out(256, seed, chat=tokenizer.chat_template is not None)
     rng = random.Random(seed)
     right_steps = steps - round(steps * _SLIP_SHARE)
     started = time.monotonic()
     for step in range(1, steps + 1):
         slip = SLIP if step > right_steps else 0.0
         prompts, solutions = [], []
-        for row in task.batch(batch_size, rng):
-            prompts.append(encode(asked(row, tokenizer), tokenizer, "a problem").ids)
-            text = task.solution(row, rng, slip)
+        drawn = task.batch(batch_size, rng)
+        for index, problem in enumerate(drawn.problems):
+            prompts.append(drawn.prompt(index, tokenizer).ids)
+            text = task.solution(problem, rng, slip)
             solutions.append([*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id])
         ids = [prompt + solution for prompt, solution in zip(prompts, solutions, strict=True)]
         batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left")
@@ -74,9 +74,7 @@ def warm_up(
         optimizer.zero_grad()
         if step % say_every == 0 or step == steps:
             longest = max(map(len, solutions)) + 4
-            scores = accuracy(
-                model, tokenizer, held_out, seed=seed, samples=2, task=task, max_new_tokens=longest, batch_size=256
-            )
+            scores = accuracy(model, tokenizer, held_out, seed=seed, samples=2, max_new_tokens=longest, batch_size=256)
             say(
                 f"warm-up {step}/{steps}: loss {loss.item():.3f}, right {scores['greedy']:.3f} greedy, "
                 f"{scores['sampled']:.3f} sampled ({time.monotonic() - started:.0f} s)"
@@ -87,8 +85,8 @@ def fresh(family: str, task: LabTask, *, seed: int) -> tuple[PreTrainedModel, Pr
     """A new model of a family and its tokenizer, untrained."""
     if task.name == "sums":
         return lab_model.new_model(seed, family), lab_model.new_tokenizer()
-    rows = task.problems(_TEXTS, seed, False)
-    tokenizer = lab_model.new_tokenizer([row["prompt"] + row["answer"] for row in rows])
+    problems = task.training(_TEXTS, seed).problems
+    tokenizer = lab_model.new_tokenizer([f"{problem.prompt}{problem.answer}" for problem in problems])
     return lab_model.new_model(seed, family, vocabulary=len(tokenizer)), tokenizer
 
 
@@ -122,7 +120,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
     torch.set_num_threads(2)
-    task = open_task("sums")
+    task = lab_task("sums")
     model, tokenizer = fresh("qwen2", task, seed=args.seed)
     warm_up(model, tokenizer, task, seed=args.seed, steps=args.steps)
     model.to(torch.bfloat16).save_pretrained(args.out)

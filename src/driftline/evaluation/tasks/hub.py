@@ -10,8 +10,7 @@ from pathlib import Path
 
 from driftline.errors import InputError, first_line
 from driftline.evaluation.tasks.extraction import boxed
-from driftline.evaluation.tasks.jsonl import judged
-from driftline.evaluation.tasks.task import Problem, Task
+from driftline.evaluation.tasks.task import Problem, Task, judged
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 

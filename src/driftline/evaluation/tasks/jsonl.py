@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from driftline.errors import InputError
-from driftline.evaluation.tasks.extraction import BARE, EXTRACTORS
-from driftline.evaluation.tasks.task import Problem, Task
+from driftline.evaluation.tasks.extraction import EXTRACTORS
+from driftline.evaluation.tasks.task import Problem, Task, judged
 from driftline.evaluation.tasks.verifiers import VERIFIERS
 from driftline.prompts import read_rows
 
@@ -34,13 +34,3 @@ def task(path: Path, *, verifier: str | None = None, extraction: str | None = No
             raise InputError(f"{path}, row {index}, needs either prompt or messages: give one of them")
         problems.append(Problem(str(answer), row.get("prompt"), row.get("messages")))
     return judged(str(path), problems, verifier, extraction, 1024)
-
-
-def judged(name: str, problems: list[Problem], verifier: str, extraction: str, max_new_tokens: int) -> Task:
-    """The task of these problems, their answers checked by a verifier of a name."""
-    check = VERIFIERS[verifier]
-
-    def verify(answer: str, problem: Problem) -> float:
-        return check(answer, problem.answer, bare=extraction in BARE)
-
-    return Task(name, tuple(problems), extraction, verify, verifier, max_new_tokens)

@@ -11,10 +11,19 @@ import random
 import re
 import zlib
 
+from driftline.evaluation.tasks.task import Problem, Task
+
 ALPHABET = "0123456789+=;#"
 MAX_NEW_TOKENS = 16
 _ANSWER = re.compile(r"^[0-9;]*#([0-9]+)$")
 _HELD_OUT_OF = 16  # one problem in sixteen is held out
+
+
+def task(size: int, seed: int, *, held_out: bool = True) -> Task:
+    """Held-out problems, or training ones; a response must be all of a completion's form."""
+    rows = problems(size, seed, held_out=held_out)
+    asked = tuple(Problem(row["answer"], prompt=row["prompt"]) for row in rows)
+    return Task("sums", asked, "whole", _score, "sums", MAX_NEW_TOKENS)
 
 
 def is_held_out(prompt: str) -> bool:
@@ -50,3 +59,7 @@ def is_right(completion: str, answer: str) -> bool:
     """Whether the text after ``#`` is exactly the answer."""
     match = _ANSWER.match(completion.strip())
     return match is not None and match.group(1) == answer
+
+
+def _score(completion: str, problem: Problem) -> float:
+    return float(is_right(completion, problem.answer))

@@ -1,0 +1,58 @@
+"""Which task a name means."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from driftline.errors import InputError
+from driftline.evaluation.tasks import gym, hub, jsonl, sums
+from driftline.evaluation.tasks.task import Task
+
+_SIZE = 100  # problems of a task that makes its own, unless the user says otherwise
+
+
+def open_task(
+    name: str,
+    *,
+    problems: int | None = None,
+    seed: int = 0,
+    verifier: str | None = None,
+    extraction: str | None = None,
+) -> Task:
+    """The task of a name.
+
+    Args:
+        name: `sums`; `aime24`, `aime25` or `math-500`, or `NAME:PATH` for a local copy of one; a `.jsonl` file;
+            a reasoning-gym data set, as `reasoning-gym:NAME` or just `NAME`.
+        problems: how many; None takes all of a file or set, and 100 of a task that makes its own.
+        seed: of problems that are made.
+        verifier: of a file: `math` (the default) or `exact`.
+        extraction: of a file: a name of `EXTRACTORS`; default `boxed` for math, `last-line` for exact.
+
+    Raises:
+        InputError: unknown, or it cannot be read; names near misses.
+    """
+    if problems is not None and problems < 1:
+        raise InputError(f"--problems is {problems}: it must be at least 1")
+    is_file = name.endswith(".jsonl")
+    if not is_file and (verifier is not None or extraction is not None):
+        raise InputError(f"--verifier and --extract are of a JSONL task: {name!r} has its own, leave them out")
+    if is_file:
+        return jsonl.task(Path(name), verifier=verifier, extraction=extraction).first(problems)
+    if name == "sums":
+        return sums.task(problems or _SIZE, seed)
+    if name.partition(":")[0] in hub.SETS:
+        return hub.task(name).first(problems)
+    data_set = name.removeprefix("reasoning-gym:")
+    known = gym.data_sets(data_set)
+    if data_set not in known:
+        raise _unknown(data_set, known)
+    return gym.maker(data_set)(problems or _SIZE, seed)
+
+
+def _unknown(name: str, known: list[str]) -> InputError:
+    """That there is no such task, with the names nearest to it."""
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}" if near else "give sums, aime24, aime25, math-500, a .jsonl file"
+    return InputError(f"--task {name!r} is unknown: {hint}, or a reasoning-gym data set")

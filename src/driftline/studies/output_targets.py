@@ -9,7 +9,8 @@ over problems; the best checkpoint is chosen by the run's own scores, on other p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,49 @@ from driftline.checkpoints.trajectory import open_trajectory
 from driftline.decoding.generate import Settings
 from driftline.errors import InputError
 from driftline.evaluation.evaluate import MARK, evaluate
-from driftline.evaluation.tasks import open_task
+from driftline.evaluation.metrics import Difference
+from driftline.evaluation.tasks import Task, open_task
+from driftline.files.record import Record
 from driftline.lab.settings import LabRun
-from driftline.studies.measures import spread
-from driftline.studies.study import Outcome
+from driftline.studies.measures import lab_scores, spread
+from driftline.studies.record import Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
 RATES: Mapping[str, float] = {"usual": 1e-5, "past its peak": 2e-4}
 ALPHAS = (1.25, 1.5, 2.0)
 LATE = 2 / 3  # of the run
 _TASK_SEED = 1234  # other problems than those that the runs were scored on
+
+
+class Greedy(Record):
+    forecast: float
+    late: float
+
+
+class OutputTarget(Record):
+    """Decoding beyond the checkpoint `late` of a run, beside what it has to beat."""
+
+    run: str
+    alpha: float
+    late: int
+    best: int
+    forecast_score: float
+    late_score: float
+    matched_score: float
+    matched_temperature: float
+    best_score: float
+    greedy: Greedy | None
+    over_late: Difference
+    over_matched: Difference
+    over_best: Difference
+    verdict: str
+
+
+class OutputTargetsRecord(StudyRecord):
+    rows: list[OutputTarget]
+
+
+RECORD = OutputTargetsRecord
 
 
 def plan(quick: bool) -> dict[str, LabRun]:
@@ -41,83 +75,90 @@ def plan(quick: bool) -> dict[str, LabRun]:
     }
 
 
-def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     """A row for each run and alpha."""
     task = open_task("sums", problems=8 if quick else 128, seed=_TASK_SEED)
     alphas, samples = (ALPHAS[1:2], 1) if quick else (ALPHAS, 8)
+    rows = [row for name, folder in runs.items() for row in of_run(name, folder, task, alphas, samples)]
+    return Findings(rows, _findings(rows))
+
+
+def of_run(name: str, folder: Path, task: Task, alphas: Sequence[float], samples: int) -> list[OutputTarget]:
+    """A row for each alpha; evaluations are kept beside the run."""
+    trajectory = open_trajectory(folder)
+    steps = np.array(trajectory.steps)
+    late = int(steps[np.abs(steps - LATE * steps[-1]).argmin()])
+    best = best_step(folder, set(trajectory.steps))
+    kept, size = folder.parent / f".{folder.name}.evaluations", f"{samples}-{len(task.problems)}"
+
+    def scored(label: str, step: int, alpha: float | None = None, against: Path | None = None) -> dict[str, Any]:
+        out = kept / f"{label}-{size}"
+        if not (out / MARK).is_file():
+            settings = Settings(
+                late=str(folder / f"checkpoint-{step}"),
+                early=None if alpha is None else str(folder / f"checkpoint-{int(steps[0])}"),
+                alpha=alpha,
+                temperature=1.0,
+                top_p=1.0,
+                samples=samples,
+                max_new_tokens=task.max_new_tokens,
+            )
+            evaluate(task, out, settings, against=against, batch_size=64)
+        return json.loads((out / MARK).read_text())
+
+    top = scored("best", best)
     rows = []
-    for name, folder in runs.items():
-        trajectory = open_trajectory(folder)
-        steps = np.array(trajectory.steps)
-        late = int(steps[np.abs(steps - LATE * steps[-1]).argmin()])
-        best = best_step(folder, set(trajectory.steps))
-        kept = folder.parent / f".{folder.name}.evaluations"
-
-        def scored(label: str, settings: Settings, against: Path | None = None, kept: Path = kept) -> dict[str, Any]:
-            out = kept / label
-            if not (out / MARK).is_file():
-                evaluate(task, out, settings, against=against, batch_size=64)
-            return json.loads((out / MARK).read_text())
-
-        def at(step: int, early: int | None = None, alpha: float | None = None, folder: Path = folder) -> Settings:
-            early_model = None if early is None else str(folder / f"checkpoint-{early}")
-            return Settings(late=str(folder / f"checkpoint-{step}"), early=early_model, alpha=alpha, temperature=1.0,
-                            top_p=1.0, samples=samples, max_new_tokens=task.max_new_tokens)  # fmt: skip
-
-        top = scored(f"best-{samples}-{len(task.problems)}", at(best))
-        for alpha in alphas:
-            found = scored(
-                f"alpha-{alpha:g}-{samples}-{len(task.problems)}",
-                at(late, early=int(steps[0]), alpha=alpha),
-                kept / f"best-{samples}-{len(task.problems)}",
+    for alpha in alphas:
+        found = scored(f"alpha-{alpha:g}", late, alpha, kept / f"best-{size}")
+        control = found["control"]
+        greedy = control.get("greedy")
+        rows.append(
+            OutputTarget(
+                run=name,
+                alpha=alpha,
+                late=late,
+                best=best,
+                forecast_score=found["avg@k"],
+                late_score=control["late"]["avg@k"],
+                matched_score=control["late_matched"]["avg@k"],
+                matched_temperature=control["late_matched"]["temperature"],
+                best_score=top["avg@k"],
+                greedy=Greedy(**greedy) if greedy else None,
+                over_late=Difference(**control["gain"]),
+                over_matched=Difference(**control["beyond_sharpening"]),
+                over_best=Difference(**found["against"]["difference"]),
+                verdict=control["verdict"],
             )
-            control = found["control"]
-            rows.append(
-                {
-                    "run": name,
-                    "alpha": alpha,
-                    "late": late,
-                    "best": best,
-                    "forecast_score": found["avg@k"],
-                    "late_score": control["late"]["avg@k"],
-                    "matched_score": control["late_matched"]["avg@k"],
-                    "matched_temperature": control["late_matched"]["temperature"],
-                    "best_score": top["avg@k"],
-                    "greedy": control.get("greedy"),
-                    "over_late": control["gain"],
-                    "over_matched": control["beyond_sharpening"],
-                    "over_best": found["against"]["difference"],
-                    "verdict": control["verdict"],
-                }
-            )
-    return Outcome(rows, _findings(rows), {})
+        )
+    return rows
 
 
 def best_step(folder: Path, steps: set[int]) -> int:
     """The checkpoint with the run's own highest score. Raises `InputError` where there is none."""
-    try:
-        scored = [json.loads(line) for line in (folder / "accuracy.jsonl").read_text().splitlines()]
-        return int(max((row for row in scored if row["step"] in steps), key=lambda row: row["sampled"])["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is no run of driftline train ({error}): leave it out of --runs") from error
+    scored = [row for row in lab_scores(folder) if row.step in steps]
+    if not scored:
+        raise InputError(f"{folder} has no score of any of its checkpoints: leave it out of --runs")
+    return max(scored, key=lambda row: row.sampled).step
 
 
-def _findings(rows: list[dict[str, Any]]) -> list[str]:
+def _findings(rows: list[OutputTarget]) -> list[str]:
     found = []
-    for kind in dict.fromkeys(row["run"].rpartition(", seed")[0] or row["run"] for row in rows):
-        for alpha in dict.fromkeys(row["alpha"] for row in rows):
-            mine = [
-                row
-                for row in rows
-                if row["alpha"] == alpha and (row["run"].rpartition(", seed")[0] or row["run"]) == kind
-            ]
+    for kind in dict.fromkeys(_kind(row) for row in rows):
+        for alpha in dict.fromkeys(row.alpha for row in rows):
+            mine = [row for row in rows if row.alpha == alpha and _kind(row) == kind]
             if not mine:
                 continue
-            verdicts = ", ".join(f"{verdict} {sum(row['verdict'] == verdict for row in mine)}" for verdict in dict.fromkeys(row["verdict"] for row in mine))  # fmt: skip
+            counts = Counter(row.verdict for row in mine)
+            verdicts = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
             found.append(
-                f"{kind}, alpha {alpha:g}: {spread([row['forecast_score'] for row in mine], 3)} where the late checkpoint has "
-                f"{spread([row['late_score'] for row in mine], 3)}, the same as sure of its tokens "
-                f"{spread([row['matched_score'] for row in mine], 3)}, and the best checkpoint of the run "
-                f"{spread([row['best_score'] for row in mine], 3)} (against the late one: {verdicts})."
+                f"{kind}, alpha {alpha:g}: {spread([row.forecast_score for row in mine], 3)} where the late checkpoint has "
+                f"{spread([row.late_score for row in mine], 3)}, the same as sure of its tokens "
+                f"{spread([row.matched_score for row in mine], 3)}, and the best checkpoint of the run "
+                f"{spread([row.best_score for row in mine], 3)} (against the late one: {verdicts})."
             )
     return found
+
+
+def _kind(row: OutputTarget) -> str:
+    """What runs of several seeds share in their names."""
+    return row.run.rpartition(", seed")[0] or row.run

@@ -35,7 +35,9 @@ import numpy as np
 from driftline import open_trajectory, scan
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine, LocalEngine, open_engine
-from driftline.writing.write import Forecast, Settings, write
+from driftline.forecast.forecast import Forecast
+from driftline.writing.storage import Storage
+from driftline.writing.write import write
 from generate import generate, shapes
 
 ITEM = {"analyze": 128 << 20, "extrapolate": 1 << 20}  # bytes at a time: of all checkpoints together, and of each
@@ -133,8 +135,8 @@ def run_once(command: str, run: Trajectory, engine: Engine, data: Path) -> None:
         return
     pair = run.only([run.steps[0], run.steps[-1]])
     with scratch(data) as folder:
-        forecast = Forecast(folder, {t.name: np.array([-0.5, 1.5]) for t in pair}, {"target": 1, "method": "two-point"})
-        write(pair, [forecast], Settings(keep=()), engine=engine)
+        forecast = Forecast({t.name: np.array([-0.5, 1.5]) for t in pair}, {"target": 1, "method": "two-point"})
+        write(pair, {folder: forecast}, Storage(keep=()), engine=engine)
 
 
 def calibrate(command: str, large: Trajectory, tiny: Trajectory, data: Path) -> Rates:

@@ -20,8 +20,9 @@ from driftline import open_trajectory
 from driftline.forecast.backtest import Scores, score
 from driftline.forecast.extrapolators import methods
 from driftline.forecast.observations import observe
+from driftline.forecast.request import ForecastRequest
 from driftline.lab.scoring import accuracy_of_folder
-from driftline.writing.extrapolate import Request, extrapolate
+from driftline.writing.extrapolate import extrapolate
 
 METHODS = ("two-point", "anchored", "damped", "blup", "least-squares", "relex")
 PROBLEMS, SAMPLES = 512, 4
@@ -47,7 +48,7 @@ def main(runs: list[Path]) -> None:
                 with tempfile.TemporaryDirectory() as scratch:
                     out = Path(scratch) / "model"
                     seen = open_trajectory(run, steps=f"0:{steps[cutoff]}")
-                    extrapolate(seen, out, Request((steps[target],), name))
+                    extrapolate(seen, out, ForecastRequest((steps[target],), name))
                     row.append(sampled(out))
                     shutil.rmtree(out)
                 here = (scores[name].cutoff == cutoff) & (scores[name].target == target)

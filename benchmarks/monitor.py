@@ -18,13 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from msgspec import UNSET
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from driftline.evaluation.tasks.sums import MAX_NEW_TOKENS, is_right, problems
 from driftline.lab.model import load, shipped_base
 from driftline.training.monitor import LinearityCallback
-from driftline.training.regrounding import RegroundingCallback, combine, deltas_gram
+from driftline.training.projection import deltas_gram, project
+from driftline.training.regrounding import RegroundingCallback
 
 GROUP = 16  # completions of a prompt
 
@@ -71,7 +73,7 @@ def jump_seconds(size: int, dtype: torch.dtype) -> float:
     points = [{"w": torch.randn(size, dtype=dtype)} for _ in range(2)]
     started = time.perf_counter()
     deltas_gram(points)
-    combine(points, np.array([-1.0, 2.0]))
+    project(points, np.array([-1.0, 2.0]))
     return time.perf_counter() - started
 
 
@@ -85,8 +87,10 @@ def main(steps: int) -> None:
     print(f"step of the lab: median {np.median(took):.2f} s; monitor: median {1e3 * np.median(spent):.1f} ms a log, "
           f"worst {1e3 * spent.max():.0f} ms; overhead {100 * spent.sum() / (took.sum() - spent.sum()):.2f} %")  # fmt: skip
     jump = jumps.jumps[0]
+    assert jump.seconds is not UNSET
+    assert jump.parameters is not UNSET
     for what, seconds, size in (
-        ("the lab's model, fp32", jump["seconds"], jump["parameters"]),
+        ("the lab's model, fp32", jump.seconds, jump.parameters),
         ("256 million bfloat16 weights", jump_seconds(1 << 28, torch.bfloat16), 1 << 28),
     ):
         print(f"a jump of {what}: {1e3 * seconds:.1f} ms, {1e12 * seconds / size:.0f} ms per billion weights")

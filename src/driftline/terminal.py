@@ -210,7 +210,7 @@ def forecast(outcome: Any, out: Path) -> None:
     else:
         say(outcome.sentence)
     for record in outcome.records:
-        folder = out if len(outcome.records) == 1 else out / f"checkpoint-{record['target']:g}"
+        folder = out if len(outcome.records) == 1 else out / f"checkpoint-{record['target']:.0f}"
         kept = f"{len(record['kept'])} tensors kept" + (f", {len(record['copied'])} copied" if record["copied"] else "")
         what = "score" if record["method"] == "alpharl" else "step"
         reached = record.get("reached", record["target"])

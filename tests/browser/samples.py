@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conftest import save_tensors, walk_weights
-from driftline.checkpoints.jumps import write_jumps
+from driftline.checkpoints.jumps import Jump, write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.files.json import json_text
 from driftline.forecast import backtest
@@ -26,6 +26,7 @@ from driftline.report import backtest as backtest_page
 MARKUP = '</script><script>planted=1</script><img src=x onerror=planted=1><a href="https://planted.invalid">p</a>'
 STEPS = list(range(0, 120, 10))
 _IN_A_PATH = MARKUP.replace("/", "")
+HOSTILE = [(f"Because {MARKUP}", ["driftline", "backtest", MARKUP, "--out", f"it's {MARKUP}"])]
 
 
 def make_pages(folder: Path) -> dict[str, Path]:
@@ -48,34 +49,60 @@ def make_pages(folder: Path) -> dict[str, Path]:
     trajectory = open_trajectory(run)
     summary = analyze(trajectory, made["analysis"])
     (made["analysis"] / "summary.json").write_text(json_text(summary))
-    analysis.write(made["analysis"], summary, f"driftline analyze '{run}' --out '{made['analysis']}'")
+    analysis.write(
+        made["analysis"], summary, command=f"driftline analyze '{run}' --out '{made['analysis']}'", next_steps=HOSTILE
+    )
     write_jumps(run, [_jump(cycle) for cycle in (1, 2)])
     regrounded = analyze(open_trajectory(run), made["regrounded"])
     (run / "jumps.json").unlink()
-    analysis.write(made["regrounded"], regrounded, f"driftline analyze '{run}' --out '{made['regrounded']}'")
+    analysis.write(
+        made["regrounded"],
+        regrounded,
+        next_steps=HOSTILE,
+        command=f"driftline analyze '{run}' --out '{made['regrounded']}'",
+    )
     found = _activations(made["activations"], folder / f"models {_IN_A_PATH}")
-    outputs.write_activations(made["activations"], found, f"driftline activations '{run}' --rollouts x --out y")
+    outputs.write_activations(
+        made["activations"], found, next_steps=HOSTILE, command=f"driftline activations '{run}' --rollouts x --out y"
+    )
     tested = backtest.write(
         made["backtest"], observe(trajectory, analysis=made["analysis"]), run=str(run), clock="step"
     )
-    backtest_page.write(made["backtest"], tested, f"driftline backtest '{run}' --out '{made['backtest']}'")
+    backtest_page.write(
+        made["backtest"], tested, next_steps=HOSTILE, command=f"driftline backtest '{run}' --out '{made['backtest']}'"
+    )
     logprobs = _logprobs(made["logprobs"], rng, str(run))
     (made["logprobs"] / "summary.json").write_text(json_text(logprobs))
-    outputs.write_logprobs(made["logprobs"], logprobs, f"driftline logprobs '{run}' --rollouts '{MARKUP}' --out x")
-    sweep.write(made["sweep"], _sweep(), f"driftline sweep '{run}' --to 120:160:20 --out y")
-    comparison.write(made["comparison"], compare([made["analysis"], made["logprobs"]]), "driftline compare a b --out c")
-    study.write(made["study"], _study(), "driftline study rank --out d")
+    outputs.write_logprobs(
+        made["logprobs"],
+        logprobs,
+        next_steps=HOSTILE,
+        command=f"driftline logprobs '{run}' --rollouts '{MARKUP}' --out x",
+    )
+    sweep.write(made["sweep"], _sweep(), next_steps=HOSTILE, command=f"driftline sweep '{run}' --to 120:160:20 --out y")
+    comparison.write(
+        made["comparison"],
+        compare([made["analysis"], made["logprobs"]]),
+        next_steps=HOSTILE,
+        command="driftline compare a b --out c",
+    )
+    study.write(made["study"], _study(), next_steps=HOSTILE, command="driftline study rank --out d")
     return {name: out / "report.html" for name, out in made.items()}
 
 
-def _jump(cycle: int) -> dict[str, Any]:
+def _jump(cycle: int) -> Jump:
     """Of a run that is projected by 10 steps at steps 40 and 80."""
     step = 40 * cycle
     ahead = 10 * (cycle - 1)
-    return {
-        "cycle": cycle, "trained_from": step - 40 + ahead, "trained_to": step + ahead, "projected_to": step + ahead + 10,
-        "alpha": 1.25, "accepted": True, "step": step,
-    }  # fmt: skip
+    return Jump(
+        cycle=cycle,
+        trained_from=step - 40 + ahead,
+        trained_to=step + ahead,
+        projected_to=step + ahead + 10,
+        alpha=1.25,
+        accepted=True,
+        step=step,
+    )
 
 
 def _activations(folder: Path, run: Path) -> dict[str, Any]:

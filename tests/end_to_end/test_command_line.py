@@ -299,7 +299,7 @@ def test_killed_while_writing_it_leaves_no_model(run: Path, tmp_path: Path, sign
     code = f"""
 import sys, time
 import driftline.writing.write as write
-write._copy_rest = lambda *rest: time.sleep(60)
+write.copy_beside = lambda *rest: time.sleep(60)
 from driftline.cli import main
 sys.argv = ["driftline", "extrapolate", {str(run)!r}, "--method", "two-point", "--to", "120", "--out", "out"]
 main()
@@ -342,7 +342,7 @@ try:
     main()
 except SystemExit:
     pass
-assert not {"numpy", "numba", "pyarrow", "plotly", "torch"} & set(sys.modules), sorted(sys.modules)
+assert not {"numpy", "numba", "pyarrow", "jinja2", "torch"} & set(sys.modules), sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -574,7 +574,7 @@ def test_the_demo_from_training_to_report_and_again(driftline: Shell, tmp_path: 
     summary = json.loads((folder / "analysis" / "summary.json").read_text())
     assert summary["parameters"]["total"] == 2_366_400
     assert summary["steps"] == list(range(0, 17, 2))
-    assert (folder / "analysis" / "report.html").stat().st_size < 8_000_000
+    assert (folder / "analysis" / "report.html").stat().st_size < 2_000_000
     record = json.loads((folder / "run" / "run.json").read_text())
     assert record["completed"] is True
     assert "report: driftline-demo/analysis/report.html" in result.stdout

@@ -17,8 +17,8 @@ from driftline.errors import InputError
 from driftline.evaluation.sweep import _spread, schedule, sweep
 from driftline.evaluation.tasks import Task, open_task
 from driftline.files.json import json_text
+from driftline.forecast.request import ForecastRequest
 from driftline.report import sweep as page
-from driftline.writing.extrapolate import Request
 
 SETTINGS = Settings(late="run", temperature=0.0, samples=1, max_new_tokens=16)
 CLEAN = 100  # the step at which the noise would be gone
@@ -47,11 +47,13 @@ def task() -> Task:
     return open_task("sums", problems=48, seed=0)
 
 
-def request(*targets: int) -> Request:
-    return Request(targets=targets, method="two-point")
+def request(*targets: int) -> ForecastRequest:
+    return ForecastRequest(targets=targets, method="two-point")
 
 
-def swept(run: Trajectory, task: Task, out: Path, asked: Request, settings: Settings = SETTINGS, **more) -> dict:
+def swept(
+    run: Trajectory, task: Task, out: Path, asked: ForecastRequest, settings: Settings = SETTINGS, **more
+) -> dict:
     folder = out.with_name(out.name + "-folder")
     folder.mkdir(exist_ok=True)
     return sweep(run, task, folder, out, asked, settings, batch_size=48, **more)
@@ -100,7 +102,7 @@ def test_the_planted_optimum_is_found(run, task, tmp_path) -> None:
     assert record["control"]["verdict"] == "gain"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-folder"]  # neither work nor forecasts are left
 
-    page.write(folder, {**record, "run": EVIL}, f"driftline sweep {EVIL}")
+    page.write(folder, {**record, "run": EVIL}, command=f"driftline sweep {EVIL}")
     written = (folder / "report.html").read_text()
     assert 'id="scores"' in written
     body = written.split("</style>", 1)[1].split("</script>", 1)[1]
@@ -141,7 +143,7 @@ def test_forecasts_that_are_no_better_are_not_recommended(run, task, tmp_path) -
     record = swept(run, task, tmp_path / "out", request(300, 400))
     assert not record["best"]["better"]
     assert record["sentence"].startswith("Keep step 60: the best forecast")
-    page.write(tmp_path / "out-folder", record, "driftline sweep")
+    page.write(tmp_path / "out-folder", record, command="driftline sweep")
     assert 'class="verdict no"' in (tmp_path / "out-folder" / "report.html").read_text()
 
 
@@ -155,7 +157,7 @@ def test_logits_are_swept(run, task, tmp_path) -> None:
     assert control["verdict"] in ("gain", "sharpening", "loss", "nothing")
     assert set(control["greedy"]) == {"forecast", "late"}
     assert control["late_matched"]["temperature"] > 0
-    page.write(tmp_path / "out-folder", record, "driftline sweep")
+    page.write(tmp_path / "out-folder", record, command="driftline sweep")
     written = (tmp_path / "out-folder" / "report.html").read_text()
     assert "Better, or only surer?" in written
     assert "pass@2" in written
@@ -188,7 +190,7 @@ def test_a_forecast_that_is_only_surer_is_not_recommended(task, tmp_path) -> Non
         (replace(request(90), seen=(0, 7)), {"output_space": True}, "--from 7: not in the run"),
         (replace(request(90), seen=(30,)), {"output_space": True}, "one checkpoint .step 30. makes no line"),
         (request(90), {"observed": 0}, "--observed is 0"),
-        (Request(targets=(90,), method="magic"), {}, "magic"),
+        (ForecastRequest(targets=(90,), method="magic"), {}, "magic"),
     ],
 )
 def test_bad_requests_are_refused(run, task, tmp_path, asked, more, complaint) -> None:

@@ -32,10 +32,11 @@ from driftline.files import remote
 from driftline.files.output import refuse_occupied
 from driftline.forecast.backtest import write as write_backtest
 from driftline.forecast.observations import observe
+from driftline.forecast.request import ForecastRequest
 from driftline.linearity import scan as scanning
 from driftline.linearity.analysis import analyze
 from driftline.watching.watch import Watch, watch
-from driftline.writing.extrapolate import Request, extrapolate
+from driftline.writing.extrapolate import extrapolate
 
 MakeRun = Callable[..., Path]
 Upload = Callable[[Path], str]
@@ -253,7 +254,7 @@ def test_a_server_with_a_password_is_read_and_the_password_is_nowhere(
     summary = analyze(open_trajectory(address), tmp_path)
     assert without(summary, "run", "cost") == without(analyze(open_trajectory(run), tmp_path), "run", "cost")
     assert summary["run"] == f"http://{served}"
-    extrapolate(open_trajectory(address), tmp_path / "out", Request((50,)))
+    extrapolate(open_trajectory(address), tmp_path / "out", ForecastRequest((50,)))
     recipe = (tmp_path / "out" / "driftline.json").read_text()
     assert served in recipe
     assert "s3cr" not in recipe
@@ -289,7 +290,7 @@ def test_forecasts_are_the_bytes_that_a_local_copy_gives(run: Path, upload: Uplo
     (run / "checkpoint-30" / "optimizer.bin").write_bytes(b"not for a forecast")
     written = {}
     for name, source in (("here", str(run)), ("there", upload(run))):
-        extrapolate(open_trajectory(source), tmp_path / name, Request((50,), method="least-squares"))
+        extrapolate(open_trajectory(source), tmp_path / name, ForecastRequest((50,), method="least-squares"))
         written[name] = {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()}
     assert written["here"].keys() == written["there"].keys() >= {"tokenizer.json", "config.json", "model.safetensors"}
     recipes = [json.loads(written[name].pop("driftline.json")) for name in ("here", "there")]
@@ -313,7 +314,7 @@ def test_backtests_are_those_of_a_local_copy(run: Path, upload: Upload, tmp_path
 @pytest.mark.parametrize("out", ["s3://bucket/out", "memory://bucket/out"])
 def test_results_are_not_written_to_addresses(run: Path, tmp_path: Path, out: str) -> None:
     with pytest.raises(InputError, match=f"--out {out} is a remote address: give a local folder"):
-        extrapolate(open_trajectory(run), out, Request((50,)))
+        extrapolate(open_trajectory(run), out, ForecastRequest((50,)))
     with pytest.raises(InputError, match=f"--out {out} is a remote address: give a local folder"):
         refuse_occupied(Path(out), overwrite=True, mark="summary.json")
 
@@ -401,7 +402,7 @@ def test_branches_of_the_hub_are_steps_at_their_commits(run: Path, hub: Path, tm
         *inspect(open_trajectory(run))["problems"],
         "hf://lab/run: other branches than those of steps, main among them, are not used; name one as STEP=hf://lab/run@main to use it",
     ]
-    extrapolate(trajectory, tmp_path / "out", Request((50,)))
+    extrapolate(trajectory, tmp_path / "out", ForecastRequest((50,)))
     sources = json.loads((tmp_path / "out" / "driftline.json").read_text())["sources"]
     assert sources[0]["commit"] == FakeHub.COMMITS["step_0"]
 

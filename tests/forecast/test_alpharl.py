@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from driftline import InputError, open_trajectory
-from driftline.writing.extrapolate import Request, extrapolate
-from driftline.writing.write import Settings
+from driftline.forecast.request import ForecastRequest
+from driftline.writing.extrapolate import extrapolate
+from driftline.writing.storage import Storage
 
 MakeRun = Callable[..., Path]
 MATRIX, NORM, EMBEDDING = "model.layers.0.up.weight", "model.layers.0.norm.weight", "model.embed_tokens.weight"
@@ -40,8 +41,8 @@ def write_scores(tmp_path: Path, scores: object) -> Path:
 
 def test_a_rank_one_run_is_rebuilt_at_any_score(run: Path, tmp_path: Path) -> None:
     scores = write_scores(tmp_path, {step: score for step, score in SCORES.items() if step})
-    request = Request(method="alpharl", scores=scores, target_score=0.9)
-    outcome = extrapolate(open_trajectory(run), tmp_path / "out", request, Settings())
+    request = ForecastRequest(method="alpharl", scores=scores, target_score=0.9)
+    outcome = extrapolate(open_trajectory(run), tmp_path / "out", request, Storage())
     found = load_file(tmp_path / "out" / "model.safetensors")
     first, last = (load_file(run / f"checkpoint-{step}" / "model.safetensors") for step in (0, 40))
     expected = first[MATRIX] + (0.9 - 0.2) / (0.62 - 0.2) * (last[MATRIX] - first[MATRIX])
@@ -62,7 +63,9 @@ def test_only_the_leading_direction_of_each_update_is_used(
     strong, weak = np.outer(u[0], v[0]), np.outer(u[1], v[1])
     run = make_run({step: {MATRIX: score * strong + 0.1 * score * weak} for step, score in {**SCORES, 0: 0.0}.items()})
     scores = write_scores(tmp_path, SCORES)
-    extrapolate(open_trajectory(run), tmp_path / "out", Request(method="alpharl", scores=scores, target_score=0.8))
+    extrapolate(
+        open_trajectory(run), tmp_path / "out", ForecastRequest(method="alpharl", scores=scores, target_score=0.8)
+    )
     found = load_file(tmp_path / "out" / "model.safetensors")[MATRIX]
     np.testing.assert_allclose(found, 0.8 * strong, atol=1e-5)
 
@@ -81,7 +84,7 @@ def test_only_the_leading_direction_of_each_update_is_used(
 def test_bad_scores_are_refused(
     run: Path, tmp_path: Path, scores: object, target: float | None, complaint: str
 ) -> None:
-    request = Request(method="alpharl", scores=write_scores(tmp_path, scores), target_score=target)
+    request = ForecastRequest(method="alpharl", scores=write_scores(tmp_path, scores), target_score=target)
     with pytest.raises(InputError, match=complaint):
         extrapolate(open_trajectory(run), tmp_path / "out", request)
     assert not (tmp_path / "out").exists()
@@ -89,4 +92,4 @@ def test_bad_scores_are_refused(
 
 def test_a_step_is_no_target_for_it(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="alpharl aims at a score: give --scores FILE and --target-score"):
-        extrapolate(open_trajectory(run), tmp_path / "out", Request((90,), "alpharl"))
+        extrapolate(open_trajectory(run), tmp_path / "out", ForecastRequest((90,), "alpharl"))

@@ -1,16 +1,22 @@
 """Back-tests against errors computed from weights; the recommended horizon on walks and on lines."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from conftest import walk_weights
+from driftline import open_trajectory
+from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.forecast.backtest import backtest, score, write
 from driftline.forecast.extrapolators import methods
-from driftline.forecast.observations import Observations
+from driftline.forecast.observations import Observations, observe
+from driftline.linearity.analysis import analyze
 
 
 def observed_of(weights: dict[str, np.ndarray], steps: np.ndarray, beta1: float = 0.0) -> Observations:
@@ -118,6 +124,30 @@ def test_the_record_and_the_groups_on_disk(rng: np.random.Generator, tmp_path: P
     groups = pq.read_table(tmp_path / "groups.parquet")
     assert groups.num_rows == 2 * len(saved["skill"])
     assert "damped" in saved["sentence"] or saved["best_method"] != "damped"
+
+
+def test_the_persistence_length_is_that_of_analyze_whatever_the_clock(
+    make_run: Callable[..., Path], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """The same key in both records, always in steps: with a rate that falls to a tenth, clock and steps differ."""
+    steps = list(range(0, 200, 10))
+    run = make_run(walk_weights(rng, steps, {"w": (30, 20)}, drift=0.3))
+    history = [{"step": step, "learning_rate": 1.0 if step <= 60 else 0.1} for step in range(1, 191)]
+    (run / "checkpoint-190" / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    trajectory = open_trajectory(run)
+    by_steps = persistence_of(tmp_path / "step", trajectory, "step")
+    assert persistence_of(tmp_path / "lr", trajectory, "lr") == by_steps
+    assert by_steps["length"] > 0
+
+
+def persistence_of(folder: Path, trajectory: Trajectory, clock: str) -> dict[str, Any]:
+    """What the back-tests say of it, after a check that the analysis says the same."""
+    folder.mkdir()
+    summary = analyze(trajectory, folder, clock=clock)
+    record = write(folder, observe(trajectory, clock=clock), run="run", clock=clock)
+    assert record["persistence"]["length"] == summary["persistence"]["length"]
+    assert record["persistence"]["interval"] == summary["persistence"]["interval"]
+    return record["persistence"]
 
 
 def test_a_run_at_rest_has_no_skill_and_no_horizon() -> None:

@@ -35,7 +35,7 @@ def test_rows_hold_each_result_beside_its_null(make_run: MakeRun, rng: np.random
     assert drifting.increment_cosine is not None
     assert drifting.null_increment_cosine is not None
     assert drifting.increment_cosine > drifting.null_increment_cosine + 0.1
-    page.write(tmp_path, record, "driftline compare")
+    page.write(tmp_path, record, command="driftline compare")
     html = (tmp_path / "report.html").read_text()
     assert "1 of 2 show drift above chance" in html
     assert "<b>" not in html.replace('<div class="figure"><b>', "").split("</script>", 1)[1].split("<script")[0]

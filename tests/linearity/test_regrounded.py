@@ -2,30 +2,28 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from driftline.checkpoints.jumps import write_jumps
+from driftline.checkpoints.jumps import Jump, Jumps, write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 from driftline.forecast.observations import observe
+from driftline.forecast.plan import make_plan
+from driftline.forecast.request import ForecastRequest
 from driftline.linearity.analysis import analyze
-from driftline.writing.extrapolate import Request, make_plan
-from driftline.writing.write import Settings
 
 MakeRun = Callable[..., Path]
 M, N, CYCLES, EVERY, SIZE = 60, 120, 3, 5, 4000
 
 
-def regrounded_run(
-    rng: np.random.Generator, drift: float
-) -> tuple[dict[int, dict[str, np.ndarray]], list[dict[str, Any]]]:
+def regrounded_run(rng: np.random.Generator, drift: float) -> tuple[dict[int, dict[str, np.ndarray]], Jumps]:
     """A walk with drift per step, projected N steps along its last M steps after each of them; saved every EVERY."""
-    w, step, ahead, steps, jumps = rng.standard_normal(SIZE), 0, 0, {}, []
+    w, step, ahead, steps = rng.standard_normal(SIZE), 0, 0, {}
+    jumps: Jumps = []
     direction = rng.standard_normal(SIZE)
-    for cycle in range(1, CYCLES + 1):
+    for _ in range(CYCLES):
         start = w.copy()
         for _ in range(M):
             if step % EVERY == 0:
@@ -33,9 +31,9 @@ def regrounded_run(
             w = w + 0.1 * rng.standard_normal(SIZE) + drift * direction
             step += 1
         w = w + (w - start) * N / M
-        jumps.append({"cycle": cycle, "trained_from": step - M + ahead, "trained_to": step + ahead,
-                      "projected_to": step + ahead + N, "alpha": 1 + N / M, "accepted": True, "step": step,
-                      "rolled_back_at": None})  # fmt: skip
+        jump = Jump.after(jumps, step - M + ahead, step + ahead, N, accepted=True)
+        jump.step, jump.rolled_back_at = step, None
+        jumps.append(jump)
         ahead += N
     for _ in range(20):
         if step % EVERY == 0:
@@ -81,7 +79,7 @@ def test_jumps_do_not_make_a_walk_look_straight(make_run: MakeRun, rng: np.rando
 def test_rolled_back_checkpoints_are_skipped(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
     steps, jumps = regrounded_run(rng, 0.05)
     run = make_run(steps)
-    jumps[0] |= {"accepted": False, "rolled_back_at": 70}
+    jumps[0].accepted, jumps[0].rolled_back_at = False, 70
     write_jumps(run, jumps[:1])
     trajectory = open_trajectory(run)
     assert list(trajectory.skipped) == [60, 65]
@@ -100,13 +98,13 @@ def test_too_short_between_jumps_cannot_tell(make_run: MakeRun, rng: np.random.G
 def test_forecasts_rest_on_what_was_trained(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
     trajectory = open_trajectory(made(make_run, rng, drift=0.05))
     assert observe(trajectory).steps.tolist() == list(range(0, 60, 5))
-    plan = make_plan(trajectory, Request((225,), method="two-point"), Settings(), tmp_path)
+    plan = make_plan(trajectory, ForecastRequest((225,), method="two-point"))
     recipe = plan.forecasts[0].recipe
     assert recipe["observed"] == [180, 185, 190, 195]
     assert recipe["alpha"] == pytest.approx((225 - 180) / (195 - 180))
-    plan = make_plan(trajectory, Request((225,), method="two-point", seen=(0, 195)), Settings(), tmp_path)
+    plan = make_plan(trajectory, ForecastRequest((225,), method="two-point", seen=(0, 195)))
     assert plan.forecasts[0].recipe["alpha"] == pytest.approx((225 + CYCLES * N) / (195 + CYCLES * N))
     with pytest.raises(InputError, match="one checkpoint, step 180, since its last jump"):
-        make_plan(trajectory.only([0, 5, 10, 180]), Request((225,), method="two-point"), Settings(), tmp_path)
+        make_plan(trajectory.only([0, 5, 10, 180]), ForecastRequest((225,), method="two-point"))
     with pytest.raises(InputError, match="use --clock step"):
         analyze(trajectory, tmp_path, clock="lr")

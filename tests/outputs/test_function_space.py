@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from driftline import InputError, open_trajectory
+from driftline.api import extrapolate
 from driftline.lab import model as lab_model
-from driftline.writing.extrapolate import Request, extrapolate
 
 torch = pytest.importorskip("torch")
 
@@ -43,7 +43,7 @@ def rollouts(tmp_path: Path) -> Path:
 def test_a_straight_run_is_forecast_by_the_method_nearest_in_log_probs(tmp_path: Path, rollouts: Path) -> None:
     run = make_run(tmp_path / "run", drift=1e-3, noise=1e-4)
     before = set(tmp_path.iterdir())
-    outcome = extrapolate(open_trajectory(run), tmp_path / "out", Request((90,), rollouts=rollouts))
+    outcome = extrapolate(open_trajectory(run), tmp_path / "out", to=90, rollouts=rollouts)
     record = outcome.records[0]
     scores = record["skill_in_logprobs"]
     assert max(scores.values()) > 0.8
@@ -51,14 +51,14 @@ def test_a_straight_run_is_forecast_by_the_method_nearest_in_log_probs(tmp_path:
     assert "20 steps ahead" in outcome.sentence
     assert not outcome.warning
     assert set(tmp_path.iterdir()) - before == {tmp_path / "out"}
-    far = extrapolate(open_trajectory(run), tmp_path / "far", Request((5000,), rollouts=rollouts))
+    far = extrapolate(open_trajectory(run), tmp_path / "far", to=5000, rollouts=rollouts)
     assert far.warning
     assert far.records[0]["reached"] == 120  # what could be tested: 50 steps, with three checkpoints seen
 
 
 def test_a_run_without_direction_is_held(tmp_path: Path, rollouts: Path) -> None:
     run = make_run(tmp_path / "run", drift=0.0, noise=1e-3)
-    outcome = extrapolate(open_trajectory(run), tmp_path / "out", Request((90,), rollouts=rollouts))
+    outcome = extrapolate(open_trajectory(run), tmp_path / "out", to=90, rollouts=rollouts)
     assert outcome.warning
     assert outcome.records[0]["method"] == "hold"
     assert "so the model written is that of step 70, unchanged" in outcome.sentence
@@ -67,6 +67,6 @@ def test_a_run_without_direction_is_held(tmp_path: Path, rollouts: Path) -> None
 def test_rollouts_belong_to_auto(tmp_path: Path, rollouts: Path) -> None:
     run = make_run(tmp_path / "run", drift=1e-3, noise=1e-4)
     with pytest.raises(InputError, match="--rollouts is what --method auto scores forecasts by"):
-        extrapolate(open_trajectory(run), tmp_path / "out", Request((90,), "blup", rollouts=rollouts))
+        extrapolate(open_trajectory(run), tmp_path / "out", to=90, method="blup", rollouts=rollouts)
     with pytest.raises(InputError, match="3 checkpoints: scoring forecasts by --rollouts needs 4"):
-        extrapolate(open_trajectory(run, steps="0:20"), tmp_path / "out", Request((90,), rollouts=rollouts))
+        extrapolate(open_trajectory(run, steps="0:20"), tmp_path / "out", to=90, rollouts=rollouts)

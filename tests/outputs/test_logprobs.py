@@ -126,7 +126,7 @@ def test_pages_are_made_and_tokens_escaped(
     table = pq.read_table(folder / "tokens.parquet")
     bad = ["<script>token()</script>"] * table.num_rows
     pq.write_table(table.set_column(table.column_names.index("token"), "token", [bad]), folder / "tokens.parquet")
-    outputs.write_logprobs(folder, summary, "driftline logprobs <b>")
+    outputs.write_logprobs(folder, summary, command="driftline logprobs <b>")
     page = (folder / "report.html").read_text()
     assert "<script>token()" not in page
     assert "<script>run()" not in page
@@ -134,7 +134,7 @@ def test_pages_are_made_and_tokens_escaped(
     summary = call(activations.activations, run, rollouts, folder, sampling=Sampling((1,), 30, 8)) | {
         "cost": {"seconds": 1.0}
     }
-    outputs.write_activations(folder, summary, "driftline activations")
+    outputs.write_activations(folder, summary, command="driftline activations")
     assert "layers.1.mlp" in (folder / "report.html").read_text()
     assert summary["parameters"]["total"] == 3 * 30 * 8
     assert all(change["unexplained"] < 1e-3 for change in summary["source_of_change"])

@@ -1,4 +1,4 @@
-"""The plane of a run from its Gram alone, next commands, and how large the page of a large model grows."""
+"""The plane of a run from its Gram alone, and what the section of a tensor holds."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from driftline.report import tensors
 from driftline.report.movement import principal_plane
-from driftline.report.page import asked, embedded, options
+from driftline.report.page import embedded
 
 
 def test_the_plane_is_that_of_the_singular_vectors(rng: np.random.Generator) -> None:
@@ -22,13 +22,6 @@ def test_the_plane_is_that_of_the_singular_vectors(rng: np.random.Generator) -> 
     assert (at[-1] >= at[0]).all()
 
 
-def test_what_a_command_was_asked_about_comes_back() -> None:
-    command = "driftline analyze 'a run' 10=b --steps 0:100:10 --out x --clock lr"
-    assert asked(command) == (["a run", "10=b"], "x")
-    assert options(command, "--steps", "--clock") == ["--steps", "0:100:10", "--clock", "lr"]
-    assert asked("driftline analyze 'left open") == ([], "")
-
-
 def test_embedded_text_cannot_end_its_script() -> None:
     value = {"name": "</script><!--"}
     html = embedded("x", value)
@@ -36,20 +29,9 @@ def test_embedded_text_cannot_end_its_script() -> None:
     assert json.loads(html.split(">", 1)[1].rsplit("<", 1)[0]) == value
 
 
-@pytest.mark.parametrize("checkpoints", [4, 200])
-def test_a_thousand_tensors_fit_the_page(rng: np.random.Generator, checkpoints: int) -> None:
-    clock, plain = np.arange(checkpoints) * 10.0, np.cumsum(rng.standard_normal((checkpoints, 30)), 0)
-    gram = (plain - plain[0]) @ (plain - plain[0]).T
-    row = {"name": "model.layers.10.self_attn.q_proj.weight", "layer": 10, "module": "self_attn.q_proj", "parameters": 10**7,
-           "measured": 10**7, "r2_median": 0.51234, "skill": 0.1, "norm": 1.0}  # fmt: skip
-    row["section"] = tensors._section(row, gram, clock, [12345] * 100, (1e-3 * plain.T).ravel().tolist())
-    drawn = tensors.section_of([row] * 1000, clock.astype(int).tolist(), clock, "training step", np.full(100, 0.01))
-    assert len(drawn) < 2_500_000  # beside the 4.8 million of plotly and what else a page holds
-
-
 def test_a_tensor_that_stands_still_has_a_section() -> None:
     clock = np.arange(5) * 10.0
-    row = {"name": "a", "parameters": 3, "measured": 0}
+    row = {"name": "a", "parameters": 3, "measured": 0, "r2_median": None, "skill": np.nan, "norm": 0.0}
     section = tensors._section(row, np.zeros((5, 5)), clock, [0] * 100, [])
     assert section["samples"] == []
     assert sum(section["r2"]) == 0

@@ -66,7 +66,7 @@ def test_both_run_on_a_run_that_is_there(
     run = make_run(walk_weights(rng, list(range(0, 100, 10)), {"model.layers.0.a": (40, 30)}, drift=0.3))
     out = tmp_path / "out"
     record = run_study(name, out, quick=True, runs=[str(run)])
-    page.write(out, record, f"driftline study {name}")
+    page.write(out, record, command=f"driftline study {name}")
     assert record["study"] == name
     assert all("nan" not in finding for finding in record["findings"])
     html = (out / "report.html").read_text()

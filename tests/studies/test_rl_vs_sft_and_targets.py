@@ -70,7 +70,7 @@ def test_correlations_are_spearmans() -> None:
 @pytest.mark.parametrize("name", [name for name in STUDIES if name not in ("speedup", "filter-bias")])
 def test_quick_studies_train_and_draw(tmp_path: Path, name: str) -> None:
     record = run_study(name, tmp_path / "out", quick=True)
-    page.write(tmp_path / "out", record, f"driftline study {name}")
+    page.write(tmp_path / "out", record, command=f"driftline study {name}")
     assert record["rows"]
     assert all("nan" not in finding for finding in record["findings"])
     if name == "weight-targets":

@@ -37,7 +37,7 @@ def test_each_setting_is_one_row_of_the_figure_and_one_sentence(tmp_path: Path) 
     assert "batch, small: median R² of weights 0.85 (0.80 to 0.90)" in found[1]
     assert "told from chance in 0 of 1" in found[2]
     record = {"driftline": "0", "study": "robustness", "quick": False, "runs": [], "rows": rows, "seconds": 1.0}
-    page.write(tmp_path, record | {"findings": found * 2}, "driftline study robustness --out d")
+    page.write(tmp_path, record | {"findings": found * 2}, command="driftline study robustness --out d")
     written = (tmp_path / "report.html").read_text()
     assert written.count('<div class="verdict') + written.count('<p class="verdict') == 1  # the other five are a list
     assert len(re.findall(r"<li>(batch|Drift)", written)) == 5
@@ -49,7 +49,7 @@ def test_any_run_is_measured_by_its_weights(
 ) -> None:
     run = make_run(walk_weights(rng, list(range(0, 100, 5)), {"a": (60, 50)}, drift=0.5))
     record = run_study("robustness", tmp_path / "out", runs=[str(run)])
-    page.write(tmp_path / "out", record, "driftline study robustness --runs run --out d")
+    page.write(tmp_path / "out", record, command="driftline study robustness --runs run --out d")
     (found,) = json.loads((tmp_path / "out" / "study.json").read_text())["rows"]
     assert found["linear"] is True
     assert found["weights"]["median"] > found["null_weights"]["median"]

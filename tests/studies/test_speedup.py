@@ -108,7 +108,7 @@ def test_the_quick_study_trains_resumes_and_draws(tmp_path: Path) -> None:
     said: list[str] = []
     record = run_study("speedup", out, quick=True, say=said.append)
     assert said == ["run 1 of 2: standard, 1e-05, seed 0", "run 2 of 2: 4+4, 1e-05, seed 0"]
-    page.write(out, record, "driftline study speedup")
+    page.write(out, record, command="driftline study speedup")
     assert "Each at its best learning rate" in (out / "report.html").read_text()
     (out / "study.json").unlink()  # as if stopped before the end
     record = json.loads((out / "runs" / "4+4, 1e-05, seed 0" / "run.json").read_text())

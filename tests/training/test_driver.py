@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from driftline.checkpoints.jumps import read_jumps
 from driftline.errors import InputError
-from driftline.training.driver import CommandFailed, Reground, furthest_checkpoint, reground
+from driftline.training.command import CommandFailed
+from driftline.training.driver import Reground, reground
+from driftline.training.furthest import furthest_checkpoint
 
 DRIFT = 0.25  # exact in binary, as are all forecasts of it
 
@@ -82,11 +85,26 @@ def calls(tmp_path: Path) -> list[str]:
 def test_cycles_train_project_and_are_recorded(tmp_path, asked):
     sentences: list[str] = []
     jumps = reground(asked(), tmp_path / "out", say=sentences.append)
-    assert json.loads((tmp_path / "out" / "jumps.json").read_text()) == jumps
-    assert [(j["cycle"], j["trained_from"], j["trained_to"], j["projected_to"]) for j in jumps] == [
-        (1, 0, 4, 16), (2, 16, 20, 32), (3, 32, 36, 48),
-    ]  # fmt: skip
-    assert all(j["alpha"] == 4 and j["accepted"] for j in jumps)
+    assert read_jumps(tmp_path / "out") == jumps
+    assert list(json.loads((tmp_path / "out" / "jumps.json").read_text())[0]) == [
+        "cycle",
+        "trained_from",
+        "trained_to",
+        "projected_to",
+        "alpha",
+        "accepted",
+        "model",
+        "checkpoint",
+        "projected",
+        "seconds_trained",
+        "seconds_projected",
+    ]
+    assert [(j.cycle, j.trained_from, j.trained_to, j.projected_to) for j in jumps] == [
+        (1, 0, 4, 16),
+        (2, 16, 20, 32),
+        (3, 32, 36, 48),
+    ]
+    assert all(j.alpha == 4 and j.accepted for j in jumps)
     final = load_file(tmp_path / "out" / "final" / "model.safetensors")
     np.testing.assert_array_equal(final["w"], np.full((4, 3), 1 + 48 * DRIFT, np.float32))
     np.testing.assert_array_equal(
@@ -123,7 +141,7 @@ def test_a_killed_call_goes_on_without_repeating_what_is_finished(tmp_path, aske
     assert all("in use by another re-grounding" in refusal for refusal in refusals)
     assert refusals or moment == "killed-at-end"  # as long as the trainer that was left behind lives
     assert calls(tmp_path) == ["cycle-1", "cycle-2", "cycle-2", "cycle-3"]
-    assert [jump["projected_to"] for jump in jumps] == [16, 32, 48]
+    assert [jump.projected_to for jump in jumps] == [16, 32, 48]
     for name in ("final", "cycle-2/projected"):
         one, two = (load_file(out / name / "model.safetensors") for out in (whole, tmp_path / "out"))
         assert all(np.array_equal(one[key], two[key]) for key in one)
@@ -178,7 +196,7 @@ def test_another_request_and_foreign_folders_are_refused(tmp_path, asked):
     reground(asked(cycles=1), out)
     with pytest.raises(InputError, match="asked otherwise"):
         reground(asked(cycles=1, n=2), out)
-    assert reground(asked(cycles=1, n=2), out, overwrite=True)[0]["projected_to"] == 6
+    assert reground(asked(cycles=1, n=2), out, overwrite=True)[0].projected_to == 6
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
     for overwrite in (False, True):
@@ -242,7 +260,7 @@ def test_verl_is_filled_in_and_its_checkpoints_are_found(tmp_path, asked):
     )
     words = (sys.executable, str(script), "trainer.resume_mode=auto")
     jumps = reground(asked(command=(*words, "shards=no"), preset="verl", cycles=1), tmp_path / "out")
-    assert jumps[0]["checkpoint"].endswith("cycle-1/trained/global_step_4/actor/huggingface")
+    assert str(jumps[0].checkpoint).endswith("cycle-1/trained/global_step_4/actor/huggingface")
     with pytest.raises(InputError, match="shards only"):
         reground(asked(command=(*words, "shards=yes"), preset="verl", cycles=1), tmp_path / "other")
 
@@ -293,10 +311,10 @@ def test_a_real_trl_run_as_the_command(tmp_path):
     )
     command = (sys.executable, str(script), "{model}", "{steps}", "{output}")
     jumps = reground(Reground(shipped_base(), 4, 6, 2, command), tmp_path / "out")
-    assert [(jump["trained_to"], jump["projected_to"]) for jump in jumps] == [(4, 10), (14, 20)]
+    assert [(jump.trained_to, jump.projected_to) for jump in jumps] == [(4, 10), (14, 20)]
     for jump in jumps:
         early, late, ahead = (
-            open_trajectory([f"0={jump[key]}"])["model.layers.0.mlp.up_proj.weight"]
+            open_trajectory([f"0={getattr(jump, key)}"])["model.layers.0.mlp.up_proj.weight"]
             for key in ("model", "checkpoint", "projected")
         )
         values = []

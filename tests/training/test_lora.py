@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from msgspec import UNSET
 from tiny_trainer import tiny_model, trainer, weights
 from transformers import TrainerCallback
 
@@ -73,4 +74,6 @@ def test_an_adapter_jumps_in_a_trainer(tmp_path):
         torch.testing.assert_close(after, 3 * before, rtol=1e-3, atol=1e-7)  # the first product was 0
         checked += 1
     assert checked == 2
-    assert read_jumps(tmp_path)[0]["lora_discarded"] < 1e-4
+    discarded = read_jumps(tmp_path)[0].lora_discarded
+    assert discarded is not UNSET
+    assert discarded < 1e-4

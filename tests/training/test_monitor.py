@@ -1,4 +1,4 @@
-"""The monitor in a real Trainer beside the scan of its checkpoints, its bounded memory, its resume; and its warning."""
+"""The monitor in a real Trainer beside the scan of its checkpoints, its clock, its resume; and its sample."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from transformers import TrainerCallback
 from driftline import open_trajectory, scan
 from driftline.errors import InputError
 from driftline.linearity import null, statistics
-from driftline.training.monitor import LinearityCallback, collapse, positions, skills_ahead
+from driftline.training.monitor import LinearityCallback, positions
 from driftline.training.regrounding import RegroundingCallback
+from driftline.watching.collapse import skills_ahead
 
 
 def linearity(made) -> list[dict[str, float]]:
@@ -64,41 +65,6 @@ def test_reporters_that_come_first_see_the_figures(tmp_path):
     assert "linearity/r2_mean" not in Reporter.rows[-1]  # the summary at the end is no training log
 
 
-def feed(callback, path, logs_at):
-    """Give a callback without a trainer the weights `path[step]` at the steps of `logs_at`."""
-    model = torch.nn.Linear(path.shape[1], 1, bias=False)
-
-    def put(step):
-        with torch.no_grad():
-            model.weight.copy_(torch.from_numpy(path[step]))
-
-    put(0)
-    callback._positions = positions({"weight": model.weight.detach()}, callback.sample, 0)
-    callback._beta1, callback._sharded = 0.0, False
-    callback._start(type("Model", (), {"named_parameters": model.named_parameters})(), 0)
-    for step in logs_at:
-        put(step)
-        callback._add(callback._values(model), step, 1e-3)
-
-
-def test_long_runs_stay_within_their_rows():
-    """70 logs in 16 rows: thinned twice and more, the Gram is exactly that of the steps that are kept."""
-    rng = np.random.default_rng(0)
-    path = np.cumsum(rng.standard_normal((700, 300)), axis=0).astype(np.float32)
-    callback = LinearityCallback(rows=16)
-    for last in (16, 17, 40, 69):
-        feed(callback, path, range(10, 10 * last + 1, 10))
-        assert len(callback._steps) <= 17
-        assert callback._steps[0] == 0
-        assert callback._steps[-1] == 10 * last
-        steps = callback._steps
-        inner = np.diff(steps[:-1])
-        assert (inner == inner[0]).all()
-        increments = np.diff(path[steps].astype(np.float64), axis=0)
-        np.testing.assert_allclose(callback._gram, increments @ increments.T, rtol=1e-4, atol=1e-2)
-        np.testing.assert_allclose(callback._spans, np.diff(steps) * 1e-3)
-
-
 def test_a_resumed_run_reports_the_same(tmp_path):
     whole = trainer(tmp_path / "whole", [LinearityCallback(rows=16)], steps=22, save_steps=11)
     whole.train()
@@ -120,7 +86,7 @@ def test_the_virtual_step_is_the_clock_of_a_run_with_jumps(tmp_path):
     jumps = RegroundingCallback(4, 8, keep=())
     callback = LinearityCallback(regrounding=jumps)
     trainer(tmp_path, [jumps, callback], steps=8).train()
-    assert callback._steps == [0, 1, 2, 3, 12, 13, 14, 15, 24]
+    assert callback._run.steps == [0, 1, 2, 3, 12, 13, 14, 15, 24]
 
 
 def test_samples_are_spread_seeded_and_distinct():
@@ -135,27 +101,3 @@ def test_samples_are_spread_seeded_and_distinct():
         positions({}, 10, 0)
     with pytest.raises(InputError, match="rows=3"):
         LinearityCallback(rows=3)
-
-
-def increments_of(rng, K, drift, noise, *, turn=None, faster=None, N=2000):
-    """C of K intervals; from `turn` on without drift and with half as much noise again; from `faster` on 3 times as long."""
-    direction = rng.standard_normal(N)
-    rows = []
-    for k in range(K):
-        lost = turn is not None and k >= turn
-        row = (0 if lost else drift) * direction + (1.5 if lost else 1) * noise * rng.standard_normal(N)
-        rows.append(row * (3 if faster is not None and k >= faster else 1))
-    return np.stack(rows) @ np.stack(rows).T
-
-
-def test_collapses_are_dated_and_healthy_runs_are_left_alone():
-    rng = np.random.default_rng(3)
-    clock, none = np.arange(25.0) * 10, np.zeros(24)
-    healthy = [collapse(increments_of(rng, 24, drift, 1.0), clock, none) for drift in (0, 0.3, 1, 3) for _ in range(50)]
-    assert healthy == [None] * 200
-    for _ in range(20):
-        assert collapse(increments_of(rng, 24, 1.0, 1.0, turn=18), clock, none) == pytest.approx(180, abs=10)
-        assert collapse(increments_of(rng, 24, 0.5, 1.0, faster=20), clock, none) == 200
-    # three times as long because the learning rate rose threefold: nothing to warn of
-    spans = np.where(np.arange(24) >= 20, 3.0, 1.0)
-    assert collapse(increments_of(rng, 24, 0.5, 1.0, faster=20), clock, spans) is None

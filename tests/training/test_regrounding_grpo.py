@@ -30,15 +30,28 @@ def grpo(out, callback, *, steps: int, seed: int = 0, bonus=lambda step: 0.0, **
         return [float(text.count("1")) + bonus(trainer.state.global_step) for text in completions]
 
     arguments = {
-        "per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 4, "beta": 0.0,
-        "learning_rate": 1e-2, "logging_steps": 1, "save_steps": 2, "report_to": "none", "disable_tqdm": True,
-        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False,
-    }  # fmt: skip
+        "per_device_train_batch_size": 4,
+        "num_generations": 4,
+        "max_completion_length": 4,
+        "beta": 0.0,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+    }
     trainer = GRPOTrainer(
-        model=tiny_model(seed), reward_funcs=[reward],
+        model=tiny_model(seed),
+        reward_funcs=[reward],
         args=GRPOConfig(output_dir=str(out), max_steps=steps, **(arguments | settings)),
-        train_dataset=Dataset.from_list(problems(64, 0)), processing_class=new_tokenizer(), callbacks=[callback],
-    )  # fmt: skip
+        train_dataset=Dataset.from_list(problems(64, 0)),
+        processing_class=new_tokenizer(),
+        callbacks=[callback],
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer, sampled
 
@@ -49,17 +62,19 @@ def test_no_rollout_from_before_a_jump_trains_after_it(tmp_path):
     trainer, sampled = grpo(tmp_path, RegroundingCallback(4, 6), steps=12, **reuse)
     trainer.train()
     assert sampled == [0, 4, 8]
-    assert [jump["step"] for jump in read_jumps(tmp_path)] == [4, 8, 12]
+    assert [jump.step for jump in read_jumps(tmp_path)] == [4, 8, 12]
     for step in (8, 10, 12):
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
     trainer, sampled = grpo(tmp_path, RegroundingCallback(4, 6), steps=16, **reuse)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert sampled == [6, 10, 14]
     jumps = read_jumps(tmp_path)
-    assert [jump["step"] for jump in jumps] == [4, 10, 14]
-    assert [(jump["trained_from"], jump["trained_to"], jump["projected_to"]) for jump in jumps] == [
-        (0, 4, 10), (10, 16, 22), (22, 26, 32),
-    ]  # fmt: skip
+    assert [jump.step for jump in jumps] == [4, 10, 14]
+    assert [(jump.trained_from, jump.trained_to, jump.projected_to) for jump in jumps] == [
+        (0, 4, 10),
+        (10, 16, 22),
+        (22, 26, 32),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +90,7 @@ def test_jumps_between_generations_are_refused(tmp_path, settings, unit):
 def test_a_resumed_grpo_run_ends_in_the_same_bits(tmp_path):
     trainer, _ = grpo(tmp_path / "whole", RegroundingCallback(4, 4, accept="reward", window=2), steps=10)
     trainer.train()
-    assert read_jumps(tmp_path / "whole")[0]["accepted"] is not None
+    assert read_jumps(tmp_path / "whole")[0].accepted is not None
     out = tmp_path / "resumed"
     shutil.copytree(tmp_path / "whole", out)
     for step in (8, 10):
@@ -93,4 +108,4 @@ def test_the_guard_where_rollouts_are_used_twice(tmp_path):
     trainer.train()
     assert sampled == [0, 2, 4, 6, 8, 10]
     (jump,) = read_jumps(tmp_path)
-    assert (jump["step"], jump["accepted"], jump["rolled_back_at"]) == (6, False, 10)
+    assert (jump.step, jump.accepted, jump.rolled_back_at) == (6, False, 10)

@@ -16,9 +16,17 @@ logging.getLogger("transformers").setLevel(logging.ERROR)
 def tiny_model(seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=32, pad_token_id=0, bos_token_id=None, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
     return LlamaForCausalLM(config)
 
 
@@ -36,10 +44,19 @@ class Tokens(torch.utils.data.Dataset):
 def trainer(out: Path, callbacks: list[Any], *, steps: int = 12, model: Any = None, **settings: Any) -> Trainer:
     """A transformers Trainer on the CPU that logs every step and saves its last."""
     arguments: dict[str, Any] = {
-        "output_dir": str(out), "max_steps": steps, "learning_rate": 1e-3, "lr_scheduler_type": "linear",
-        "per_device_train_batch_size": 8, "logging_steps": 1, "save_steps": 1000, "report_to": "none", "disable_tqdm": True,
-        "use_cpu": True, "seed": 0, "dataloader_pin_memory": False,
-    } | settings  # fmt: skip
+        "output_dir": str(out),
+        "max_steps": steps,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "per_device_train_batch_size": 8,
+        "logging_steps": 1,
+        "save_steps": 1000,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": 0,
+        "dataloader_pin_memory": False,
+    } | settings
     made = Trainer(
         model=model or tiny_model(), args=TrainingArguments(**arguments), train_dataset=Tokens(), callbacks=callbacks
     )

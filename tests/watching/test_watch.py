@@ -24,7 +24,8 @@ from driftline.linearity.analysis import analyze
 from driftline.watching import sketch as sketch_module
 from driftline.watching import state as watch_state
 from driftline.watching import watch as watch_module
-from driftline.watching.watch import Watch, watch
+from driftline.watching.request import Following
+from driftline.watching.watch import watch
 
 SHAPES = {"layers.0.up.weight": (64, 50), "layers.0.norm.weight": (50,), "scale": ()}
 STEPS = [0, 10, 20, 30, 45, 60, 75, 100]  # uneven
@@ -46,7 +47,7 @@ def follow(run: Path | tuple[str, ...], out: Path, told: Told | None = None, **o
     """One look at a run whose checkpoints need not rest."""
     arguments = (str(run),) if isinstance(run, Path) else run
     told = told or Told()
-    request = Watch(arguments, once=True, **{"settle": 0.0, **options})
+    request = Following(arguments, once=True, **{"settle": 0.0, **options})
     return watch(request, out, show=told.lines.append, say=told.said.append)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from driftline.writing.combine import combine, combine_bfloat16, decoded, encode, losses
+from driftline.writing.combine import combine_bfloat16, combine_checkpoints, decoded, encode, losses
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100)
 
@@ -15,7 +15,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(
 def test_combine_adds_weighted_differences_from_the_first(rng: np.random.Generator) -> None:
     values, c = rng.standard_normal((4, 1000), np.float32), np.array([9, 0.5, -2.0, 1.25], np.float32)
     out = np.empty(1000, np.float32)
-    combine(values, c, out)
+    combine_checkpoints(values, c, out)
     exact = values[0] + c[1:].astype(float) @ (values[1:].astype(float) - values[0])
     np.testing.assert_allclose(out, exact, rtol=1e-5, atol=1e-5)
 
@@ -25,7 +25,7 @@ def test_the_fused_kernel_is_the_three_others_in_one(rng: np.random.Generator, n
     values = rng.standard_normal((4, n)).astype(ml_dtypes.bfloat16)
     c = np.array([9, 0.3, -2.7, 1.1], np.float32)
     exact, fused = np.empty(n, np.float32), np.empty(n, np.uint16)
-    combine(values.astype(np.float32), c, exact)
+    combine_checkpoints(values.astype(np.float32), c, exact)
     raw = encode(exact, "BF16", stochastic=False, seed=0, name="w", first=0)
     found = combine_bfloat16(values.view(np.uint16), c, fused)
     np.testing.assert_array_equal(fused, raw)
@@ -34,7 +34,7 @@ def test_the_fused_kernel_is_the_three_others_in_one(rng: np.random.Generator, n
 
 def test_one_checkpoint_comes_through_unchanged(rng: np.random.Generator) -> None:
     values, out = rng.standard_normal((1, 33), np.float32), np.empty(33, np.float32)
-    combine(values, np.ones(1, np.float32), out)
+    combine_checkpoints(values, np.ones(1, np.float32), out)
     np.testing.assert_array_equal(out, values[0])
 
 

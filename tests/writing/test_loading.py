@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from driftline import open_trajectory
-from driftline.writing.extrapolate import Request, extrapolate
-from driftline.writing.write import Settings
+from driftline.forecast.request import ForecastRequest
+from driftline.writing.extrapolate import extrapolate
+from driftline.writing.storage import Storage
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -17,9 +18,15 @@ transformers = pytest.importorskip("transformers")
 def test_from_pretrained_loads_a_forecast(tmp_path: Path, tied: bool, shard_bytes: int) -> None:
     torch.manual_seed(0)
     config = transformers.Qwen2Config(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=tied, dtype="bfloat16",
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        dtype="bfloat16",
+    )
     model = transformers.Qwen2ForCausalLM(config).to(torch.bfloat16)
     states = []
     for step in (0, 100):
@@ -28,8 +35,8 @@ def test_from_pretrained_loads_a_forecast(tmp_path: Path, tied: bool, shard_byte
                 parameter += 0.05 * torch.randn_like(parameter)
         states.append({name: value.clone() for name, value in model.state_dict().items()})
         model.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
-    settings = Settings(keep=(), shard_bytes=shard_bytes)
-    extrapolate(open_trajectory(tmp_path / "run"), tmp_path / "out", Request((250,), "two-point"), settings)
+    storage = Storage(keep=(), shard_bytes=shard_bytes)
+    extrapolate(open_trajectory(tmp_path / "run"), tmp_path / "out", ForecastRequest((250,), "two-point"), storage)
     loaded, notes = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", dtype="auto", output_loading_info=True
     )

@@ -1,8 +1,7 @@
 """`jumps.json`: where a run was projected ahead instead of trained, and what that makes of its steps.
 
-A list of {"cycle", "trained_from", "trained_to", "projected_to", "alpha", "accepted", ...}, the three steps
-being virtual ones (trained + projected). `RegroundingCallback` adds "step", the trainer's own step at the
-jump, after which its checkpoints hold projected weights, and "rolled_back_at" where the jump was taken back.
+A list of `Jump`s. `RegroundingCallback` says of each the trainer's own step too, after which its checkpoints hold
+projected weights, and where the jump was taken back; `driftline reground` says between which models it lies.
 """
 
 from __future__ import annotations
@@ -10,16 +9,91 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from driftline.errors import InputError
 from driftline.files.atomic import replace_text
 from driftline.files.json import json_text, read_json
 
 NAME = "jumps.json"
-Jumps = list[dict[str, Any]]
 
-_STEPS = ("trained_from", "trained_to", "projected_to", "step", "rolled_back_at")
+_FAR = 10**15  # beyond it a step is a slip of the pen
+Step = Annotated[int, Meta(gt=-_FAR, lt=_FAR)] | Annotated[float, Meta(gt=-_FAR, lt=_FAR)]
+
+
+class RewardChange(msgspec.Struct, kw_only=True):
+    """Mean reward before and after a jump, and the standard error of their difference."""
+
+    before: float
+    after: float
+    standard_error: float
+
+
+class Jump(msgspec.Struct, kw_only=True):
+    """One jump. A key that does not apply is absent from the file, and `UNSET` here.
+
+    Attributes:
+        cycle: from 1.
+        trained_from, trained_to, projected_to: virtual steps, trained and projected ones together.
+        alpha: (projected_to - trained_from) / (trained_to - trained_from).
+        accepted: False where it was taken back, None while it is on probation.
+        step, rolled_back_at: the trainer's own steps, where it jumped and where that was taken back, or None.
+        method, coefficients: the forecast, and its weight for every anchor.
+        trained_length, jump_length: of the moves of all parameters together, Euclidean.
+        parameters: how many jumped, on this process.
+        lora_discarded: share of the projected products of adapters that the cut to their rank discarded.
+        seconds: that the jump took.
+        reward: what the guard saw.
+        model, checkpoint, projected: folders: trained from, trained to, and projected to.
+        seconds_trained, seconds_projected: that the cycle took.
+    """
+
+    cycle: int
+    trained_from: Step
+    trained_to: Step
+    projected_to: Step
+    alpha: float
+    accepted: bool | None
+    step: Step | UnsetType = UNSET
+    rolled_back_at: Step | UnsetType | None = UNSET
+    method: str | UnsetType = UNSET
+    coefficients: list[float] | UnsetType = UNSET
+    trained_length: float | UnsetType = UNSET
+    jump_length: float | UnsetType = UNSET
+    parameters: int | UnsetType = UNSET
+    lora_discarded: float | UnsetType = UNSET
+    seconds: float | UnsetType = UNSET
+    reward: RewardChange | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    checkpoint: str | UnsetType = UNSET
+    projected: str | UnsetType = UNSET
+    seconds_trained: float | UnsetType = UNSET
+    seconds_projected: float | UnsetType = UNSET
+
+    @classmethod
+    def after(
+        cls, earlier: Sequence[Jump], trained_from: int, trained_to: int, n: int, *, accepted: bool | None
+    ) -> Jump:
+        """The next jump of a run, by `n` steps."""
+        trained = trained_to - trained_from
+        return cls(
+            cycle=len(earlier) + 1,
+            trained_from=trained_from,
+            trained_to=trained_to,
+            projected_to=trained_to + n,
+            alpha=(trained + n) / trained,
+            accepted=accepted,
+        )
+
+    @property
+    def taken_back_at(self) -> Step | None:
+        return None if self.rolled_back_at is UNSET else self.rolled_back_at
+
+
+Jumps = list[Jump]
 _KEYS = ("cycle", "trained_from", "trained_to", "projected_to", "alpha", "accepted")
 
 
@@ -31,28 +105,18 @@ def read_jumps(folder: Path) -> Jumps:
     """
     path = folder / NAME
     try:
-        jumps = read_json(path)
+        return msgspec.convert(read_json(path), Jumps)
     except FileNotFoundError:
         return []
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path} is not a list of jumps with {', '.join(_KEYS)}: mend or remove it") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): mend or remove it") from error
-    if not isinstance(jumps, list) or not all(map(_is_jump, jumps)):
-        raise InputError(f"{path} is not a list of jumps with {', '.join(_KEYS)}: mend or remove it")
-    return jumps
-
-
-def _is_jump(jump: Any) -> bool:
-    if not isinstance(jump, dict) or any(key not in jump for key in _KEYS):
-        return False
-    steps = [jump[key] for key in _STEPS if key in _KEYS or key in jump]
-    if "rolled_back_at" in jump and jump["rolled_back_at"] is None:
-        steps.pop()
-    return all(type(step) in (int, float) and abs(step) < 1e15 for step in steps)
 
 
 def write_jumps(folder: Path, jumps: Jumps) -> None:
     """Replace `jumps.json` in one piece."""
-    replace_text(folder / NAME, json_text(jumps))
+    replace_text(folder / NAME, json_text(msgspec.to_builtins(jumps)))
 
 
 def virtual_step(jumps: Jumps, step: float) -> float | None:
@@ -60,15 +124,15 @@ def virtual_step(jumps: Jumps, step: float) -> float | None:
 
     The checkpoint saved at the step of a jump holds the projected weights; that of a roll-back, the restored ones.
     """
-    ahead = 0
+    ahead: Step = 0
     for jump in jumps:
-        if step < jump["step"]:
+        if jump.step is UNSET or step < jump.step:
             break
-        back = jump.get("rolled_back_at")
+        back = jump.taken_back_at
         if back is None:
-            ahead = jump["projected_to"] - jump["step"]
+            ahead = jump.projected_to - jump.step
         elif step >= back:
-            ahead = jump["trained_to"] - back
+            ahead = jump.trained_to - back
         else:
             return None
     return step + ahead
@@ -107,7 +171,7 @@ class Regrounded:
     @property
     def rolled_back(self) -> int:
         """How many jumps were taken back."""
-        return sum(jump.get("rolled_back_at") is not None for jump in self.jumps)
+        return sum(jump.taken_back_at is not None for jump in self.jumps)
 
     @property
     def sentence(self) -> str:
@@ -122,10 +186,10 @@ class Regrounded:
 
 def regrounded(jumps: Jumps, steps: Sequence[int]) -> Regrounded | None:
     """The jumps of a trainer's run as they touch its checkpoints; None where no jump does."""
-    jumps = [jump for jump in jumps if "step" in jump and jump["step"] <= max(steps)]
+    jumps = [jump for jump in jumps if jump.step is not UNSET and jump.step <= max(steps)]
     if not jumps:
         return None
-    cuts = [jump[key] for jump in jumps for key in ("step", "rolled_back_at") if jump.get(key) is not None]
+    cuts = [cut for jump in jumps for cut in (jump.step, jump.taken_back_at) if cut is not None and cut is not UNSET]
     virtual: dict[int, int] = {}
     discarded: dict[int, str] = {}
     stretches: dict[int, list[int]] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from driftline.commands.options import Clock, ModelDtype, Output, Printing, Source
-from driftline.commands.requests import Next, beside, command_line
+from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 if TYPE_CHECKING:
     from driftline.linearity.summary import ActivationsSummary
@@ -69,7 +69,8 @@ def run(request: Activations) -> ActivationsSummary:
             progress=progress,
         )
         write_record(folder / MARK, summary)
-        page.write_activations(folder, summary, command_line(request))
+        steps = spelled_out(next_steps(summary, request))
+        page.write_activations(folder, summary, command=command_line(request), next_steps=steps)
     return summary
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from driftline.commands.options import Clock, Filter, Output, Printing, Source, Where
-from driftline.commands.requests import Next, beside, command_line
+from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 if TYPE_CHECKING:
     from driftline.linearity.summary import WeightsSummary
@@ -45,7 +45,8 @@ def run(request: Analyze) -> WeightsSummary:
                 trajectory, folder, filter=request.filter, clock=request.clock, engine=engine, progress=advance
             )
         write_record(folder / MARK, summary)
-        analysis.write(folder, summary, command_line(request))
+        steps = spelled_out(next_steps(summary, request))
+        analysis.write(folder, summary, command=command_line(request), next_steps=steps)
     return summary
 
 

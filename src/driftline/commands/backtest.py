@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from driftline.commands.options import Clock, Output, Printing, Quiet, Source
-from driftline.commands.requests import Next, beside, command_line
+from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,8 @@ def run(request: Backtest) -> dict[str, Any]:
             observed = observe(trajectory, clock=request.clock, analysis=request.analysis, progress=advance)
         note = trajectory.regrounded.sentence if trajectory.regrounded else ""
         record = write(folder, observed, run=trajectory.name, clock=request.clock, rank=request.rank, note=note)
-        page.write(folder, record, command_line(request))
+        steps = spelled_out(next_steps(record, request))
+        page.write(folder, record, command=command_line(request), next_steps=steps)
     return record
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from driftline.commands.options import Output, Source
-from driftline.commands.requests import Next, beside, command_line
+from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 if TYPE_CHECKING:
     from driftline.linearity.comparison import Comparison
@@ -36,7 +36,8 @@ def run(request: Compare) -> Comparison:
     record = compare(request.results)
     with output_folder(request.output.out, overwrite=request.output.overwrite, mark=MARK) as folder:
         write_record(folder / MARK, record)
-        page.write(folder, record, command_line(request))
+        steps = spelled_out(next_steps(record, request))
+        page.write(folder, record, command=command_line(request), next_steps=steps)
     return record
 
 

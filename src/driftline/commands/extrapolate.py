@@ -12,8 +12,10 @@ from tyro.conf import arg
 from driftline.commands.options import Clock, Output, Printing, Source, StoredDtype, Where
 
 if TYPE_CHECKING:
-    from driftline.writing.extrapolate import Outcome, Request
-    from driftline.writing.write import Settings
+    from driftline.forecast.choose import ChooseBy
+    from driftline.forecast.request import ForecastRequest
+    from driftline.writing.extrapolate import WrittenForecasts
+    from driftline.writing.storage import Storage
 
 Patterns = Annotated[tuple[str, ...], arg(metavar="PATTERN...")]
 KEPT = ("*norm*", "*ln_*")
@@ -72,11 +74,11 @@ class Extrapolate:
     where: Where = Where()
     printing: Printing = Printing()
 
-    def forecast(self) -> Request:
+    def forecast(self) -> ForecastRequest:
         """What to forecast."""
-        from driftline.writing.extrapolate import Request, parse_targets
+        from driftline.forecast.request import ForecastRequest, parse_targets
 
-        return Request(
+        return ForecastRequest(
             targets=parse_targets(self.to) if self.to is not None else (),
             method=self.method,
             seen=self.from_,
@@ -92,11 +94,11 @@ class Extrapolate:
             rollouts=self.rollouts,
         )
 
-    def storage(self) -> Settings:
+    def storage(self) -> Storage:
         """How to store it."""
-        from driftline.writing.write import Settings, parse_size
+        from driftline.writing.storage import Storage, parse_size
 
-        return Settings(
+        return Storage(
             keep=kept(self.keep),
             dtype=self.dtype,
             rounding=self.rounding,
@@ -110,7 +112,7 @@ def kept(patterns: tuple[str, ...]) -> tuple[str, ...]:
     return () if patterns == ("none",) else patterns
 
 
-def run(request: Extrapolate) -> Outcome:
+def run(request: Extrapolate) -> WrittenForecasts:
     """Write the forecast models, each with its recipe, `driftline.json`, and a model card."""
     from driftline.progress import progress_bar
     from driftline.writing.extrapolate import extrapolate
@@ -123,13 +125,24 @@ def run(request: Extrapolate) -> Outcome:
             request.output.out,
             forecast,
             storage,
+            choose_by=_by_rollouts(request, storage),
             overwrite=request.output.overwrite,
             engine=engine,
             progress=partial(progress_bar, quiet=request.printing.quiet),
         )
 
 
-def show(outcome: Outcome, request: Extrapolate) -> None:
+def show(written: WrittenForecasts, request: Extrapolate) -> None:
     from driftline import terminal
 
-    terminal.forecast(outcome, request.output.out)
+    terminal.forecast(written, request.output.out)
+
+
+def _by_rollouts(request: Extrapolate, storage: Storage) -> ChooseBy | None:
+    """How `auto` chooses by the log-probs of rollouts; forecasts that are tried lie beside the output for a while."""
+    if request.rollouts is None:
+        return None
+    from driftline.outputs.function_space import choose  # what reads rollouts is slow to import
+
+    scratch = request.output.out.absolute().parent
+    return partial(choose, rollouts_file=request.rollouts, storage=storage, scratch=scratch)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from driftline.commands.options import Clock, ModelDtype, Output, Printing, Source, Where
-from driftline.commands.requests import Next, beside, command_line
+from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 if TYPE_CHECKING:
     from driftline.linearity.summary import LogprobsSummary
@@ -60,7 +60,8 @@ def run(request: Logprobs) -> LogprobsSummary:
             progress=progress,
         )
         write_record(folder / MARK, summary)
-        page.write_logprobs(folder, summary, command_line(request))
+        steps = spelled_out(next_steps(summary, request))
+        page.write_logprobs(folder, summary, command=command_line(request), next_steps=steps)
     return summary
 
 

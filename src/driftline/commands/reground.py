@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Suppress, arg
 
 from driftline.commands.extrapolate import KEPT, Patterns, kept
 from driftline.commands.options import Quiet, StoredDtype
+
+if TYPE_CHECKING:
+    from driftline.checkpoints.jumps import Jumps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Reground:
     """the trainer's command, what follows `--`"""
 
 
-def run(request: Reground) -> list[dict[str, Any]]:
+def run(request: Reground) -> Jumps:
     """Make the cycles that are missing; the rows of `jumps.json`."""
     from driftline.training.driver import Reground as Cycles
     from driftline.training.driver import reground
@@ -58,5 +61,5 @@ def run(request: Reground) -> list[dict[str, Any]]:
     return reground(cycles, request.out, overwrite=request.overwrite, say=say)
 
 
-def show(jumps: list[dict[str, Any]], request: Reground) -> None:
+def show(jumps: Jumps, request: Reground) -> None:
     print(f"last model: {request.out / 'final'}\njumps: {request.out / 'jumps.json'}")

@@ -91,6 +91,11 @@ def command_line(request: Any) -> str:
     return quoted(words(request))
 
 
+def spelled_out(steps: Sequence[Next]) -> list[tuple[str, list[str]]]:
+    """Why, and the words of the command, of each: as pages draw them."""
+    return [(step.why, [redacted(word) for word in words(step.request)]) for step in steps]
+
+
 def quoted(spelled: Sequence[str]) -> str:
     return shlex.join(map(redacted, spelled))
 

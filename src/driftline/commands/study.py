@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from driftline.commands.options import Quiet, Where
-from driftline.commands.requests import Next, beside, command_line
+from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ def run(request: Study) -> dict[str, Any] | None:
         )
     if not record:
         return None
-    page.write(request.out, record, command_line(request))
+    steps = spelled_out(next_steps(record, request))
+    page.write(request.out, record, command=command_line(request), next_steps=steps)
     return record
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from driftline.commands.options import Decoding, Output, Printing, Source, TaskChoice, TokenChoice, Where
-from driftline.commands.requests import Next, beside, command_line
+from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ def run(request: Sweep) -> dict[str, Any]:
     from driftline.decoding.generate import Settings
     from driftline.evaluation.sweep import MARK, sweep
     from driftline.files.output import output_folder, refuse_occupied
+    from driftline.forecast.request import ForecastRequest, parse_targets
     from driftline.progress import counter
     from driftline.report import sweep as page
-    from driftline.writing.extrapolate import Request, parse_targets
 
     out, overwrite = request.output.out, request.output.overwrite
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
@@ -73,7 +73,7 @@ def run(request: Sweep) -> dict[str, Any]:
             task,
             folder,
             out,
-            Request(targets=parse_targets(request.to), method=request.method, seen=request.from_),
+            ForecastRequest(targets=parse_targets(request.to), method=request.method, seen=request.from_),
             settings,
             output_space=request.output_space,
             observed=request.observed,
@@ -81,7 +81,8 @@ def run(request: Sweep) -> dict[str, Any]:
             engine=engine,
             progress=progress,
         )
-        page.write(folder, record, command_line(request))
+        steps = spelled_out(next_steps(record, request))
+        page.write(folder, record, command=command_line(request), next_steps=steps)
     return record
 
 

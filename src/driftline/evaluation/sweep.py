@@ -38,11 +38,13 @@ from driftline.evaluation.samples import Samples, figures, kept, right
 from driftline.evaluation.tasks import Task
 from driftline.files.json import json_text
 from driftline.files.lines import Row
+from driftline.forecast.forecast import Forecast
+from driftline.forecast.plan import make_plan
+from driftline.forecast.request import ForecastRequest
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.logprobs import tokenizer_of
-from driftline.writing.extrapolate import Request, make_plan
-from driftline.writing.write import Forecast, write
-from driftline.writing.write import Settings as Storage
+from driftline.writing.storage import Storage
+from driftline.writing.write import write
 
 Array = np.ndarray
 
@@ -73,7 +75,7 @@ def sweep(
     task: Task,
     folder: Path,
     out: Path,
-    request: Request,
+    request: ForecastRequest,
     settings: Settings,
     *,
     output_space: bool = False,
@@ -263,7 +265,7 @@ class _Written:
     def open(self) -> Iterator[Sampler]:
         folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.scratch))
         try:
-            write(self.plan, [replace(self.forecast, folder=folder)], Storage())
+            write(self.plan, {folder: self.forecast}, Storage())
             yield Sampler(models.load_model(folder, dtype=self.dtype), tokenizer_of(self.trajectory))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -298,12 +300,12 @@ class _Logits:
 
 
 def _in_weights(
-    trajectory: Trajectory, request: Request, dtype: str, scratch: Path, engine: Engine | None
+    trajectory: Trajectory, request: ForecastRequest, dtype: str, scratch: Path, engine: Engine | None
 ) -> tuple[list[Candidate], str]:
     """Forecast weights, and how they are made, in words."""
     for left in scratch.glob(f"{_SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)  # of a sweep that was killed
-    plan = make_plan(trajectory, request, Storage(), scratch, engine=engine)
+    plan = make_plan(trajectory, request, engine=engine)
     tokenizer_of(trajectory)  # refuses a run without one before anything is scored
     candidates = [
         Candidate(f"forecast of step {target}", target, _Written(trajectory, plan.trajectory, forecast, scratch, dtype))
@@ -312,7 +314,7 @@ def _in_weights(
     return candidates, plan.sentence
 
 
-def _in_logits(trajectory: Trajectory, request: Request, seen: Sequence[int], dtype: str) -> list[Candidate]:
+def _in_logits(trajectory: Trajectory, request: ForecastRequest, seen: Sequence[int], dtype: str) -> list[Candidate]:
     """Extrapolated logits of the first and the last of the steps `seen`."""
     early, late = seen[0], seen[-1]
     if early == late:

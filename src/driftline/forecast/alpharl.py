@@ -18,6 +18,7 @@ import numpy as np
 
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.errors import InputError
+from driftline.forecast.forecast import Forecast, Plan
 from driftline.linearity.names import layer_and_module
 
 Array = np.ndarray
@@ -27,7 +28,7 @@ _FEWEST = 3  # scored checkpoints after the first
 
 @dataclass(frozen=True)
 class AlphaRL:
-    """The rule, for `forecast.write`: `scores` of the checkpoints [T] (the first may be NaN), and the score to reach."""
+    """The rule: `scores` of the checkpoints [T] (the first may be NaN), and the score to reach."""
 
     scores: tuple[float, ...]
     target: float
@@ -96,6 +97,27 @@ class AlphaRL:
         along = (self.target - centre) / spread / fitted.y_loadings_[0, 0]
         left = mean + along * fitted.x_loadings_[:, 0]
         return (first + np.outer(left, right).astype(np.float32)).ravel()
+
+
+def plan(trajectory: Trajectory, scores: Path | None, target: float | None) -> Plan:
+    """The forecast at score `target`, by the rule where it applies and the last checkpoint elsewhere.
+
+    Raises:
+        InputError: see `AlphaRL.fitted_to`.
+    """
+    rule = AlphaRL.fitted_to(trajectory, scores, target)
+    T = len(trajectory.steps)
+    first, last = np.eye(T)[0], np.eye(T)[-1]
+    coefficients = {tensor.name: first if rule.applies(tensor) else last for tensor in trajectory}
+    recipe = {
+        "target": target,
+        "method": "alpharl",
+        "observed": list(trajectory.steps),
+        "scores": {str(step): score for step, score in zip(trajectory.steps, rule.scores, strict=True)},
+        "by_rule": [tensor.name for tensor in trajectory if rule.applies(tensor)],
+    }
+    sentence = f"alpharl at score {target:g}, from {T} scored checkpoints"
+    return Plan(trajectory, (Forecast(coefficients, recipe, rule),), sentence, False)
 
 
 def _matrix(tensor: TensorSeries, row: int) -> Array:

@@ -249,7 +249,7 @@ def write(
 
 def _record(tests: Backtest, observed: Observations) -> dict[str, Any]:
     steps, test, best = observed.steps, tests.test, tests.best
-    kept = persistence(observed.total, observed.clock, observed.beta1, test.least_dimension) if test else None
+    kept = persistence(observed.total, observed.steps, observed.beta1, test.least_dimension) if test else None
     return {
         "recommended_horizon": tests.horizons[best] if best != "hold" else 0,
         "best_method": best,

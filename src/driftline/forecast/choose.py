@@ -1,15 +1,17 @@
 """`auto`: which forecast to write, how far it may reach, and a sentence that says why.
 
-With rollouts, `function_space` chooses. Without, a forecast can only be scored in weights, and the method with the least weight error leans
-on the last increments, whose noise the written model then carries: it does worse on the task than the plain
-two-point line. So `auto` takes two-point through the widest window, and uses the back-tests only to say how
-far it may go.
+Where rollouts are given, log-probs decide (`outputs.function_space`, by way of `ChooseBy`). Without, a forecast can
+only be scored in weights, and the method with the least weight error leans on the last increments, whose noise the
+written model then carries: it does worse on the task than the plain two-point line. So `auto` takes two-point
+through the widest window, and uses the back-tests only to say how far it may go.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from driftline.checkpoints.trajectory import Trajectory
 from driftline.forecast.backtest import backtest
 from driftline.forecast.observations import Observations
 
@@ -31,6 +33,10 @@ class Choice:
     first: int | None = None
     scores: dict[str, float] = field(default_factory=dict)
     beside: str = ""
+
+
+# of (run, the Grams of the checkpoints that may be used, how far the forecast is to go in clock units)
+ChooseBy = Callable[[Trajectory, Observations, float], Choice]
 
 
 def untested(first: int, last: int, checkpoints: int) -> Choice:

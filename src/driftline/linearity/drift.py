@@ -38,7 +38,6 @@ class DriftTest:
     effective_dimension: float
     least_dimension: float  # its lower 95 % point: few pairs of increments say little of their spread
     null_growth: float
-    null_skill: float
 
     @property
     def found(self) -> bool:
@@ -78,7 +77,6 @@ def drift_test(
         effective_dimension=dimension,
         least_dimension=float(np.quantile(variances, LEVEL)),
         null_growth=float(np.nanmedian(chance[1])),
-        null_skill=float(np.nanmedian(chance[2])),
     )
 
 

@@ -26,7 +26,6 @@ Array = np.ndarray
 _MOST_CHECKPOINTS = 60  # longer runs are thinned for this fit, whose cost grows as their cube
 _LONGEST = 10.0  # times the span of the run: beyond, a bend could not be seen
 _GRID = 25
-_REFINEMENTS = 3  # each looks closer around the best length so far
 _HALF_DEVIANCE = 1.92  # half of the 95 % point of chi-squared with one degree of freedom
 
 

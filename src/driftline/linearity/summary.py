@@ -301,6 +301,17 @@ class SourceOfChange(Record):
     unexplained: float
     histogram: dict[str, float | list[int]]
 
+    @property
+    def reach(self) -> float:
+        """The histograms go from -reach to reach."""
+        reach = self.histogram["reach"]
+        return float("nan") if isinstance(reach, list) else reach
+
+    def counts(self, part: str) -> list[int]:
+        """The histogram of a part."""
+        counts = self.histogram[part]
+        return counts if isinstance(counts, list) else []
+
 
 class ActivationsSummary(Summary, kw_only=True):
     rollouts: int

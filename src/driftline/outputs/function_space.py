@@ -1,7 +1,7 @@
 """`auto` with rollouts: the forecast whose log-probs come nearest to those of a later checkpoint.
 
 The run's last checkpoint is forecast from those before a cutoff, as far ahead as was asked for where the
-run is long enough; every candidate is written, run on a few hundred response tokens, and scored by
+run is long enough; every contender is written, run on a few hundred response tokens, and scored by
 
     skill = 1 - sum (forecast - truth)² / sum (last seen - truth)²    over the tokens' log-probs.
 
@@ -25,13 +25,15 @@ from driftline.errors import InputError
 from driftline.forecast.backtest import skill_with_low
 from driftline.forecast.choose import Choice
 from driftline.forecast.extrapolators import method_named
+from driftline.forecast.forecast import Forecast
 from driftline.forecast.observations import Observations
 from driftline.linearity.drift import drift_test
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.logprobs import tokenizer_of
 from driftline.outputs.rollouts import Rollout, read_rollouts
 from driftline.outputs.teacher_forcing import token_logprobs
-from driftline.writing.write import Forecast, Settings, write
+from driftline.writing.storage import Storage
+from driftline.writing.write import write
 
 Array = np.ndarray
 
@@ -41,7 +43,7 @@ _WINDOWS = (0.25, 0.5)  # of the checkpoints seen: where shorter windows of two-
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """A method, and the row its window starts at."""
 
     method: str
@@ -51,65 +53,115 @@ class Candidate:
         return self.method + (f" from step {steps[self.first]}" if self.first else "")
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """A forecast of the last checkpoint from those up to `cutoff`, judged by log-probs of response tokens.
+
+    Attributes:
+        run: the checkpoints that may be used; observed: their Grams.
+        starts: of each rollout among the tokens, [rollouts].
+        truth: log-probs at the last checkpoint, [tokens].
+        base: squared error of holding the checkpoint of `cutoff`, summed over each rollout, [rollouts].
+    """
+
+    run: Trajectory
+    observed: Observations
+    cutoff: int
+    rollouts: list[Rollout]
+    starts: Array
+    truth: Array
+    base: Array
+
+    @property
+    def seen_step(self) -> int:
+        return int(self.observed.steps[self.cutoff])
+
+    def skill(self, logprobs: Array) -> tuple[float, float]:
+        """Skill of a forecast's log-probs [tokens], and its lower end."""
+        return skill_with_low(_errors(logprobs, self.truth, self.starts), self.base)
+
+
 def choose(
-    trajectory: Trajectory, observed: Observations, rollouts_file: Path, ahead: float, settings: Settings, scratch: Path
+    trajectory: Trajectory,
+    observed: Observations,
+    ahead: float,
+    *,
+    rollouts_file: Path,
+    storage: Storage,
+    scratch: Path,
 ) -> Choice:
-    """The candidate with the best skill in log-probs; hold where none beats it.
+    """The contender with the best skill in log-probs; hold where none beats holding.
 
     Args:
         observed: the run's Grams, over the checkpoints that may be used.
         ahead: how far the forecast is asked to go, in clock units.
-        scratch: folder in which one forecast at a time is written.
+        storage: how forecasts are stored; scratch: folder in which one at a time is written.
 
     Raises:
         InputError: too few checkpoints, or rollouts that cannot be used.
     """
-    steps, clock = observed.steps, observed.clock
+    trial = _trial(trajectory, observed, ahead, rollouts_file)
+    prefix = trial.run.only(observed.steps[: trial.cutoff + 1].tolist())
+    found = {
+        contender: trial.skill(_forecast_logprobs(prefix, trial, contender, storage, scratch))
+        for contender in _contenders(trial.cutoff)
+    }
+    best = max(found, key=lambda contender: found[contender][0])
+    return _judged(trial, found, best)
+
+
+def _trial(trajectory: Trajectory, observed: Observations, ahead: float, rollouts_file: Path) -> _Trial:
+    steps = observed.steps
     if steps.size <= _FEWEST_SEEN:
         raise InputError(
             f"{trajectory.name}: {steps.size} checkpoints: scoring forecasts by --rollouts needs {_FEWEST_SEEN + 1} or more, so name a --method, or save more checkpoints"
         )
-    part = trajectory.only(steps.tolist())
-    last = part.checkpoints[-1].model
-    rollouts = _some(read_rollouts(rollouts_file, tokenizer_of(part), longest=models.context_of(last)))
-    cutoff = _cutoff(clock, ahead)
-    truth, held = (token_logprobs(load_checkpoint(part.checkpoints[row]), rollouts) for row in (-1, cutoff))
+    run = trajectory.only(steps.tolist())
+    context = models.context_of(run.checkpoints[-1].model)
+    rollouts = _some(read_rollouts(rollouts_file, tokenizer_of(run), longest=context))
+    cutoff = _cutoff(observed.clock, ahead)
+    truth, held = (token_logprobs(load_checkpoint(run.checkpoints[row]), rollouts) for row in (-1, cutoff))
     starts = np.cumsum([0, *(len(rollout.response_ids) for rollout in rollouts[:-1])])
-
-    def errors(values: Array) -> Array:
-        """Summed over each rollout."""
-        return np.add.reduceat((values - truth).astype(np.float64) ** 2, starts)
-
-    base = errors(held)
+    base = _errors(held, truth, starts)
     if not base.sum() > 0:
         raise InputError(
             f"{rollouts_file}: no response token changes its log-prob between step {steps[cutoff]} and {steps[-1]}: sample other rollouts, or name a --method"
         )
-    prefix = part.only(steps[: cutoff + 1].tolist())
-    skills, lows = {}, {}
-    for candidate in _candidates(cutoff):
-        values = _forecast_logprobs(prefix, observed, candidate, cutoff, rollouts, settings, scratch)
-        skills[candidate], lows[candidate] = skill_with_low(errors(values), base)
-    best = max(skills, key=lambda candidate: skills[candidate])
+    return _Trial(run, observed, cutoff, rollouts, starts, truth, base)
+
+
+def _errors(logprobs: Array, truth: Array, starts: Array) -> Array:
+    """Squared, and summed over each rollout."""
+    return np.add.reduceat((logprobs - truth).astype(np.float64) ** 2, starts)
+
+
+def _judged(trial: _Trial, found: dict[Contender, tuple[float, float]], best: Contender) -> Choice:
+    """The best contender if it is reliably better than holding, and there is drift; hold otherwise.
+
+    Args:
+        found: skill of each, and its lower end.
+    """
+    observed, steps, clock = trial.observed, trial.observed.steps, trial.observed.clock
+    skill, low = found[best]
     test = drift_test(observed.total, steps, clock, observed.beta1)
-    tested = float(clock[-1] - clock[cutoff])
-    scores = {candidate.label(steps): skill for candidate, skill in skills.items()}
-    tokens = len(truth)
-    if not lows[best] > 0 or (test is not None and not test.found):
+    tested = float(clock[-1] - clock[trial.cutoff])
+    scores = {contender.label(steps): score for contender, (score, _) in found.items()}
+    tokens = len(trial.truth)
+    if not low > 0 or (test is not None and not test.found):
         why = (
-            f"no forecast of step {steps[-1]} from step {steps[cutoff]} came reliably nearer to its log-probs on {tokens} response "
-            f"tokens than the checkpoint of step {steps[cutoff]} itself (best: {best.label(steps)}, skill {skills[best]:.2f})"
-            if not lows[best] > 0
+            f"no forecast of step {steps[-1]} from step {trial.seen_step} came reliably nearer to its log-probs on {tokens} response "
+            f"tokens than the checkpoint of step {trial.seen_step} itself (best: {best.label(steps)}, skill {skill:.2f})"
+            if not low > 0
             else "drift is not told from chance in this run"
         )
         sentence = f"hold: {why}, so the model written is that of step {steps[-1]}, unchanged"
         return Choice("hold", 0.0, sentence, True, scores=scores)
     sentence = (
-        f"{best.label(steps)}: its forecast of step {steps[-1]} from step {steps[cutoff]} came nearest to that checkpoint's "
-        f"log-probs on {tokens} response tokens (skill {skills[best]:.2f}, {tested:g} steps ahead)"
+        f"{best.label(steps)}: its forecast of step {steps[-1]} from step {trial.seen_step} came nearest to that checkpoint's "
+        f"log-probs on {tokens} response tokens (skill {skill:.2f}, {tested:g} steps ahead)"
     )
     # a window is a share of what is seen, and now the whole run is
-    start = round(best.first / cutoff * (steps.size - 1))
+    start = round(best.first / trial.cutoff * (steps.size - 1))
     return Choice(best.method, tested, sentence, False, int(steps[start]) if start else None, scores)
 
 
@@ -126,33 +178,27 @@ def _cutoff(clock: Array, ahead: float) -> int:
     return int(np.clip(wanted, _FEWEST_SEEN - 1, clock.size - 2))
 
 
-def _candidates(cutoff: int) -> list[Candidate]:
+def _contenders(cutoff: int) -> list[Contender]:
     windows = {round(share * cutoff) for share in _WINDOWS} - {0, cutoff}
     return [
-        *(Candidate("two-point", first) for first in (0, *sorted(windows))),
-        *(Candidate(method) for method in ("anchored", "damped", "blup")),
+        *(Contender("two-point", first) for first in (0, *sorted(windows))),
+        *(Contender(method) for method in ("anchored", "damped", "blup")),
     ]
 
 
 def _forecast_logprobs(
-    prefix: Trajectory,
-    observed: Observations,
-    candidate: Candidate,
-    cutoff: int,
-    rollouts: Sequence[Rollout],
-    settings: Settings,
-    scratch: Path,
+    prefix: Trajectory, trial: _Trial, contender: Contender, storage: Storage, scratch: Path
 ) -> Array:
-    rows = range(candidate.first, cutoff + 1)
-    seen = observed.only(rows)
-    method = method_named(candidate.method, beta1=observed.beta1)
-    a = np.zeros(cutoff + 1)
-    a[candidate.first :] = method.extrapolate(seen.clock, seen.total, float(observed.clock[-1]))
+    """The log-probs [tokens] of the contender's forecast of the last checkpoint, from the run's `prefix`."""
+    observed = trial.observed
+    seen = observed.only(range(contender.first, trial.cutoff + 1))
+    method = method_named(contender.method, beta1=observed.beta1)
+    a = np.zeros(trial.cutoff + 1)
+    a[contender.first :] = method.extrapolate(seen.clock, seen.total, float(observed.clock[-1]))
     folder = Path(tempfile.mkdtemp(prefix=".driftline-", dir=scratch))
     try:
-        coefficients = {tensor.name: a for tensor in prefix}
-        recipe = {"target": float(observed.steps[-1]), "method": candidate.method}
-        write(prefix, [Forecast(folder, coefficients, recipe)], settings)
-        return token_logprobs(models.load_model(folder), rollouts)
+        recipe = {"target": float(observed.steps[-1]), "method": contender.method}
+        write(prefix, {folder: Forecast({tensor.name: a for tensor in prefix}, recipe)}, storage)
+        return token_logprobs(models.load_model(folder), trial.rollouts)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

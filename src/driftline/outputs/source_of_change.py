@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-TERMS = ("input", "weight", "second_order", "bias")
 _BINS = 81
 
 

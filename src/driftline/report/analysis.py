@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from markupsafe import Markup
 
 from driftline.linearity import statistics
-from driftline.report import charts, movement, page, tensors
-from driftline.report.page import made, number, section, table
+from driftline.linearity.summary import Summary, WeightsSummary
+from driftline.report import charts, maps, movement, page, tensors
+from driftline.report.page import Steps, made, number, section, table
 
 _CLOCKS = {"step": "training step", "lr": "summed learning rate"}
+_INTERVALS = 96  # of the map of cosines, so that the page of a long run stays small
 
 
-def write(folder: Path, summary: dict[str, Any], command: str) -> None:
-    """`report.html` from `summary` and the `tensors.parquet` in `folder`."""
-    clock, null = np.array(summary["clock_values"]), np.array(summary["r2_histogram"]["null"])
+def write(folder: Path, summary: WeightsSummary, *, command: str, next_steps: Steps = ()) -> None:
+    """`report.html` from `summary` and the `tensors.parquet` in `folder`; `command` made it, `next_steps` may follow."""
+    clock, null = np.array(summary.clock_values), np.array(summary.r2_histogram.null)
     body = [
         verdict(summary),
-        _next(summary, command),
+        page.next_steps(next_steps),
         histogram(summary),
         tensors.section_of(
             tensors.read(folder, clock, movement.best_line(summary)[0]),
-            summary["steps"],
+            summary.steps,
             clock,
-            _CLOCKS[summary["clock"]],
+            _CLOCKS[summary.clock],
             null / null.sum(),
         ),
         growth(summary),
@@ -39,125 +44,114 @@ def write(folder: Path, summary: dict[str, Any], command: str) -> None:
         _left_out(summary),
         how(summary, command),
     ]
-    (folder / "report.html").write_text(page.page(f"driftline · {summary['run']}", *body), encoding="utf-8")
+    page.write(folder, f"driftline · {summary.run}", body)
 
 
-def verdict(s: dict[str, Any]) -> str:
-    r2, null, d = s["r2"], s["null_r2"], s["drift"]
+def verdict(s: Summary) -> Markup:
+    r2, null, d = s.r2, s.null_r2, s.drift
     cards = [
-        (number(r2["median"]), "R², median", f"chance {number(null['median'])}"),
-        (number(r2["share_above_0.7"]), "share with R² above 0.7", f"chance {number(null['share_above_0.7'])}"),
+        (number(r2.median), "R², median", f"chance {number(null.median)}"),
+        (number(r2.share_above_07), "share with R² above 0.7", f"chance {number(null.share_above_07)}"),
         (
-            number(d["increment_cosine"]),
+            number(d.increment_cosine),
             "cosine of separated increments",
-            f"chance {number(d['null']['increment_cosine'])}",
+            f"chance {number(d.null.increment_cosine)}",
         ),
-        (number(d["growth_exponent"]), "growth exponent", f"chance {number(d['null']['growth_exponent'])}, a line 1"),
-        page.persistence_card(s["persistence"]),
+        (number(d.growth_exponent), "growth exponent", f"chance {number(d.null.growth_exponent)}, a line 1"),
+        page.persistence_card(s.persistence),
         (
-            f"{s['parameters']['measured'] / s['parameters']['total']:.1%}",
-            f"of {s.get('counted', 'parameters')} measured",
-            f"{s['parameters']['measured']:,} of {s['parameters']['total']:,}",
+            f"{s.parameters.measured / s.parameters.total:.1%}",
+            f"of {s.unit} measured",
+            f"{s.parameters.measured:,} of {s.parameters.total:,}",
         ),
     ]
-    return page.verdict(s["verdict"]["sentence"], s["verdict"]["linear"], cards)
+    return page.verdict(s.verdict.sentence, s.verdict.linear, cards)
 
 
-def _next(s: dict[str, Any], command: str) -> str:
-    run, out = page.asked(command)
-    same = page.options(command, "--steps", "--base", "--clock")
-    words = ["driftline", "backtest", *run, *same, "--analysis", out, "--out", f"{out}-backtest"]
-    if s["verdict"]["linear"]:
-        why = (
-            "See how far ahead this run can be forecast, tested on its own later checkpoints; no weight is read again."
-        )
-    else:
-        why = "A forecast has little to stand on here. This tells whether any beats the last checkpoint, on the run's own later ones."
-    return page.next_steps([(why, words)])
-
-
-def histogram(s: dict[str, Any]) -> str:
-    shares, chance = (np.array(s["r2_histogram"][whose]) / sum(s["r2_histogram"][whose]) for whose in ("run", "null"))
-    names = list(s["r2"])
+def histogram(s: Summary) -> Markup:
+    shares, chance = (np.array(counts) / sum(counts) for counts in (s.r2_histogram.run, s.r2_histogram.null))
+    measured, walks = msgspec.to_builtins(s.r2), msgspec.to_builtins(s.null_r2)
     return section(
-        f"R² of every {s.get('counted', 'parameters').removesuffix('s')}, and what chance gives",
+        f"R² of every {s.unit.removesuffix('s')}, and what chance gives",
         "Bars: this run. Line: a driftless random walk with the same checkpoints and optimizer momentum. Bars above the line "
         "on the right are straightness beyond chance; the dotted line is the paper's threshold of 0.7.",
         charts.r2_histogram(shares, chance),
-        table(["", "this run", "driftless walk"], [(n, s["r2"][n], s["null_r2"][n]) for n in names]),
+        table(["", "this run", "driftless walk"], [(name, value, walks[name]) for name, value in measured.items()]),
     )
 
 
-def growth(s: dict[str, Any]) -> str:
-    gram, clock, d = np.array(s["gram"]), np.array(s["clock_values"]), s["drift"]
+def growth(s: Summary) -> Markup:
+    gram, clock, d = np.array(s.gram), np.array(s.clock_values), s.drift
     elapsed, norms = clock[1:] - clock[0], np.sqrt(np.clip(np.diag(gram)[1:], 0, None))
-    moved, error = norms > 0, float(d["growth_exponent_se"])
-    spread = f" ± {number(error)}" if error == error else ""
+    moved, error = norms > 0, d.growth_exponent_se
+    spread = "" if error is None else f" ± {number(error)}"
     return section(
         "How the update grows",
         f"A line grows with power 1, a walk with ½ (less where its steps shrink). This run: "
-        f"{number(d['growth_exponent'])}{spread}; a driftless walk with increments of the same "
-        f"lengths: {number(d['null']['growth_exponent'])}.",
-        charts.growth(
-            elapsed[moved], norms[moved], d["growth_exponent"], d["null"]["growth_exponent"], _CLOCKS[s["clock"]]
-        ),
+        f"{number(d.growth_exponent)}{spread}; a driftless walk with increments of the same "
+        f"lengths: {number(d.null.growth_exponent)}.",
+        charts.growth(elapsed[moved], norms[moved], d.growth_exponent, d.null.growth_exponent, _CLOCKS[s.clock]),
         table(["since start", "norm"], [(float(e), float(n)) for e, n in zip(elapsed, norms, strict=True)]),
     )
 
 
-def cosines(s: dict[str, Any]) -> str:
-    matrix = statistics.cosines(statistics.increments_gram(np.array(s["gram"])))
-    steps, d = s["steps"], s["drift"]
+def cosines(s: Summary) -> Markup:
+    gram, d = np.array(s.gram), s.drift
+    shown = tensors.thinned(len(gram), _INTERVALS + 1)
+    matrix = statistics.cosines(statistics.increments_gram(statistics.rebased(gram, shown)))
+    steps = [s.steps[place] for place in shown]
     intervals = [f"{a}–{b}" for a, b in itertools.pairwise(steps)]
     rows = [(interval, *map(float, row)) for interval, row in zip(intervals, matrix, strict=True)]
     return section(
         "Does the run keep its direction?",
         f"Cosine between the changes over any two intervals. Next to the diagonal the optimizer's momentum alone gives "
-        f"{number(d['null']['adjacent_cosine'])}; further than {number(s['optimizer']['memory_steps'], 0)} steps apart only drift remains: "
-        f"mean {number(d['increment_cosine'])} over {d['increment_pairs']} pairs.",
-        charts.cosine_matrix(matrix, intervals),
-        table(["interval", *intervals], rows) if len(rows) <= 40 else "",
+        f"{number(d.null.adjacent_cosine)}; further than {number(s.optimizer.memory_steps, 0)} steps apart only drift remains: "
+        f"mean {number(d.increment_cosine)} over {d.increment_pairs} pairs.",
+        maps.cosine_matrix(matrix, intervals),
+        table(["interval", *intervals], rows) if len(rows) <= 40 else page.NOTHING,
     )
 
 
-def skill(s: dict[str, Any]) -> str:
-    held, rank = s["skill"], s["rank1"]
-    rows: list[tuple[Any, ...]] = [
-        (f"skill of {name}", value, held["null"][name]) for name, value in held["methods"].items()
-    ]
-    rows.append(("energy in the first direction", rank["energy"], rank["null_energy"]))
-    rows.append(("R² of its coefficient", rank["coefficient_r2"], rank["null_coefficient_r2"]))
-    rows.append(("noise to drift, per interval", s["drift"]["noise_to_drift"], float("inf")))
+def skill(s: Summary) -> Markup:
+    held, rank = s.skill, s.rank1
+    rows: list[tuple[Any, ...]] = [(f"skill of {name}", value, held.null[name]) for name, value in held.methods.items()]
+    rows.append(("energy in the first direction", rank.energy, rank.null_energy))
+    rows.append(("R² of its coefficient", rank.coefficient_r2, rank.null_coefficient_r2))
+    noise = s.drift.noise_to_drift
+    rows.append(("noise to drift, per interval", math.inf if noise is None else noise, math.inf))
     return section(
         "Would a straight line have forecast the end of the run?",
-        f"Skill against holding the checkpoint of step {held['cutoff']}, over the later ones: 1 is perfect, 0 no better than holding, "
+        f"Skill against holding the checkpoint of step {held.cutoff}, over the later ones: 1 is perfect, 0 no better than holding, "
         "below 0 worse. Rank-1 figures look high by chance too, as the last column shows.",
         table(["", "this run", "driftless walk"], rows),
     )
 
 
-def _left_out(s: dict[str, Any]) -> str:
-    p = s["parameters"]
-    rows = [(f"step {step}", reason) for step, reason in s["skipped"].items()]
-    rows += list(s["left_out"].items())
+def _left_out(s: Summary) -> Markup:
+    p = s.parameters
+    rows = [(f"step {step}", reason) for step, reason in s.skipped.items()]
+    rows += list(s.left_out.items())
     counts = table(
         ["", "parameters"],
-        [("in the tensors measured", p["total"]), ("changed and measured", p["measured"]), ("never changed", p["unchanged"]),
-         (f"removed by the filter ({s['filter']})", p["filtered"])],
-    )  # fmt: skip
-    reasons = (
-        table(["left out", "reason"], rows) if rows else '<p class="aid">Every tensor and checkpoint took part.</p>'
+        [
+            ("in the tensors measured", p.total),
+            ("changed and measured", p.measured),
+            ("never changed", p.unchanged),
+            (f"removed by the filter ({s.filter})", p.filtered),
+        ],
     )
+    reasons = table(["left out", "reason"], rows) if rows else page.aid("Every tensor and checkpoint took part.")
     return section("What was left out", "Every figure above is of the parameters that were measured.", counts + reasons)
 
 
-def how(s: dict[str, Any], command: str) -> str:
+def how(s: Summary, command: str) -> Markup:
+    cost = msgspec.to_builtins(s.cost) if s.cost else {}
     rows = [
-        ("driftline", s["driftline"]),
-        ("run", s["run"]),
-        ("steps", ", ".join(map(str, s["steps"]))),
-        ("clock", _CLOCKS[s["clock"]]),
-        ("optimizer momentum", f"beta1 {s['optimizer']['adam_beta1']} ({s['optimizer']['adam_beta1_from']})"),
-        ("cost", ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in s["cost"].items())),
+        ("driftline", s.driftline),
+        ("run", s.run),
+        ("steps", ", ".join(map(str, s.steps))),
+        ("clock", _CLOCKS[s.clock]),
+        ("optimizer momentum", f"beta1 {s.optimizer.adam_beta1} ({s.optimizer.adam_beta1_from})"),
+        ("cost", ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in cost.items())),
     ]
     return made(command, rows)

@@ -7,70 +7,48 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
-from driftline.report import charts
+from driftline.report import charts, maps, page
 from driftline.report.grid import layer_grid
-from driftline.report.page import (
-    asked,
-    made,
-    next_steps,
-    number,
-    options,
-    page,
-    persistence_card,
-    section,
-    switch,
-    table,
-    verdict,
-)
+from driftline.report.page import Steps, made, number, section, table
+from driftline.report.tensors import thinned
 
 _LOWEST = -1.0  # skill below this is drawn as this: far worse than holding is all the same
+_TABLED, _HORIZONS = 1500, 100  # forecasts, at most, that a table lists, and horizons of each method
 
 
-def write(folder: Path, record: dict[str, Any], command: str) -> None:
-    """`report.html` from the record of `backtest.json` and the `groups.parquet` in `folder`."""
+def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Steps = ()) -> None:
+    """`report.html` from the record of `backtest.json` and `groups.parquet` in `folder`; `command` made it."""
     body = [
         _verdict(record),
-        _next(record, command),
+        page.next_steps(next_steps),
         _by_horizon(record),
         _by_cutoff(record),
         _by_group(record, folder),
         _calibration(record),
         _how(record, command),
     ]
-    title = f"driftline backtest · {record['run']}"
-    (folder / "report.html").write_text(page(title, *body), encoding="utf-8")
+    page.write(folder, f"driftline backtest · {record['run']}", body)
 
 
-def _verdict(r: dict[str, Any]) -> str:
+def _verdict(r: dict[str, Any]) -> Markup:
     best = r["best_method"]
     nearest = r["pooled"][best][0]
     cards = [
         (number(float(r["recommended_horizon"]), 0), "recommended horizon, steps", f"by {best}"),
         (number(nearest["skill"]), f"skill of {best}", f"{number(nearest['horizon'], 0)} steps ahead, all cutoffs"),
-        persistence_card(r["persistence"]),
+        page.persistence_card(r["persistence"]),
     ]
-    return verdict(r["sentence"], r["recommended_horizon"] > 0, cards)
+    return page.verdict(r["sentence"], r["recommended_horizon"] > 0, cards)
 
 
-def _next(r: dict[str, Any], command: str) -> str:
-    run, out = asked(command)
-    if not r["recommended_horizon"] > 0:
-        why = "No forecast of this run is to be trusted yet. Train on, and ask again with the checkpoints to come."
-        return next_steps([(why, ["driftline", "watch", *run, "--out", f"{out}-watch"])])
-    target = f"{r['steps'][-1] + r['recommended_horizon']:g}"
-    why = "Write the model that far ahead; then score it on your task with driftline evaluate."
-    same = ["--method", r["best_method"], *options(command, "--steps", "--base", "--clock", "--rank")]
-    return next_steps(
-        [(why, ["driftline", "extrapolate", *run, "--to", target, *same, "--out", f"{out}-step-{target}"])]
-    )
-
-
-def _by_horizon(r: dict[str, Any]) -> str:
-    drawn = {name: found for name, found in r["pooled"].items() if name not in ("hold", "mean", "ema")}
+def _by_horizon(r: dict[str, Any]) -> Markup:
+    pooled = {name: [found[i] for i in thinned(len(found), _HORIZONS)] for name, found in r["pooled"].items()}
+    drawn = {name: found for name, found in pooled.items() if name not in ("hold", "mean", "ema")}
     rows = [
         (name, p["horizon"], p["skill"], p["low"], p["cutoffs"])
-        for name, found in r["pooled"].items()
+        for name, found in pooled.items()
         for p in found
         if name != "hold"
     ]
@@ -84,32 +62,36 @@ def _by_horizon(r: dict[str, Any]) -> str:
     )
 
 
-def _by_cutoff(r: dict[str, Any]) -> str:
+def _by_cutoff(r: dict[str, Any]) -> Markup:
     scores = [row for row in r["skill"] if row["method"] != "hold"]
     cutoffs = sorted({row["cutoff"] for row in scores})
     targets = sorted({row["cutoff"] + row["horizon"] for row in scores})
     names = [r["best_method"], *r["pooled"]]
-    maps = {}
+    grids = {}
     for method in dict.fromkeys(name for name in names if name != "hold"):
         grid = np.full((len(cutoffs), len(targets)), np.nan)
         for row in scores:
             if row["method"] == method:
                 cell = cutoffs.index(row["cutoff"]), targets.index(row["cutoff"] + row["horizon"])
                 grid[cell] = row["skill"]
-        maps[method] = grid
+        grids[method] = grid
     return section(
         "Every forecast of every later checkpoint",
         "Each row sees the checkpoints up to the step at its left and forecasts the later ones, across. Blue is better than holding "
         "the last one seen, orange worse.",
-        _switched("cutoffs", maps, [str(c) for c in cutoffs], [str(t) for t in targets], ("forecast step", "last step seen")),
+        _switched(
+            "cutoffs", grids, [str(c) for c in cutoffs], [str(t) for t in targets], ("forecast step", "last step seen")
+        ),
         table(
             ["method", "cutoff", "steps ahead", "skill", "relative error", "cosine"],
             [(s["method"], s["cutoff"], s["horizon"], s["skill"], s["relative_error"], s["cosine"]) for s in scores],
-        ) if len(scores) <= 2000 else "",
-    )  # fmt: skip
+        )
+        if len(scores) <= _TABLED
+        else page.NOTHING,
+    )
 
 
-def _by_group(r: dict[str, Any], folder: Path) -> str:
+def _by_group(r: dict[str, Any], folder: Path) -> Markup:
     """Skill one interval ahead, the mean over cutoffs, of every layer and module."""
     rows = pq.read_table(folder / "groups.parquet").to_pylist()
     first = {
@@ -130,33 +112,36 @@ def _by_group(r: dict[str, Any], folder: Path) -> str:
         "Where in the model forecasts hold",
         "Skill at the next checkpoint, the mean over cutoffs: layers downward, modules across, the rest in the last row.",
         _switched("groups", dict(zip(means, grids, strict=True)), layers, modules, ("module", "layer")),
-        table(["layer", "module", *means], [
-            ("–" if layer is None else str(layer), module, *figure)
-            for (layer, module), *figure in zip(places, *means.values(), strict=True)
-        ]),
-    )  # fmt: skip
+        table(
+            ["layer", "module", *means],
+            [
+                ("–" if layer is None else str(layer), module, *figure)
+                for (layer, module), *figure in zip(places, *means.values(), strict=True)
+            ],
+        ),
+    )
 
 
 def _switched(
-    name: str, maps: dict[str, np.ndarray], rows: list[str], columns: list[str], axes: tuple[str, str]
-) -> str:
+    name: str, grids: dict[str, np.ndarray], rows: list[str], columns: list[str], axes: tuple[str, str]
+) -> Markup:
     """A map of skill with a switch between methods."""
-    measures = {method: charts.Measure(grid, f"skill of {method}", lowest=_LOWEST) for method, grid in maps.items()}
+    measures = {method: maps.Measure(grid, f"skill of {method}", lowest=_LOWEST) for method, grid in grids.items()}
     views = {name: [measure.restyled() for measure in measures.values()]}
-    drawn = charts.heat_map(rows, columns, next(iter(measures.values())), name=name, axes=axes)
-    return switch(name, "method", list(measures), views) + drawn
+    drawn = maps.heat_map(rows, columns, next(iter(measures.values())), name=name, axes=axes)
+    return page.switch(name, "method", list(measures), views) + drawn
 
 
-def _calibration(r: dict[str, Any]) -> str:
+def _calibration(r: dict[str, Any]) -> Markup:
     c = r["calibration"]
     aid = (
         f"Over {c['forecasts']} back-tests of blup the true squared error was {number(c['mean_ratio'])} times the one it expected "
         f"(1 is honest), and {number(c['inside_95'])} of them lay inside the band that should hold 0.95."
     )
-    return section("Are blup's error bars honest?", aid, "")
+    return section("Are blup's error bars honest?", aid, page.NOTHING)
 
 
-def _how(r: dict[str, Any], command: str) -> str:
+def _how(r: dict[str, Any], command: str) -> Markup:
     rows = [
         ("driftline", r["driftline"]),
         ("run", r["run"]),

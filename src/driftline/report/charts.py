@@ -1,193 +1,180 @@
-"""The charts of the reports, as plotly fragments. Colours: Okabe and Ito's, safe for colour-blind readers."""
+"""The frame of every chart: plain plotly figures, {data, layout}, that `page.js` draws. Colours: Okabe and Ito's."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import plotly.graph_objects as go
+from markupsafe import Markup, escape
 
-from driftline.report.page import text
+from driftline.files.record import Figure
+from driftline.report import page
 
 RUN, CHANCE, FORECAST = "#0072b2", "#d55e00", "#009e73"
 PALETTE = ["#808080", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b2a000"]
 LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080", "#b2a000"]
-_GREY = "#808080"
-_RISING: list[list[float | str]] = [
-    [0, "#00204d"],
-    [0.25, "#3d4f6f"],
-    [0.5, "#7f7c75"],
-    [0.75, "#bfad60"],
-    [1, "#ffe945"],
-]  # cividis
-_DIVERGING: list[list[float | str]] = [
-    [0, "#b35806"],
-    [0.25, "#f1a340"],
-    [0.5, "#f7f7f7"],
-    [0.75, "#67a9cf"],
-    [1, "#2166ac"],
-]
+GREY = "#808080"
 _GRID = "rgba(128,128,128,0.25)"
-_BAR = {"orientation": "h", "thickness": 10, "x": 0.5, "y": 1.02, "yanchor": "bottom"}
-COSINES = {
-    "cmin": -1,
-    "cmax": 1,
-    "colorscale": _DIVERGING,
-    "colorbar": {**_BAR, "title": {"text": "cosine", "side": "top"}},
-}
+
+Trace = dict[str, Any]
 
 
-def styled(figure: go.Figure, x: str, y: str, **layout: Any) -> go.Figure:
+class Mark(NamedTuple):
+    """A line across a chart, and the words beside it."""
+
+    shape: dict[str, Any]
+    label: dict[str, Any] | None
+
+
+def vertical(x: float, label: str = "", *, dash: str = "dot", left: bool = False) -> Mark:
+    """A grey line at `x`, its label at the top, on the right unless `left`."""
+    shape = {
+        "type": "line",
+        "x0": x,
+        "x1": x,
+        "y0": 0,
+        "y1": 1,
+        "yref": "y domain",
+        "line": {"color": GREY, "dash": dash},
+    }
+    beside = {"x": x, "xanchor": "right" if left else "left", "y": 1, "yanchor": "top", "yref": "y domain"}
+    return Mark(shape, {"text": label, "showarrow": False, **beside} if label else None)
+
+
+def horizontal(y: float, label: str = "", *, colour: str = GREY) -> Mark:
+    """A dotted line at `y`, its label above its right end."""
+    shape = {
+        "type": "line",
+        "y0": y,
+        "y1": y,
+        "x0": 0,
+        "x1": 1,
+        "xref": "x domain",
+        "line": {"color": colour, "dash": "dot"},
+    }
+    above = {"y": y, "yanchor": "bottom", "x": 1, "xanchor": "right", "xref": "x domain"}
+    return Mark(shape, {"text": label, "showarrow": False, **above} if label else None)
+
+
+def scatter(x: Any, y: Any, name: str, mode: str, **more: Any) -> Trace:
+    return {"type": "scatter", "x": x, "y": y, "name": name, "mode": mode, **more}
+
+
+def bars(x: Any, y: Any, name: str, colour: str, **more: Any) -> Trace:
+    return {"type": "bar", "x": x, "y": y, "name": name, "marker": {"color": colour}, **more}
+
+
+def spread(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
+    """Error bars that reach that far above and below."""
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
+
+
+def layout(
+    x: str, y: str, *, xaxis: dict[str, Any] | None = None, yaxis: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
     """The look that all charts share; text takes its colour from the page, so that it suits light, dark and print."""
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": _GREY, "size": 13, "family": "system-ui, sans-serif"},
-        margin={"l": 56, "r": 12, "t": 8, "b": 48},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        hoverlabel={"namelength": -1},
-        autosize=True,
-    )
-    figure.update_layout(**layout)
-    figure.update_xaxes(title_text=x, gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
-    figure.update_yaxes(title_text=y, gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
-    return figure
+    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True}
+    return {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 48},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "hoverlabel": {"namelength": -1},
+        "autosize": True,
+        "xaxis": {"title": {"text": x}, **axis, **(xaxis or {})},
+        "yaxis": {"title": {"text": y}, **axis, **(yaxis or {})},
+        **more,
+    }
 
 
-def fragment(figure: go.Figure, name: str, x: str, y: str, *, size: str = "", **layout: Any) -> str:
-    """The chart as an empty element of id `name` and the data that `page.js` draws there; `size` low makes it flat."""
-    drawn = styled(figure, x, y, **layout).to_json().replace("<", "\\u003c")
-    kind = f"chart {size}".strip()
-    height = f' style="height:{layout["height"]}px"' if "height" in layout else ""
-    return (
-        f'<div class="{kind}" id="{name}" data-from="{name}-data"{height}></div>'
-        f'<script type="application/json" id="{name}-data">{drawn}</script>'
-    )
+def fragment(
+    traces: Sequence[Trace], name: str, x: str, y: str, *, size: str = "", marks: Sequence[Mark] = (), **more: Any
+) -> Markup:
+    """The chart as an empty element of id `name` and the data that `page.js` draws there; `size` low makes it flat.
+
+    `more` is layout; `xaxis` and `yaxis` in it are added to the shared look.
+    """
+    if marks:
+        more |= {"shapes": [mark.shape for mark in marks], "annotations": [mark.label for mark in marks if mark.label]}
+    figure = inert({"data": list(traces), "layout": layout(x, y, **more)})
+    data = page.embedded(f"{name}-data", figure)
+    return page.render("chart.html", name=name, size=size, height=more.get("height"), data=data)
 
 
-def r2_histogram(shares: np.ndarray, null_shares: np.ndarray, *, name: str = "r2-histogram") -> str:
+def inert(value: Any) -> Any:
+    """A figure, or part of one, in which no text is markup to plotly, and floats have nine digits.
+
+    Plotly reads a little HTML in labels; only a `hovertemplate`, which is never foreign, keeps it.
+    """
+    if isinstance(value, str):
+        return str(escape(value))
+    if isinstance(value, dict):
+        return {key: each if key == "hovertemplate" else inert(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [inert(each) for each in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return inert(value.tolist())
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+def r2_histogram(shares: np.ndarray, null_shares: np.ndarray, *, name: str = "r2-histogram") -> Markup:
     """Share of what was measured per bin of R², the matched driftless walk drawn over it."""
     edges = np.linspace(0, 1, len(shares) + 1)
     centres = (edges[:-1] + edges[1:]) / 2
-    figure = go.Figure(
-        [
-            go.Bar(x=centres, y=shares, name="this run", marker_color=RUN, width=edges[1]),
-            go.Scatter(
-                x=centres,
-                y=null_shares,
-                name="driftless walk",
-                mode="lines",
-                line={"color": CHANCE, "width": 2, "shape": "hvh"},
-            ),
-        ]
+    line = {"color": CHANCE, "width": 2, "shape": "hvh"}
+    traces = [
+        bars(centres, shares, "this run", RUN, width=edges[1]),
+        scatter(centres, null_shares, "driftless walk", "lines", line=line),
+    ]
+    return fragment(
+        traces,
+        name,
+        "R² of its straight line (0 to 1)",
+        f"share, per bin of {edges[1]:g}",
+        bargap=0,
+        marks=[vertical(0.7, "0.7", left=True)],
+        yaxis={"tickformat": ".0%", "rangemode": "tozero"},
     )
-    figure.add_vline(x=0.7, line={"color": _GREY, "dash": "dot"}, annotation_text="0.7", annotation_position="top left")
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    return fragment(figure, name, "R² of its straight line (0 to 1)", f"share, per bin of {edges[1]:g}", bargap=0)
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Values [rows, columns] of a map (NaN: an empty cell), and the range of their colours; diverging where it starts below 0."""
-
-    values: np.ndarray
-    label: str
-    lowest: float = 0.0
-    highest: float = 1.0
-
-    @property
-    def cells(self) -> list[list[float | None]]:
-        return [[None if np.isnan(v) else float(f"{v:.4g}") for v in row] for row in self.values]
-
-    @property
-    def colours(self) -> list[list[float | str]]:
-        return _DIVERGING if self.lowest < 0 else _RISING
-
-    def restyled(self) -> list[dict[str, Any]]:
-        """What to change in a drawn map (traces, layout) to show this measure."""
-        bar = {"coloraxis.cmin": self.lowest, "coloraxis.cmax": self.highest, "coloraxis.colorscale": self.colours,
-               "coloraxis.colorbar.title.text": text(self.label)}  # fmt: skip
-        return [{"z": [self.cells]}, bar]
-
-
-def heat_map(
-    rows: Sequence[str],
-    columns: Sequence[str],
-    measure: Measure,
-    *,
-    name: str = "heat-map",
-    axes: tuple[str, str] = ("module", "layer"),
-    cells: list[list[Any]] | None = None,
-) -> str:
-    """A map [rows, columns]; `cells` [rows, columns] is what a click on each passes on."""
-    figure = go.Figure(
-        go.Heatmap(
-            z=measure.cells,
-            x=[text(column) for column in columns],
-            y=[text(row) for row in rows],
-            customdata=cells,
-            coloraxis="coloraxis",
-            xgap=1,
-            ygap=1,
-            hovertemplate="%{y}, %{x}: %{z:.3g}<extra></extra>",
-        )
-    )
-    figure.update_layout(
-        coloraxis={
-            "cmin": measure.lowest, "cmax": measure.highest, "colorscale": measure.colours,
-            "colorbar": {"title": {"text": text(measure.label), "side": "top"}, "orientation": "h", "thickness": 10,
-                         "x": 0.5, "y": 1.02, "yanchor": "bottom"},
-        }
-    )  # fmt: skip
-    figure.update_xaxes(type="category", tickangle=-45, showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    return fragment(figure, name, *axes, height=int(np.clip(28 * len(rows) + 230, 330, 900)))
-
-
-def skill_by_horizon(pooled: dict[str, list[dict[str, float]]], recommended: float, lowest: float) -> str:
+def skill_by_horizon(pooled: dict[str, list[dict[str, float]]], recommended: float, lowest: float) -> Markup:
     """Pooled skill of each method against the horizon, with its lower end; the recommended horizon marked."""
-    figure = go.Figure()
+    traces = []
     for i, (method, found) in enumerate(pooled.items()):
         x, y = [p["horizon"] for p in found], [p["skill"] for p in found]
         low = [p["low"] if p["cutoffs"] >= 3 else p["skill"] for p in found]
-        colour = LINES[i % len(LINES)]
-        below = {"type": "data", "symmetric": False, "array": [0.0] * len(x), "thickness": 1,
-                 "arrayminus": [s - l for s, l in zip(y, low, strict=True)]}  # fmt: skip
-        figure.add_scatter(
-            x=x, y=y, name=method, mode="lines+markers", line={"color": colour}, marker={"size": 5}, error_y=below
-        )
-    figure.add_hline(y=0, line={"color": _GREY, "dash": "dot"})
+        below = spread([0.0] * len(x), [s - l for s, l in zip(y, low, strict=True)])
+        line = {"color": LINES[i % len(LINES)]}
+        traces.append(scatter(x, y, method, "lines+markers", line=line, marker={"size": 5}, error_y=below))
+    marks = [horizontal(0)]
     if recommended > 0:
-        figure.add_vline(x=recommended, line={"color": _GREY, "dash": "dash"}, annotation_text="recommended")
-    figure.update_yaxes(range=[lowest, 1.05])
-    return fragment(figure, "skill", "training steps ahead", "skill (1 perfect, 0 as holding)")
+        marks.append(vertical(recommended, "recommended", dash="dash"))
+    axes = ("training steps ahead", "skill (1 perfect, 0 as holding)")
+    return fragment(traces, "skill", *axes, marks=marks, yaxis={"range": [lowest, 1.05]})
 
 
-def growth(elapsed: np.ndarray, norms: np.ndarray, exponent: float, null_exponent: float, x: str) -> str:
+def growth(elapsed: np.ndarray, norms: np.ndarray, power: Figure, null_power: Figure, x: str) -> Markup:
     """Norm of the update against the clock, both logarithmic, with the fitted power and chance's."""
+    exponent, null_exponent = (math.nan if one is None else one for one in (power, null_power))
     scale = float(np.exp(np.mean(np.log(norms) - exponent * np.log(elapsed))))
     chance = norms[-1] * (elapsed / elapsed[-1]) ** null_exponent
-    figure = go.Figure(
-        [
-            go.Scatter(x=elapsed, y=norms, name="this run", mode="markers", marker={"color": RUN, "size": 8}),
-            go.Scatter(
-                x=elapsed, y=scale * elapsed**exponent, name=f"power {exponent:.2f}", mode="lines", line={"color": RUN}
-            ),
-            go.Scatter(
-                x=elapsed,
-                y=chance,
-                name=f"driftless walk, power {null_exponent:.2f}",
-                mode="lines",
-                line={"color": CHANCE, "dash": "dash"},
-            ),
-        ]
+    walk = f"driftless walk, power {null_exponent:.2f}"
+    traces = [
+        scatter(elapsed, norms, "this run", "markers", marker={"color": RUN, "size": 8}),
+        scatter(elapsed, scale * elapsed**exponent, f"power {exponent:.2f}", "lines", line={"color": RUN}),
+        scatter(elapsed, chance, walk, "lines", line={"color": CHANCE, "dash": "dash"}),
+    ]
+    return fragment(
+        traces,
+        "growth",
+        f"{x} since the first checkpoint (log)",
+        "norm of the update (log)",
+        xaxis={"type": "log", "tickvals": _one_two_five(elapsed)},
+        yaxis={"type": "log", "tickvals": _one_two_five(np.concatenate([norms, chance]))},
     )
-    figure.update_xaxes(type="log", tickvals=_one_two_five(elapsed))
-    figure.update_yaxes(type="log", tickvals=_one_two_five(np.concatenate([norms, chance])))
-    return fragment(figure, "growth", f"{x} since the first checkpoint (log)", "norm of the update (log)")
 
 
 def _one_two_five(values: np.ndarray) -> list[float]:
@@ -196,34 +183,23 @@ def _one_two_five(values: np.ndarray) -> list[float]:
     return [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
 
 
-def cosine_matrix(cosines: np.ndarray, intervals: Sequence[str]) -> str:
-    """Cosines between the increments of the run's intervals."""
-    figure = go.Figure(
-        go.Heatmap(
-            z=cosines, x=list(intervals), y=list(intervals), zmin=-1, zmax=1, colorscale=_DIVERGING,
-            colorbar={"title": {"text": "cosine", "side": "top"}, "orientation": "h", "thickness": 10, "y": 1.02, "yanchor": "bottom"},
-            hovertemplate="%{y} and %{x}: %{z:.3f}<extra></extra>",
-        )
-    )  # fmt: skip
-    figure.update_xaxes(type="category", tickangle=-45)
-    figure.update_yaxes(type="category", autorange="reversed")
-    return fragment(figure, "cosines", "interval (steps)", "interval (steps)", height=520)
-
-
-def forest(rows: list[dict[str, Any]], names: list[str], figures: list[tuple[str, str, str, str]], name: str) -> str:
+def forest(rows: Sequence[Any], names: list[str], figures: list[tuple[str, str, str, str]], name: str) -> Markup:
     """Medians with quartiles of several figures, (key, label, colour, symbol) each, one row of the plot for each row."""
-    figure = go.Figure()
+    traces = []
     for place, (key, label, colour, symbol) in enumerate(figures):
         offset = 0.15 * (place - (len(figures) - 1) / 2)
-        middle = [row[key]["median"] for row in rows]
-        above = [row[key]["q75"] - m for row, m in zip(rows, middle, strict=True)]
-        below = [m - row[key]["q25"] for row, m in zip(rows, middle, strict=True)]
-        figure.add_scatter(
-            x=middle, y=[i + offset for i in range(len(rows))], mode="markers", name=label,
-            marker={"color": colour, "symbol": symbol, "size": 8},
-            error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1},
-        )  # fmt: skip
-    figure.add_vline(x=0.7, line={"color": _GREY, "dash": "dash"})
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, autorange="reversed", automargin=True)
-    figure.update_xaxes(range=[0, 1.02])
-    return fragment(figure, name, "R² of a straight line", "", height=max(400, 26 * len(rows) + 120))
+        quartiles = np.array([[row[key][which] for which in ("q25", "median", "q75")] for row in rows], float)
+        middle, above, below = quartiles[:, 1], quartiles[:, 2] - quartiles[:, 1], quartiles[:, 1] - quartiles[:, 0]
+        marker = {"color": colour, "symbol": symbol, "size": 8}
+        y = [i + offset for i in range(len(rows))]
+        traces.append(scatter(middle, y, label, "markers", marker=marker, error_x=spread(above, below)))
+    return fragment(
+        traces,
+        name,
+        "R² of a straight line",
+        "",
+        height=max(400, 26 * len(rows) + 120),
+        marks=[vertical(0.7, dash="dash")],
+        xaxis={"range": [0, 1.02]},
+        yaxis={"tickvals": list(range(len(rows))), "ticktext": names, "autorange": "reversed"},
+    )

@@ -1,25 +1,66 @@
-"""The frame of a report page: the verdict, what to do next, the evidence, how it was made. All text is escaped here.
+"""What every page is made of, rendered from `templates/`, which escape whatever they are given.
 
-One HTML file that needs nothing else: plotly's script once, `page.css`, and `page.js`, which draws each
-chart from the JSON beside it.
+A page is one HTML file that needs nothing else: plotly's script once, `page.css`, and `page.js`, which draws
+each chart from the JSON beside it. Nothing outside the templates writes a tag.
 """
 
 from __future__ import annotations
 
-import html
-import json
 import platform
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from importlib import metadata, resources
-from typing import Any
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-_HERE = resources.files(__package__)
+import msgspec
+from markupsafe import Markup
+
+from driftline.files.atomic import replace_text
+from driftline.linearity.summary import PersistenceFigures
+
+if TYPE_CHECKING:
+    import jinja2
+
+Steps = Sequence[tuple[str, Sequence[str]]]  # what to do next: (why, words of the command) each
+NOTHING = Markup("")
+PLOTLY_JS = (
+    "4.1.1"  # of vendor/plotly-cartesian.min.js, which draws bar, scatter, heatmap and their like, not scattergl
+)
+_HERE = Path(__file__).parent
 
 
-def text(value: Any) -> str:
-    return html.escape(str(value))
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    found.filters["number"] = number
+    found.tests["figure"] = lambda cell: cell is None or isinstance(cell, (int, float))
+    found.policies["json.dumps_function"] = _json
+    found.policies["json.dumps_kwargs"] = {}
+    return found
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A file of `templates/` with its values filled in, escaped unless they were rendered here before."""
+    return Markup(_environment().get_template(template).render(**values))
+
+
+def joined(parts: Iterable[Markup]) -> Markup:
+    return NOTHING.join(parts)
+
+
+def _json(value: Any) -> str:
+    """Compact JSON, in which NaN and infinity are null and numpy's arrays are lists."""
+    return msgspec.json.encode(value, enc_hook=lambda array: array.tolist()).decode()
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -33,104 +74,61 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}e}" if value and not 1e-3 <= abs(value) < 1e6 else f"{value:.{digits}f}"
 
 
-def persistence_card(life: dict[str, Any]) -> tuple[str, str, str]:
+def persistence_card(life: PersistenceFigures) -> tuple[str, str, str]:
     """The card of how long a run keeps its direction."""
-    length, (low, high) = float(life["length"]), map(float, life["interval"])
-    known = length == length
+    low, high = life.interval
+    if life.length is None:
+        return number(None), "persistence length, steps", "too few checkpoints to tell"
     return (
-        number(length, 0) + (" or more" if known and life["at_least"] else ""),
+        number(life.length, 0) + (" or more" if life.at_least else ""),
         "persistence length, steps",
-        f"95 %: {number(low, 0)} to {number(high, 0)}" if known else "too few checkpoints to tell",
+        f"95 %: {number(low, 0)} to {'∞' if high is None else number(high, 0)}",
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """An HTML table; cells that are numbers are set right."""
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="n">{number(c, 3)}</td>' if c is None or isinstance(c, (int, float)) else f"<td>{text(c)}</td>"
-            for c in row
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><tr>{"".join(f"<th>{text(h)}</th>" for h in head)}</tr>{body}</table></div>'
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markup:
+    """A table; cells that are numbers are set right."""
+    return render("table.html", head=head, rows=rows)
 
 
-def figures(items: Iterable[tuple[str, str, str]]) -> str:
-    """A row of cards: figure, what it is, what chance gives."""
-    cards = (
-        f'<div class="figure"><b>{text(v)}</b>{text(name)}<br><span>{text(note)}</span></div>'
-        for v, name, note in items
-    )
-    return f'<div class="figures">{"".join(cards)}</div>'
+def aid(sentence: str) -> Markup:
+    """A sentence that helps to read what stands below it."""
+    return render("aid.html", sentence=sentence)
 
 
-def section(title: str, aid: str, body: str, behind: str = "") -> str:
+def section(title: str, aid: str, body: Markup, behind: Markup = NOTHING) -> Markup:
     """A chart or table with a title that says what it shows, a reading aid, and the table behind it."""
-    fold = f"<details><summary>The numbers</summary>{behind}</details>" if behind else ""
-    return f'<section><h2>{text(title)}</h2><p class="aid">{text(aid)}</p>{body}{fold}</section>'
+    return render("section.html", title=title, aid=aid, body=body, behind=behind)
 
 
-def verdict(sentence: str, good: bool | None, cards: Iterable[tuple[str, str, str]] = ()) -> str:
-    """What the page says in one sentence, and the figures behind it; `good` colours it, None leaves it plain."""
-    mark = {True: " yes", False: " no", None: ""}[good]
-    cards = list(cards)
-    return f'<p class="verdict{mark}">{text(sentence)}</p>' + (figures(cards) if cards else "")
+def verdict(sentence: str, good: bool | None, cards: Iterable[tuple[str, str, str]] = ()) -> Markup:
+    """What the page says in one sentence, and cards behind it: figure, what it is, what chance gives.
+
+    `good` colours the sentence, None leaves it plain.
+    """
+    return render("verdict.html", sentence=sentence, good=good, cards=list(cards))
 
 
-def next_steps(steps: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """What to do next: (why, words of the command) each, with a button that copies the command; empty where nothing follows."""
-    commands = "".join(
-        f'<p class="aid">{text(why)}</p><div class="command"><pre><code>{_whole(words)}</code></pre>'
-        '<button type="button">Copy</button></div>'
-        for why, words in steps
-    )
-    return f"<section><h2>What to do next</h2>{commands}</section>" if steps else ""
+def next_steps(steps: Steps) -> Markup:
+    """What to do next, quoted for a shell, with a button that copies it; empty where nothing follows.
+
+    A line breaks between words only, where they are short enough; the name of the command is one of them.
+    """
+    shown = [(why, [shlex.join(words[:2]), *map(shlex.quote, words[2:])]) for why, words in steps]
+    return render("next.html", steps=shown)
 
 
-def _whole(words: Sequence[str]) -> str:
-    """A command line that breaks between its words only, where they are short enough; the name is one of them."""
-    parts = [shlex.join(words[:2]), *map(shlex.quote, words[2:])]
-    return " ".join(f"<span>{text(part)}</span>" for part in parts)
-
-
-def asked(command: str) -> tuple[list[str], str]:
-    """What a command line of driftline was asked about (the words before its options), and its --out; empty where there is none."""
-    try:
-        words = shlex.split(command)[2:]
-    except ValueError:
-        return [], ""
-    first = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-    out = words[words.index("--out") + 1 : words.index("--out") + 2] if "--out" in words else []
-    return words[:first], out[0] if out else ""
-
-
-def options(command: str, *names: str) -> list[str]:
-    """The words of those options of a command line, with their values: for a next command that asks about the same."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return []
-    taken: list[str] = []
-    for place, word in enumerate(words):
-        if word in names:
-            stop = next((i for i in range(place + 1, len(words)) if words[i].startswith("--")), len(words))
-            taken += words[place:stop]
-    return taken
-
-
-def made(command: str, rows: Iterable[tuple[str, Any]]) -> str:
+def made(command: str, rows: Iterable[tuple[str, Any]]) -> Markup:
     """How the page was made: the command, then sources and times, versions, and the memory the process took."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "numba", "plotly"))
+    versions = ", ".join(
+        [*(f"{name} {metadata.version(name)}" for name in ("numpy", "numba")), f"plotly.js {PLOTLY_JS}"]
+    )
     machine = [
         ("with", f"Python {platform.python_version()}, {versions}, on {platform.system()} {platform.machine()}"),
         *(("memory at its peak", f"{peak / 2**20:,.0f} MiB") for peak in _peak_memory()),
     ]
-    return section(
-        "How this page was made", "", f"<pre><code>{text(command)}</code></pre>" + table(["", ""], [*rows, *machine])
-    )
+    body = render("made.html", command=command, table=table(["", ""], [*rows, *machine]))
+    return section("How this page was made", "", body)
 
 
 def _peak_memory() -> list[int]:
@@ -142,30 +140,23 @@ def _peak_memory() -> list[int]:
     return [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)]
 
 
-def switch(name: str, what: str, labels: Sequence[str], choices: dict[str, list[Any]]) -> str:
+def switch(name: str, what: str, labels: Sequence[str], choices: dict[str, list[Any]]) -> Markup:
     """Buttons that show one of several views; `choices` has, for each chart, the view of each label (see `page.js`)."""
-    buttons = "".join(
-        f'<button type="button" aria-pressed="{str(not place).lower()}">{text(label)}</button>'
-        for place, label in enumerate(labels)
-    )
-    group = f'<div class="switch" role="group" aria-label="{text(what)}" data-from="{name}-choices">{buttons}</div>'
-    return group + embedded(f"{name}-choices", choices)
+    return render("switch.html", name=name, what=what, labels=labels, data=embedded(f"{name}-choices", choices))
 
 
-def embedded(name: str, value: Any) -> str:
+def embedded(name: str, value: Any) -> Markup:
     """Data for `page.js`, as JSON that no text in it can break out of."""
-    packed = json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{text(name)}">{packed}</script>'
+    return render("data.html", name=name, value=value)
 
 
-def page(title: str, *parts: str) -> str:
-    """The whole document: verdict, what to do next, evidence, how it was made, in this order."""
-    from plotly.offline import get_plotlyjs
+def document(title: str, parts: Iterable[Markup]) -> Markup:
+    """The whole page: verdict, what to do next, evidence, how it was made, in this order."""
+    files = {"style": "page.css", "script": "page.js", "plotly": "vendor/plotly-cartesian.min.js"}
+    ours = {name: Markup((_HERE / file).read_text(encoding="utf-8")) for name, file in files.items()}
+    return render("page.html", title=title, parts=parts, **ours)
 
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{style}</style><script>{get_plotlyjs()}</script></head>"
-        f"<body><h1>{text(title)}</h1>{''.join(parts)}<script>{script}</script></body></html>"
-    )
+
+def write(folder: Path, title: str, parts: Iterable[Markup]) -> None:
+    """`report.html` in `folder`, in one piece."""
+    replace_text(folder / "report.html", document(title, parts))

@@ -5,51 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from driftline.report.page import asked, made, next_steps, page, text, verdict
+from markupsafe import Markup
+
+from driftline.report import page
+from driftline.report.page import Steps
 from driftline.report.studies import chance, robustness, speedup, targets, training
 
 _LARGE = 4  # findings that are each as large as a verdict; of more the first alone is
 
 
-def write(folder: Path, record: dict[str, Any], command: str) -> None:
-    """`report.html` from the record of `study.json`."""
+def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Steps = ()) -> None:
+    """`report.html` from the record of `study.json`; `command` made it, `next_steps` may follow."""
     first, rest = record["findings"][:_LARGE], record["findings"][_LARGE:]
     if rest:
         first, rest = record["findings"][:1], record["findings"][1:]
-    findings = "".join(verdict(finding, None) for finding in first)
-    listed = f"<ul>{''.join(f'<li>{text(finding)}</li>' for finding in rest)}</ul>" if rest else ""
-    quick = '<p class="aid">A smoke-sized version: it shows that the study runs, and nothing else.</p>'
+    quick = page.aid("A smoke-sized version: it shows that the study runs, and nothing else.")
     body = [
-        findings,
-        listed,
-        quick if record["quick"] else "",
-        _next(record, command),
+        *(page.verdict(finding, None) for finding in first),
+        page.render("list.html", items=rest) if rest else page.NOTHING,
+        quick if record["quick"] else page.NOTHING,
+        page.next_steps(next_steps),
         *_DRAWN[record["study"]](record),
         _how(record, command),
     ]
-    (folder / "report.html").write_text(page(f"driftline study · {record['study']}", *body), encoding="utf-8")
+    page.write(folder, f"driftline study · {record['study']}", body)
 
 
-def _next(r: dict[str, Any], command: str) -> str:
-    out = asked(command)[1]
-    if r["quick"]:
-        why = "Run the study at its full size; runs that were given are measured again."
-        given = ["--runs", *r["runs"]] if r["runs"] else []
-        return next_steps([(why, ["driftline", "study", r["study"], *given, "--out", f"{out}-full"])])
-    if r["runs"]:
-        return ""
-    why = "Measure runs of your own in the same way: put their folders in place of RUN."
-    return next_steps([(why, ["driftline", "study", r["study"], "--runs", "RUN", "--out", f"{out}-of-mine"])])
-
-
-def _how(r: dict[str, Any], command: str) -> str:
+def _how(r: dict[str, Any], command: str) -> Markup:
     took = f"{r['seconds']:.0f} s, runs that were there not counted"
     rows = [
         ("driftline", r["driftline"]),
         ("runs given", ", ".join(r["runs"]) or "trained for this study"),
         ("took", took),
     ]
-    return made(command, rows)
+    return page.made(command, rows)
 
 
 _DRAWN = {

@@ -6,40 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
+from markupsafe import Markup
 
-from driftline.report import charts
-from driftline.report.page import asked, made, next_steps, number, options, page, section, table, verdict
-
-_SAME = ("--steps", "--base", "--method", "--from", "--keep", "--per", "--rank", "--clock")  # of sweep and extrapolate
-_OF_TASK = (
-    "--task",
-    "--verifier",
-    "--extract",
-    "--problems",
-    "--samples",
-    "--top-p",
-    "--top-k",
-    "--max-new-tokens",
-    "--dtype",
-)
+from driftline.report import charts, page
+from driftline.report.page import Steps, made, number, section, table
 
 
-def write(folder: Path, record: dict[str, Any], command: str) -> None:
-    """`report.html` from the record of `sweep.json`."""
+def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Steps = ()) -> None:
+    """`report.html` from the record of `sweep.json`; `command` made it, `next_steps` may follow."""
     body = [
         _verdict(record),
-        _next(record, command),
+        page.next_steps(next_steps),
         _scores(record),
         _passes(record),
         _control(record),
         _how(record, command),
     ]
-    title = f"driftline sweep · {record['run']}"
-    (folder / "report.html").write_text(page(title, *body), encoding="utf-8")
+    page.write(folder, f"driftline sweep · {record['run']}", body)
 
 
-def _verdict(r: dict[str, Any]) -> str:
+def _verdict(r: dict[str, Any]) -> Markup:
     best = r["best"]
     low, high = best["difference"]["interval"]
     winner = next(c for c in r["candidates"] if c["step"] == best["step"])
@@ -52,40 +38,17 @@ def _verdict(r: dict[str, Any]) -> str:
             f"95 %: {low:+.3f} to {high:+.3f}, p = {best['p_value_corrected']:.2g}",
         ),
     ]
-    return verdict(r["sentence"], best["better"], cards)
+    return page.verdict(r["sentence"], best["better"], cards)
 
 
-def _next(r: dict[str, Any], command: str) -> str:
-    run, out = asked(command)
-    best, early, late = r["best"], r["early"], r["late"]
-    again = [*options(command, *_OF_TASK), "--seed", str(r["seed"] + 1)]
-    if best["better"] and r["space"] == "logits":
-        alpha = (best["step"] - early["step"]) / (late["step"] - early["step"])
-        why = "Confirm it on other samples, and on problems that did not choose it where the task makes its own."
-        pair = ["--early", early["folder"], "--late", late["folder"], "--alpha", f"{alpha:.6g}"]
-        same = ["--temperature", f"{r['temperature']:g}"]
-        words = ["driftline", "evaluate", *pair, *again, *same, "--out", f"{out}-confirm"]
-    elif best["better"]:
-        why = "Write the best forecast as a model; then confirm it on problems that did not choose it."
-        same, step = options(command, *_SAME), str(best["step"])
-        words = ["driftline", "extrapolate", *run, "--to", step, *same, "--out", f"{out}-step-{step}"]
-    elif best["surer"]:
-        why = "Sample the last checkpoint colder instead; confirm that on other samples."
-        cold = ["--temperature", f"{r['control']['late_matched']['temperature']:.3g}"]
-        words = ["driftline", "evaluate", late["folder"], *again, *cold, "--out", f"{out}-colder"]
-    else:
-        why = "No forecast beat the observed checkpoints. See how far ahead this run can be forecast at all."
-        words = ["driftline", "backtest", *run, "--out", f"{out}-backtest"]
-    return next_steps([(why, words)])
-
-
-def _scores(r: dict[str, Any]) -> str:
+def _scores(r: dict[str, Any]) -> Markup:
     whole = [c for c in r["candidates"] if c["problems"] == r["problems"]]
     dropped = [c for c in r["candidates"] if c["problems"] < r["problems"]]
-    figure = go.Figure()
-    _series(figure, r["observed"], "observed checkpoints", charts.RUN, "circle", line=True)
-    _series(figure, whole, "forecasts, all problems", charts.FORECAST, "diamond")
-    _series(figure, dropped, "forecasts that dropped out", charts.FORECAST, "diamond-open")
+    traces = [
+        *_series(r["observed"], "observed checkpoints", charts.RUN, "circle", mode="lines+markers"),
+        *_series(whole, "forecasts, all problems", charts.FORECAST, "diamond"),
+        *_series(dropped, "forecasts that dropped out", charts.FORECAST, "diamond-open"),
+    ]
     rows = [
         (what, c["step"], c["avg@k"], _interval(c), c["problems"], c["response_tokens"], c["truncated"])
         for what, found in (("observed", r["observed"]), ("forecast", r["candidates"]))
@@ -96,38 +59,35 @@ def _scores(r: dict[str, Any]) -> str:
         "The score of every target",
         f"Mean share of right answers (avg@{r['samples']}) on {r['task']}, with 95 % intervals over problems. Forecasts were scored "
         f"by successive halving: {rounds}. The best of several is flattered by being chosen: confirm it on other problems.",
-        charts.fragment(figure, "scores", "training step", f"avg@{r['samples']}"),
+        charts.fragment(traces, "scores", "training step", f"avg@{r['samples']}"),
         table(["", "step", "avg@k", "95 %", "problems", "tokens of a response", "share cut off"], rows),
     )
 
 
 def _series(
-    figure: go.Figure, found: Sequence[dict[str, Any]], name: str, colour: str, symbol: str, *, line: bool = False
-) -> None:
-    if not found:
-        return
+    found: Sequence[dict[str, Any]], name: str, colour: str, symbol: str, *, mode: str = "markers"
+) -> list[charts.Trace]:
+    """Scores with their intervals; no trace where there are none."""
     y = [c["avg@k"] for c in found]
-    figure.add_scatter(
-        x=[c["step"] for c in found],
-        y=y,
-        name=name,
-        mode="lines+markers" if line else "markers",
+    above = [c["interval"][1] - value for c, value in zip(found, y, strict=True)]
+    below = [value - c["interval"][0] for c, value in zip(found, y, strict=True)]
+    marker = {"symbol": symbol, "size": 9, "color": colour}
+    drawn = charts.scatter(
+        [c["step"] for c in found],
+        y,
+        name,
+        mode,
         line={"color": colour},
-        marker={"symbol": symbol, "size": 9, "color": colour},
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "thickness": 1,
-            "array": [c["interval"][1] - value for c, value in zip(found, y, strict=True)],
-            "arrayminus": [value - c["interval"][0] for c, value in zip(found, y, strict=True)],
-        },
+        marker=marker,
+        error_y=charts.spread(above, below),
     )
+    return [drawn] if found else []
 
 
-def _passes(r: dict[str, Any]) -> str:
+def _passes(r: dict[str, Any]) -> Markup:
     ks = list(r["observed"][0]["pass@k"])
     if len(ks) == 1:
-        return ""
+        return page.NOTHING
     rows = [
         (what, c["step"], *(c["pass@k"][k] for k in ks))
         for what, found in (("observed", r["observed"]), ("forecast", r["candidates"]))
@@ -137,7 +97,7 @@ def _passes(r: dict[str, Any]) -> str:
     return section("With more tries", aid, table(["", "step", *(f"pass@{k}" for k in ks)], rows))
 
 
-def _control(r: dict[str, Any]) -> str:
+def _control(r: dict[str, Any]) -> Markup:
     c = r["control"]
     matched, greedy = c["late_matched"], c.get("greedy", {})
     best = next(x for x in r["candidates"] if x["step"] == r["best"]["step"])
@@ -159,7 +119,7 @@ def _interval(figure: dict[str, Any]) -> str:
     return f"{number(low, 3)} to {number(high, 3)}"
 
 
-def _how(r: dict[str, Any], command: str) -> str:
+def _how(r: dict[str, Any], command: str) -> Markup:
     rows = [
         ("driftline", r["driftline"]),
         ("run", r["run"]),

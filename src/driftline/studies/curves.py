@@ -53,7 +53,7 @@ class BestCurve(Record):
 def read_curve(folder: Path) -> Curve:
     """Raises `InputError` where `folder` is no finished lab run."""
     settings, scored = lab_run(folder).settings, lab_scores(folder)
-    rolled_back = sum(jump["accepted"] is False for jump in read_jumps(folder))
+    rolled_back = sum(jump.accepted is False for jump in read_jumps(folder))
     steps, accuracy, seconds = (
         np.array([row[key] for row in scored], float) for key in ("step", "sampled", "train_seconds")
     )

@@ -20,6 +20,7 @@ from driftline.errors import InputError
 from driftline.files.record import Figure, Record
 from driftline.forecast.backtest import backtest
 from driftline.forecast.observations import observe
+from driftline.forecast.request import ForecastRequest
 from driftline.lab.settings import LabRun
 from driftline.linearity.persistence import persistence
 from driftline.outputs.checkpoint_model import load_checkpoint
@@ -28,7 +29,7 @@ from driftline.outputs.rollouts import Rollout, read_rollouts
 from driftline.outputs.teacher_forcing import token_logprobs
 from driftline.studies.measures import lab_run, rollouts_of, spread
 from driftline.studies.record import Findings, StudyRecord
-from driftline.writing.extrapolate import Request, extrapolate
+from driftline.writing.extrapolate import extrapolate
 
 SEEDS = (0, 1, 2)
 RATES = (1e-5, 2e-5)
@@ -150,7 +151,9 @@ def of_late(
         return accuracy_of_folder(model, count, settings.seed, samples=samples)["sampled"]
 
     horizons = sorted({max(round(late * horizon), 1) for horizon in HORIZONS})
-    request = Request(tuple(late + horizon for horizon in horizons), method="two-point", seen=(seen.steps[0], late))
+    request = ForecastRequest(
+        tuple(late + horizon for horizon in horizons), method="two-point", seen=(seen.steps[0], late)
+    )
     extrapolate(seen, scratch, request, overwrite=True)
     models = [scratch if len(horizons) == 1 else scratch / f"checkpoint-{late + h}" for h in horizons]
     held, scores = score(trajectory.checkpoints[trajectory.steps.index(late)].path), [score(model) for model in models]
@@ -192,7 +195,7 @@ def tested_from_half_way(seen: Trajectory, gram: np.ndarray, rollouts: Sequence[
     alpha = (steps[-1] - steps[0]) / (steps[middle] - steps[0])
     held = gram[middle, middle] - 2 * gram[middle, -1] + gram[-1, -1]
     missed = alpha**2 * gram[middle, middle] - 2 * alpha * gram[middle, -1] + gram[-1, -1]
-    request = Request(tuple(int(steps[row]) for row in rows), "two-point", (int(steps[0]), int(steps[middle])))
+    request = ForecastRequest(tuple(int(steps[row]) for row in rows), "two-point", (int(steps[0]), int(steps[middle])))
     extrapolate(seen.only([int(step) for step in steps[: middle + 1]]), scratch, request, overwrite=True)
     models = [scratch if len(rows) == 1 else scratch / f"checkpoint-{steps[row]}" for row in rows]
     before = token_logprobs(load_checkpoint(seen.checkpoints[middle]), rollouts)

@@ -1,1 +1,1 @@
-"""Inside a trainer: the lab that makes real RLVR runs on a small machine."""
+"""Inside a trainer: a run's linearity in its logs, and jumps ahead. Around one: the same jumps for any command."""

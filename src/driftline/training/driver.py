@@ -20,51 +20,28 @@ A call that was stopped, however, goes on at the first thing that is not finishe
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints.discovery import find_steps
-from driftline.checkpoints.jumps import NAME, Jumps, read_jumps, write_jumps
-from driftline.checkpoints.layouts import huggingface
+from driftline.checkpoints.jumps import NAME, Jump, Jumps, read_jumps, write_jumps
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
-from driftline.errors import InputError, UnreadableCheckpoint
+from driftline.errors import InputError
 from driftline.files.atomic import replace_text
 from driftline.files.json import json_text
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder, refuse_occupied
-from driftline.writing.extrapolate import Request, extrapolate
-from driftline.writing.write import DTYPES, NORM_LAYERS, Settings
+from driftline.forecast.request import ForecastRequest
+from driftline.training.command import PLACES, fill, run, with_preset
+from driftline.training.furthest import furthest_checkpoint
+from driftline.writing.extrapolate import extrapolate
+from driftline.writing.storage import DTYPES, NORM_LAYERS, Storage
 
 MARK = "reground.json"
-PLACES = ("{model}", "{steps}", "{output}")
-PRESETS: dict[str, tuple[str, ...]] = {
-    "verl": (
-        "actor_rollout_ref.model.path={model}",
-        "trainer.total_training_steps={steps}",
-        "trainer.default_local_dir={output}",
-        "trainer.save_freq={steps}",
-        "trainer.resume_mode=disable",
-        "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]",
-    )
-}
-_LAST_LINES = 12
-_PATIENCE = 30  # seconds that a trainer has to end when it is told to
-
-
-class CommandFailed(InputError):
-    """The trainer's command ended with an error; `exit_code` is its own."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -103,7 +80,7 @@ def reground(
         InputError: the request cannot work, `out` holds something else, the command left no usable checkpoint.
         CommandFailed: the command failed.
     """
-    command = _filled_preset(asked)
+    command = with_preset(asked.command, asked.preset)
     _check(asked, command)
     request = json.loads(json.dumps(asdict(asked), default=str))
     _refuse_foreign(request, out, overwrite=overwrite)
@@ -123,34 +100,32 @@ def reground(
 
 def _cycle(
     asked: Reground, command: list[str], out: Path, cycle: int, jumps: Jumps, lock: int, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Train, unless that is done, and project; the record for `jumps.json`."""
+) -> Jump:
+    """Train, unless that is done, and project."""
     folder = out / f"cycle-{cycle}"
     model = asked.model if cycle == 1 else out / f"cycle-{cycle - 1}" / "projected"
-    start = jumps[-1]["projected_to"] if jumps else 0
+    start = int(jumps[-1].projected_to) if jumps else 0
     if not (folder / "trained.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped
         folder.mkdir()
         say(f"cycle {cycle} of {asked.cycles}: training {asked.m} steps from {model}, output in {folder / 'log.txt'}")
         started = time.monotonic()
-        _run([_fill(word, model, asked.m, folder / "trained") for word in command], folder, lock)
+        run([fill(word, model, asked.m, folder / "trained") for word in command], folder, lock)
         replace_text(folder / "trained.json", json_text({"seconds": time.monotonic() - started}))
     steps, checkpoint = furthest_checkpoint(folder / "trained", asked.m)
     started = time.monotonic()
-    alpha = (steps + asked.n) / steps
+    jump = Jump.after(jumps, start, start + steps, asked.n, accepted=True)
     trajectory = open_trajectory([f"0={model}", f"{steps}={checkpoint}"], strict=True)
-    settings = Settings(keep=asked.keep, dtype=_dtype(asked, trajectory))
-    extrapolate(trajectory, folder / "projected", Request(alpha=alpha), settings, overwrite=True)
-    end = start + steps
+    storage = Storage(keep=asked.keep, dtype=_dtype(asked, trajectory))
+    extrapolate(trajectory, folder / "projected", ForecastRequest(alpha=jump.alpha), storage, overwrite=True)
     say(
-        f"cycle {cycle} of {asked.cycles}: trained to step {end}, projected to {end + asked.n} in {folder / 'projected'}"
+        f"cycle {cycle} of {asked.cycles}: trained to step {jump.trained_to}, projected to {jump.projected_to} "
+        f"in {folder / 'projected'}"
     )
-    return {
-        "cycle": cycle, "trained_from": start, "trained_to": end, "projected_to": end + asked.n, "alpha": alpha,
-        "accepted": True, "model": str(model), "checkpoint": str(checkpoint), "projected": str(folder / "projected"),
-        "seconds_trained": json.loads((folder / "trained.json").read_text())["seconds"],
-        "seconds_projected": time.monotonic() - started,
-    }  # fmt: skip
+    jump.model, jump.checkpoint, jump.projected = str(model), str(checkpoint), str(folder / "projected")
+    jump.seconds_trained = json.loads((folder / "trained.json").read_text())["seconds"]
+    jump.seconds_projected = time.monotonic() - started
+    return jump
 
 
 def _dtype(asked: Reground, trajectory: Trajectory) -> str:
@@ -159,101 +134,6 @@ def _dtype(asked: Reground, trajectory: Trajectory) -> str:
     if asked.dtype != "same" or not changed:
         return asked.dtype
     return next((name for name, code in DTYPES.items() if code == changed[0]), "bfloat16")
-
-
-def furthest_checkpoint(output: Path, m: int) -> tuple[int, Path]:
-    """Step and folder of the furthest complete checkpoint in `output`.
-
-    The model that a trainer leaves in `output` itself when it ends is at step `m`.
-
-    Raises:
-        InputError: there is none, or one lies beyond `m`.
-    """
-    if not output.is_dir():
-        raise InputError(f"the command left nothing at {output}: let it save its checkpoints to {{output}}")
-    try:
-        numbered = find_steps([output])
-    except InputError:
-        numbered = {}
-    found = {step: place for step, folder in numbered.items() if (place := _model_in(folder)) is not None}
-    if m not in found and (place := _model_in(output)) is not None:
-        found[m] = place
-    found.pop(0, None)
-    if not found:
-        shards = next((folder for folder in numbered.values() if any(folder.glob("actor/model_world_size_*"))), None)
-        if shards is not None:
-            raise InputError(
-                f"{shards} holds shards only: let the command save Hugging Face weights too, with "
-                "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]"
-            )
-        raise InputError(f"the command left no complete checkpoint in {output}: let it save one at its last step")
-    if max(found) > m:
-        raise InputError(f"the command left a checkpoint of step {max(found)} in {output}, although {{steps}} was {m}: let it stop there")  # fmt: skip
-    return max(found), found[max(found)]
-
-
-def _model_in(folder: Path) -> Path | None:
-    """The complete model in a checkpoint's folder, or None."""
-    for place in (folder, folder / "huggingface"):
-        if huggingface.holds(place):
-            try:
-                return huggingface.open(place).model
-            except UnreadableCheckpoint:
-                continue
-    return None
-
-
-def _run(command: list[str], folder: Path, lock: int) -> None:
-    """Run the command to its end, its output in `log.txt`; it holds the lock too, in case it outlives this process.
-
-    Raises:
-        CommandFailed: it cannot be started, or fails.
-    """
-    with open(folder / "log.txt", "wb") as log:
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=(lock,), start_new_session=True
-            )  # fmt: skip
-        except OSError as error:
-            raise CommandFailed(f"the command cannot be started: {command[0]}: {error.strerror}", 127) from error
-        try:
-            code = process.wait()
-        except BaseException:  # stopped: the trainer and all that it started stop too
-            _stop(process)
-            raise
-    if code:
-        lines = (folder / "log.txt").read_text(errors="replace").splitlines()[-_LAST_LINES:]
-        ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise CommandFailed(
-            f"the command {ended}; {folder / 'log.txt'} ends with:\n" + "\n".join(lines),
-            code if code > 0 else 128 - code,
-        )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the command's whole process group, with patience."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=_PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _fill(word: str, model: Path, steps: int, output: Path) -> str:
-    for place, value in zip(PLACES, (model, steps, output), strict=True):
-        word = word.replace(place, str(value))
-    return word
-
-
-def _filled_preset(asked: Reground) -> list[str]:
-    """The command with the preset's arguments, save those that it has already."""
-    if asked.preset is not None and asked.preset not in PRESETS:
-        raise InputError(f"--preset {asked.preset!r} is unknown: choose {', '.join(PRESETS)}")
-    added = PRESETS[asked.preset] if asked.preset else ()
-    given = {word.lstrip("+").split("=")[0] for word in asked.command}
-    return [*asked.command, *(word for word in added if word.split("=")[0] not in given)]
 
 
 def _check(asked: Reground, command: list[str]) -> None:

@@ -15,6 +15,8 @@ from driftline.training import zero3
 if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+Values = dict[str, torch.Tensor]  # of parameters, by name
+
 
 def report_before_others(callback: TrainerCallback) -> None:
     """Move `callback`, which must be the caller's caller's event handler, to the head of the trainer's callbacks.
@@ -37,7 +39,7 @@ def add_to_logs(state: TrainerState, logs: dict[str, Any], figures: dict[str, fl
         state.log_history[-1].update(figures)
 
 
-def trainable(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def trainable(model: torch.nn.Module) -> Values:
     """The trainable parameters' local values by name, without gradient: whole tensors, or this process's shards."""
     with torch.no_grad():
         return {name: local(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -54,7 +56,11 @@ def is_sharded(tensor: torch.Tensor) -> bool:
     return hasattr(tensor, "to_local") or zero3.is_partitioned(tensor)  # a DTensor, as FSDP2 makes, or DeepSpeed's
 
 
-def write_back(model: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
+def holds_shards(model: torch.nn.Module) -> bool:
+    return any(is_sharded(parameter) for parameter in model.parameters())
+
+
+def write_back(model: torch.nn.Module, values: Values) -> None:
     """Let the model have local values that were changed in place; only DeepSpeed's need it."""
     parameters = {name: p for name, p in model.named_parameters() if zero3.is_partitioned(p)}
     zero3.write_back((parameters[name], value) for name, value in values.items() if name in parameters)

@@ -13,7 +13,7 @@ import math
 import numpy as np
 import torch
 
-Values = dict[str, torch.Tensor]
+from driftline.training.hooks import Values
 
 
 def is_factor(name: str) -> bool:

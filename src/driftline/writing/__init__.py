@@ -1,1 +1,1 @@
-"""Writing the forecast model: its layout, the pass over the weights, the recipe and card."""
+"""Writing the forecast model: checks, layout, what is done for each tensor, the pass over the weights, recipe and card."""

@@ -23,7 +23,7 @@ def _add_scaled_difference(out: Array, c: np.float32, row: Array, reference: Arr
 
 
 @njit(nogil=True, cache=True)
-def combine(values: Array, coefficients: Array, out: Array) -> None:
+def combine_checkpoints(values: Array, coefficients: Array, out: Array) -> None:
     """Forecast of a chunk.
 
     Args:
@@ -88,7 +88,7 @@ def _from_bfloat16(bits: Array, out: Array) -> None:
 
 @njit(nogil=True, cache=True)
 def combine_bfloat16(raw: Array, coefficients: Array, out: Array) -> tuple[float, float]:
-    """`combine`, `to_bfloat16` and `losses` at once, on values that never leave the first-level cache.
+    """`combine_checkpoints`, `to_bfloat16` and `losses` at once, on values that never leave the first-level cache.
 
     Args:
         raw: bfloat16 bits, uint16 [K, n], the reference first; coefficients: float32 [K]; out: uint16 [n].

@@ -12,9 +12,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausa
 
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
+from driftline.forecast.request import ForecastRequest
 from driftline.linearity.scan import scan
-from driftline.writing.extrapolate import Request, extrapolate
-from driftline.writing.write import Settings
+from driftline.writing.extrapolate import extrapolate
+from driftline.writing.storage import Storage
 
 peft = pytest.importorskip("peft")
 pytestmark = [
@@ -114,8 +115,8 @@ def test_the_scan_measures_the_product(tmp_path):
 def test_a_forecast_is_written_as_a_model_on_the_base(tmp_path):
     merged = run_of_adapters(tmp_path, qwen, **KINDS["plain"])
     trajectory = open_trajectory(tmp_path / "run", base=tmp_path / "base")
-    request = Request((60,), "two-point", (20, 40))
-    extrapolate(trajectory, tmp_path / "forecast", request, Settings(keep=()))
+    request = ForecastRequest((60,), "two-point", (20, 40))
+    extrapolate(trajectory, tmp_path / "forecast", request, Storage(keep=()))
     model = Qwen2ForCausalLM.from_pretrained(tmp_path / "forecast")
     for name, value in model.state_dict().items():
         np.testing.assert_allclose(value.numpy(), 2 * merged[40][name] - merged[20][name], rtol=0, atol=2e-6)
@@ -123,7 +124,7 @@ def test_a_forecast_is_written_as_a_model_on_the_base(tmp_path):
 
 def test_without_its_base_no_model_can_be_written(tmp_path):
     run_of_adapters(tmp_path, qwen, **KINDS["plain"])
-    request = Request((60,), "two-point")
+    request = ForecastRequest((60,), "two-point")
     with pytest.raises(InputError, match=r"are LoRA adapters.*--base"):
         extrapolate(open_trajectory(tmp_path / "run"), tmp_path / "forecast", request)
     assert not (tmp_path / "forecast").exists()

@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
+from driftline.forecast.request import ForecastRequest
 from driftline.linearity.scan import scan
-from driftline.writing.extrapolate import Request, extrapolate
+from driftline.writing.extrapolate import extrapolate
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is")
 SHAPES = {"model.layers.0.up.weight": (6, 5), "model.norm.weight": (5,), "lm_head.weight": (9, 5)}
@@ -119,7 +120,7 @@ def test_a_forecast_takes_its_configuration_from_the_base(tmp_path):
     base = tmp_path / "base"
     base.mkdir()
     safetensors.torch.save_file(weights(0), base / "model.safetensors")
-    request = Request((30,), "two-point", (10, 20))
+    request = ForecastRequest((30,), "two-point", (10, 20))
     with pytest.raises(InputError, match=r"has no config\.json.*--base"):
         extrapolate(open_trajectory(tmp_path / "run"), tmp_path / "out", request)
     (base / "config.json").write_text(json.dumps({"model_type": "test"}))

@@ -4,42 +4,42 @@ from __future__ import annotations
 
 from typing import Any
 
-import plotly.graph_objects as go
+from markupsafe import Markup
 
 from driftline.report import charts
-from driftline.report.page import section, table, text
+from driftline.report.page import section, table
 
 
-def filter_bias(r: dict[str, Any]) -> list[str]:
+def filter_bias(r: dict[str, Any]) -> list[Markup]:
     walks, runs = ([row for row in r["rows"] if row["kind"] == kind] for kind in ("walk", "run"))
-    figure = go.Figure()
+    traces, marks = [], []
     for place, momentum in enumerate(sorted({row["momentum"] for row in walks})):
         mine = [row for row in walks if row["momentum"] == momentum and row["kept"]]
         colour, label = charts.PALETTE[place + 1], f"momentum {momentum:g}"
         x = [row["kept_share"] for row in mine]
         y = [row["kept"]["median"] for row in mine]
         named = [f"update size {row['size']:g}" for row in mine]
-        figure.add_scatter(
-            x=x, y=y, text=named, name=f"{label}: kept by the filter", mode="lines+markers", line={"color": colour}
-        )
-        figure.add_hline(
-            y=mine[0]["exact"]["median"],
-            line={"color": colour, "dash": "dot"},
-            annotation_text=f"{label}, all, float32",
-        )
-    figure.update_xaxes(type="log")
+        kept, line = f"{label}: kept by the filter", {"color": colour}
+        traces.append(charts.scatter(x, y, kept, "lines+markers", text=named, line=line))
+        marks.append(charts.horizontal(mine[0]["exact"]["median"], f"{label}, all, float32", colour=colour))
     rows = [
         (
-            f"{row['momentum']:g}", f"{row['size']:g}", row["changed_share"], row["kept_share"], row["exact"]["median"],
-            _median(row["changed"]), _median(row["kept"]), row["kept"]["share_above_0.7"] if row["kept"] else None,
+            f"{row['momentum']:g}",
+            f"{row['size']:g}",
+            row["changed_share"],
+            row["kept_share"],
+            row["exact"]["median"],
+            _median(row["changed"]),
+            _median(row["kept"]),
+            row["kept"]["share_above_0.7"] if row["kept"] else None,
         )
         for row in walks
-    ]  # fmt: skip
+    ]
     drawn = [
         section(
             "What the filter keeps of walks that go nowhere",
             "Median R² of driftless walks that pass the filter, against the share of them that does. Dotted: all walks, unrounded.",
-            charts.fragment(figure, "filter", "share kept (log)", "median R²"),
+            charts.fragment(traces, "filter", "share kept (log)", "median R²", marks=marks, xaxis={"type": "log"}),
             table(
                 ["momentum", "update size", "changed", "kept", "R², float32", "R², changed", "R², kept", "above 0.7"],
                 rows,
@@ -50,11 +50,16 @@ def filter_bias(r: dict[str, Any]) -> list[str]:
         head = ["run", "changed", "R²", "chance", "kept", "R², kept", "chance"]
         found = [
             (
-                row["run"], row["changed_share"], row["changed"]["median"], row["null_changed"]["median"],
-                row["kept_share"], row["kept"]["median"], row["null_kept"]["median"],
+                row["run"],
+                row["changed_share"],
+                row["changed"]["median"],
+                row["null_changed"]["median"],
+                row["kept_share"],
+                row["kept"]["median"],
+                row["null_kept"]["median"],
             )
             for row in runs
-        ]  # fmt: skip
+        ]
         aid = "Median R² with and without the filter, each beside walks matched to the run."
         drawn.append(section("Runs", aid, table(head, found)))
     return drawn
@@ -64,19 +69,15 @@ def _median(figures: dict[str, float] | None) -> float | None:
     return figures["median"] if figures else None
 
 
-def rank(r: dict[str, Any]) -> list[str]:
-    figure = go.Figure()
+def rank(r: dict[str, Any]) -> list[Markup]:
+    traces = []
     for place, run in enumerate(dict.fromkeys(row["run"] for row in r["rows"])):
         mine = [row for row in r["rows"] if row["run"] == run]
-        colour, label = charts.PALETTE[1 + place % (len(charts.PALETTE) - 1)], text(run)
+        colour, label = charts.PALETTE[1 + place % (len(charts.PALETTE) - 1)], run
         x = [row["rank"] for row in mine]
-        figure.add_scatter(
-            x=x, y=[row["skill"] for row in mine], name=label, mode="lines+markers", line={"color": colour}
-        )
-        figure.add_scatter(
-            x=x, y=[row["null_skill"] for row in mine], name=f"{label}, driftless walk", mode="lines",
-            line={"color": colour, "dash": "dash"},
-        )  # fmt: skip
+        traces.append(charts.scatter(x, [row["skill"] for row in mine], label, "lines+markers", line={"color": colour}))
+        walk, dashed = [row["null_skill"] for row in mine], {"color": colour, "dash": "dash"}
+        traces.append(charts.scatter(x, walk, f"{label}, driftless walk", "lines", line=dashed))
     head = [
         "run",
         "rank",
@@ -102,7 +103,7 @@ def rank(r: dict[str, Any]) -> list[str]:
         section(
             "Skill by rank",
             "Skill of rank-r forecasts of the last quarter of the run (1 perfect, 0 no better than holding), beside a driftless walk's.",
-            charts.fragment(figure, "rank", "rank", "skill"),
+            charts.fragment(traces, "rank", "rank", "skill"),
         ),
         section(
             "Energy and linearity",

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from driftline.report import charts
-from driftline.report.page import section, table, text
+from driftline.report.page import section, table
 
 
-def robustness(r: dict[str, Any]) -> list[str]:
+def robustness(r: dict[str, Any]) -> list[Markup]:
     rows = r["rows"]
     settings = _over_seeds(rows)
-    names = [text(f"{row['group']}: {row['setting']}") for row in settings]
+    names = [f"{row['group']}: {row['setting']}" for row in settings]
     figures = [
         ("weights", "weights", charts.RUN, "square"),
         ("null_weights", "chance, weights", charts.CHANCE, "square-open"),
@@ -23,11 +24,19 @@ def robustness(r: dict[str, Any]) -> list[str]:
     head = ["group", "setting", "seed", "R² weights", "chance", "R² log-probs", "chance", "cosine", "skill", "drift"]
     cells = [
         (
-            row["group"], row["setting"], "–" if row["seed"] is None else str(row["seed"]), row["weights"]["median"], row["null_weights"]["median"],
-            row["logprobs"]["median"], row["null_logprobs"]["median"], row["cosine"], row["skill"], "yes" if row["linear"] else "no",
+            row["group"],
+            row["setting"],
+            "–" if row["seed"] is None else str(row["seed"]),
+            row["weights"]["median"],
+            row["null_weights"]["median"],
+            row["logprobs"]["median"],
+            row["null_logprobs"]["median"],
+            row["cosine"],
+            row["skill"],
+            "yes" if row["linear"] else "no",
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     return [
         section(
             "R² in every setting, each beside its own null",

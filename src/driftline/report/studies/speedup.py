@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import plotly.graph_objects as go
+from markupsafe import Markup
 
 from driftline.report import charts
-from driftline.report.page import section, table, text
+from driftline.report.page import section, table
 
 
-def speedup(r: dict[str, Any]) -> list[str]:
+def speedup(r: dict[str, Any]) -> list[Markup]:
     rates = sorted({curve["rate"] for curve in r["curves"]})
     schedules = list(dict.fromkeys(curve["schedule"] for curve in r["curves"]))
     drawn = []
     for rate in rates:
-        figure = go.Figure()
+        traces = []
         for curve in (curve for curve in r["curves"] if curve["rate"] == rate):
             colour = charts.PALETTE[schedules.index(curve["schedule"]) % len(charts.PALETTE)]
-            _band(figure, curve, text(curve["schedule"]), colour)
+            traces += _band(curve, curve["schedule"], colour)
         drawn.append(
             section(
                 f"Accuracy at learning rate {rate:g}",
                 "Held-out accuracy, sampled, against RL steps: median over seeds, and their range. A schedule is worth having "
                 "where its line lies above standard RL's.",
-                charts.fragment(figure, f"rate-{rate:g}", "RL steps", "accuracy"),
+                charts.fragment(traces, f"rate-{rate:g}", "RL steps", "accuracy"),
             )
         )
     best = [
@@ -40,19 +40,25 @@ def speedup(r: dict[str, Any]) -> list[str]:
     ]
     rows = [
         (
-            f"{row['threshold']:g}", row["schedule"], f"{row['rate']:g}", _steps(row["steps"]),
-            ", ".join(_steps(steps) for steps in row["steps_by_seed"]), row["speedup_same_rate"], row["best"], row["final"],
+            f"{row['threshold']:g}",
+            row["schedule"],
+            f"{row['rate']:g}",
+            _steps(row["steps"]),
+            ", ".join(_steps(steps) for steps in row["steps_by_seed"]),
+            row["speedup_same_rate"],
+            row["best"],
+            row["final"],
             row["rolled_back"],
         )
         for row in r["rows"]
-    ]  # fmt: skip
-    envelope = go.Figure()
+    ]
+    envelope = []
     for curve in r["best_curves"]:
         colour = charts.PALETTE[schedules.index(curve["schedule"]) % len(charts.PALETTE)]
-        label = text(curve["schedule"])
         rates_at = [f"learning rate {rate:g}" for rate in curve["rates"]]
-        envelope.add_scatter(
-            x=curve["steps"], y=curve["accuracy"], text=rates_at, name=label, mode="lines", line={"color": colour}
+        line = {"color": colour}
+        envelope.append(
+            charts.scatter(curve["steps"], curve["accuracy"], curve["schedule"], "lines", text=rates_at, line=line)
         )
     return [
         section(
@@ -72,22 +78,42 @@ def speedup(r: dict[str, Any]) -> list[str]:
             "Every schedule and learning rate",
             "The paper compares at the same rate. 0 means that standard RL got there and the schedule did not.",
             table(
-                ["accuracy", "schedule", "rate", "steps", "by seed", "speed-up, same rate", "best", "at the end", "rolled back"],
+                [
+                    "accuracy",
+                    "schedule",
+                    "rate",
+                    "steps",
+                    "by seed",
+                    "speed-up, same rate",
+                    "best",
+                    "at the end",
+                    "rolled back",
+                ],
                 rows,
             ),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _steps(steps: float | None) -> str:
     return "never" if steps is None else f"{steps:.0f}"
 
 
-def _band(figure: go.Figure, curve: dict[str, Any], name: str, colour: str) -> None:
+def _band(curve: dict[str, Any], name: str, colour: str) -> list[charts.Trace]:
     """A line with the range around it."""
-    steps = curve["steps"]
-    figure.add_scatter(
-        x=[*steps, *reversed(steps)], y=[*curve["high"], *reversed(curve["low"])], fill="toself", mode="none",
-        fillcolor=colour, opacity=0.15, legendgroup=name, showlegend=False, hoverinfo="skip",
-    )  # fmt: skip
-    figure.add_scatter(x=steps, y=curve["accuracy"], name=name, mode="lines", line={"color": colour}, legendgroup=name)
+    steps, line = curve["steps"], {"color": colour}
+    return [
+        {
+            "type": "scatter",
+            "x": [*steps, *reversed(steps)],
+            "y": [*curve["high"], *reversed(curve["low"])],
+            "fill": "toself",
+            "mode": "none",
+            "fillcolor": colour,
+            "opacity": 0.15,
+            "legendgroup": name,
+            "showlegend": False,
+            "hoverinfo": "skip",
+        },
+        charts.scatter(steps, curve["accuracy"], name, "lines", line=line, legendgroup=name),
+    ]

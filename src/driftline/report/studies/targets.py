@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import plotly.graph_objects as go
+from markupsafe import Markup
 
-from driftline.report import charts
-from driftline.report.page import section, table, text
+from driftline.report import charts, maps
+from driftline.report.page import section, table
 
 
-def output_change(r: dict[str, Any]) -> list[str]:
+def output_change(r: dict[str, Any]) -> list[Markup]:
     last = max(row["step"] for row in r["rows"])
     run = r["rows"][0]["run"]
     mine = [row for row in r["rows"] if (row["run"], row["step"]) == (run, last)]
-    figure = go.Figure()
-    for term, label, colour in (
-        ("input", "W₀Δx", charts.RUN),
-        ("weight", "ΔWx₀", charts.CHANCE),
-        ("second_order", "ΔWΔx", charts.FORECAST),
-    ):
-        x, y = [text(row["layer"]) for row in mine], [row[term] for row in mine]
-        figure.add_bar(x=x, y=y, name=label, marker_color=colour)
-    figure.update_xaxes(tickangle=-60, automargin=True)
+    layers = [row["layer"] for row in mine]
+    traces = [
+        charts.bars(layers, [row[term] for row in mine], label, colour)
+        for term, label, colour in (
+            ("input", "W₀Δx", charts.RUN),
+            ("weight", "ΔWx₀", charts.CHANCE),
+            ("second_order", "ΔWΔx", charts.FORECAST),
+        )
+    ]
+    slanted = {"tickangle": -60}
     head = ["run", "step", "layer", "W₀Δx", "ΔWx₀", "ΔWΔx", "unexplained"]
     keys = ("input", "weight", "second_order", "unexplained")
     rows = [(row["run"], row["step"], row["layer"], *(row[key] for key in keys)) for row in r["rows"]]
@@ -30,21 +31,21 @@ def output_change(r: dict[str, Any]) -> list[str]:
         section(
             f"Where the change of each layer's output comes from, {run}, to step {last}",
             "Deviation of each term over that of the whole change; terms may cancel, so they need not add up to 1.",
-            charts.fragment(figure, "output-change", "", "deviation / that of the change", barmode="group"),
+            charts.fragment(
+                traces, "output-change", "", "deviation / that of the change", xaxis=slanted, barmode="group"
+            ),
             table(head, rows),
         )
     ]
 
 
-def weight_targets(r: dict[str, Any]) -> list[str]:
-    figure = go.Figure()
+def weight_targets(r: dict[str, Any]) -> list[Markup]:
+    traces = []
     for place, row in enumerate(r["rows"]):
         x = [0.0, *(horizon / row["late"] for horizon in row["horizons"])]
-        name = f"{text(row['run'])}, late {row['late']}"
-        colour = charts.PALETTE[place % len(charts.PALETTE)]
-        figure.add_scatter(
-            x=x, y=[row["held"], *row["scores"]], name=name, mode="lines+markers", line={"color": colour}
-        )
+        name = f"{row['run']}, late {row['late']}"
+        line = {"color": charts.PALETTE[place % len(charts.PALETTE)]}
+        traces.append(charts.scatter(x, [row["held"], *row["scores"]], name, "lines+markers", line=line))
     head = [
         "run",
         "late",
@@ -72,7 +73,7 @@ def weight_targets(r: dict[str, Any]) -> list[str]:
         section(
             "Accuracy by target",
             "Held-out accuracy, sampled, of two-point forecasts, against how far beyond the late checkpoint they go.",
-            charts.fragment(figure, "targets", "horizon / late step", "accuracy"),
+            charts.fragment(traces, "targets", "horizon / late step", "accuracy"),
         ),
         section(
             "The best target, and what was recommended before any evaluation",
@@ -82,9 +83,9 @@ def weight_targets(r: dict[str, Any]) -> list[str]:
     ]
 
 
-def output_targets(r: dict[str, Any]) -> list[str]:
-    figure = go.Figure()
-    names = [text(f"{row['run']}, alpha {row['alpha']:g}") for row in r["rows"]]
+def output_targets(r: dict[str, Any]) -> list[Markup]:
+    traces = []
+    names = [f"{row['run']}, alpha {row['alpha']:g}" for row in r["rows"]]
     for key, label, colour in (
         ("over_late", "over the late checkpoint", charts.RUN),
         ("over_matched", "over it at the matched temperature", charts.CHANCE),
@@ -93,25 +94,31 @@ def output_targets(r: dict[str, Any]) -> list[str]:
         middle = [row[key]["mean"] for row in r["rows"]]
         above = [row[key]["interval"][1] - m for row, m in zip(r["rows"], middle, strict=True)]
         below = [m - row[key]["interval"][0] for row, m in zip(r["rows"], middle, strict=True)]
-        figure.add_scatter(
-            x=middle, y=names, mode="markers", name=label, marker={"color": colour, "size": 8},
-            error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1},
-        )  # fmt: skip
-    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
+        marker = {"color": colour, "size": 8}
+        traces.append(
+            charts.scatter(middle, names, label, "markers", marker=marker, error_x=charts.spread(above, below))
+        )
     head = ["run", "alpha", "forecast", "late", "late, as sure", "best", "greedy: forecast", "late", "verdict"]
     rows = [
         (
-            row["run"], f"{row['alpha']:g}", row["forecast_score"], row["late_score"], row["matched_score"], row["best_score"],
-            row["greedy"]["forecast"] if row["greedy"] else None, row["greedy"]["late"] if row["greedy"] else None, row["verdict"],
+            row["run"],
+            f"{row['alpha']:g}",
+            row["forecast_score"],
+            row["late_score"],
+            row["matched_score"],
+            row["best_score"],
+            row["greedy"]["forecast"] if row["greedy"] else None,
+            row["greedy"]["late"] if row["greedy"] else None,
+            row["verdict"],
         )
         for row in r["rows"]
-    ]  # fmt: skip
-    height = max(400, 40 * len(names) + 120)
+    ]
+    height, down = max(400, 40 * len(names) + 120), maps.categories(downward=True)
     return [
         section(
             "What decoding beyond the late checkpoint gains",
             "Paired differences of avg@k with 95 % intervals over problems.",
-            charts.fragment(figure, "output-targets", "difference in accuracy", "", height=height),
+            charts.fragment(traces, "output-targets", "difference in accuracy", "", height=height, yaxis=down),
             table(head, rows),
         )
     ]

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import plotly.graph_objects as go
+from markupsafe import Markup
 
 from driftline.report import charts
 from driftline.report.page import section, table
 
 
-def rl_vs_sft(r: dict[str, Any]) -> list[str]:
-    figure = go.Figure()
+def rl_vs_sft(r: dict[str, Any]) -> list[Markup]:
+    traces = []
     for kind, colour in (("rl", charts.RUN), ("sft", charts.FORECAST)):
         mine = [row for row in r["rows"] if row["kind"] == kind]
         x = [row["r2"] for row in mine]
         y = [row["cosine"] for row in mine]
         named = [f"seed {row['seed']}, {row['cut']}" for row in mine]
-        figure.add_scatter(
-            x=x, y=y, text=named, name=kind.upper(), mode="markers", marker={"color": colour, "size": 10}
-        )
         null_x, null_y = [row["null_r2"] for row in mine], [row["null_cosine"] for row in mine]
-        figure.add_scatter(
-            x=null_x, y=null_y, name=f"{kind.upper()}, chance", mode="markers", marker={"color": colour, "symbol": "x"}
-        )
+        run, walk = {"color": colour, "size": 10}, {"color": colour, "symbol": "x"}
+        traces.append(charts.scatter(x, y, kind.upper(), "markers", text=named, marker=run))
+        traces.append(charts.scatter(null_x, null_y, f"{kind.upper()}, chance", "markers", marker=walk))
     head = [
         "",
         "seed",
@@ -56,7 +53,7 @@ def rl_vs_sft(r: dict[str, Any]) -> list[str]:
         section(
             "R² and cosine, RL and SFT",
             "Median R² of the weights against the cosine of separated increments, each run beside its driftless walk (x).",
-            charts.fragment(figure, "rl-vs-sft", "median R²", "cosine of separated increments"),
+            charts.fragment(traces, "rl-vs-sft", "median R²", "cosine of separated increments"),
         ),
         section(
             "Every run", "Skill is that of a damped line on the last quarter of the checkpoints.", table(head, rows)
@@ -64,9 +61,9 @@ def rl_vs_sft(r: dict[str, Any]) -> list[str]:
     ]
 
 
-def noise(r: dict[str, Any]) -> list[str]:
+def noise(r: dict[str, Any]) -> list[Markup]:
     levels = list(dict.fromkeys(row["level"] for row in r["rows"]))
-    figure = go.Figure()
+    traces = []
     for key, label, colour in (
         ("r2_median", "median R²", charts.RUN),
         ("r2_mean", "mean R²", charts.PALETTE[6]),
@@ -74,8 +71,8 @@ def noise(r: dict[str, Any]) -> list[str]:
         ("cosine", "cosine of separated increments", charts.FORECAST),
     ):
         x, y = [row["level"] for row in r["rows"]], [row[key] for row in r["rows"]]
-        figure.add_scatter(x=x, y=y, name=label, mode="markers", marker={"color": colour, "size": 8})
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=levels)
+        traces.append(charts.scatter(x, y, label, "markers", marker={"color": colour, "size": 8}))
+    ordered = {"type": "category", "categoryorder": "array", "categoryarray": levels}
     head = ["level", "seed", "R² mean", "chance", "R² median", "chance", "cosine", "growth", "drift"]
     keys = ("r2_mean", "null_mean", "r2_median", "null_median", "cosine", "growth")
     rows = [
@@ -86,7 +83,7 @@ def noise(r: dict[str, Any]) -> list[str]:
         section(
             "R² by signal over noise",
             "SFT with random signs on the loss of every token; each dot is a run. R² that rises while the cosine falls is not drift.",
-            charts.fragment(figure, "noise", "signal over noise", "R², cosine"),
+            charts.fragment(traces, "noise", "signal over noise", "R², cosine", xaxis=ordered),
             table(head, rows),
         )
     ]

@@ -1,0 +1,119 @@
+"""What goes beside the weights: `driftline.json`, which makes the same bytes again, and the files that a model needs."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from driftline._version import __version__
+from driftline.checkpoints.trajectory import Trajectory
+from driftline.errors import UnreadableCheckpoint
+from driftline.files import remote
+from driftline.files.json import json_text
+from driftline.forecast.forecast import Forecast
+from driftline.writing.layout import Output
+from driftline.writing.storage import Storage
+
+MARK = "driftline.json"
+_HASH_BLOCK = 1 << 16
+_COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
+_NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", MARK)
+
+
+def recipe(
+    trajectory: Trajectory,
+    layout: Sequence[Output],
+    forecast: Forecast,
+    storage: Storage,
+    *,
+    sources: list[dict[str, Any]],
+    rounding_loss: float,
+) -> dict[str, Any]:
+    """The contents of `driftline.json`.
+
+    Args:
+        sources: see `source`.
+        rounding_loss: ||rounding error|| / ||forecast - first checkpoint used||.
+    """
+    per, coefficients = _coefficients(trajectory, forecast)
+    return {
+        "driftline": __version__,
+        **forecast.recipe,
+        "steps": list(trajectory.steps),
+        "coefficients_per": per,
+        "coefficients": coefficients,
+        "sources": sources,
+        "keep": list(storage.keep),
+        "kept": [output.name for output in layout if output.kept],
+        "copied": [output.name for output in layout if output.series is None],
+        "dtype": storage.dtype,
+        "written_dtype": "+".join(sorted({output.dtype for output in layout if output.series is not None})),
+        "rounding": storage.rounding,
+        "seed": storage.seed,
+        "shard_bytes": storage.shard_bytes,
+        "rounding_loss": rounding_loss,
+    }
+
+
+def _coefficients(trajectory: Trajectory, forecast: Forecast) -> tuple[str, dict[str, Any]]:
+    """`run` and step -> coefficient where all tensors have the same; else `tensor` and that of each."""
+    by_step = {
+        name: dict(zip(map(str, trajectory.steps), vector.tolist(), strict=True))
+        for name, vector in forecast.coefficients.items()
+    }
+    if len({vector.tobytes() for vector in forecast.coefficients.values()}) == 1:
+        return "run", next(iter(by_step.values()))
+    return "tensor", by_step
+
+
+def files_read(trajectory: Trajectory, forecasts: Iterable[Forecast]) -> list[tuple[int, Path]]:
+    """(step, file) of every file that the forecasts are made of, the last checkpoint's among them."""
+    vectors = {vector.tobytes(): vector for forecast in forecasts for vector in forecast.coefficients.values()}
+    rows = {len(trajectory.steps) - 1}.union(*(vector.nonzero()[0].tolist() for vector in vectors.values()))
+    return [
+        (trajectory.steps[row], file)
+        for row in sorted(rows)
+        for file in sorted({file for info in trajectory.checkpoints[row].tensors.values() for file in info.files})
+    ]
+
+
+def source(read: tuple[int, Path]) -> dict[str, Any]:
+    """One file that is read, with its size and BLAKE3 hash (what `b3sum` prints); a remote one is not read twice for it."""
+    (step, file), digest, block = read, blake3(), memoryview(bytearray(_HASH_BLOCK))
+    try:
+        if remote.is_remote(file):
+            return {"step": step, "file": str(file), **remote.origin(file)}
+        with open(file, "rb", buffering=0) as handle:
+            while count := handle.readinto(block):
+                digest.update(block[:count])
+            size = os.fstat(handle.fileno()).st_size
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{file} cannot be read ({error.strerror})") from error
+    return {"step": step, "file": str(file), "bytes": size, "blake3": digest.hexdigest()}
+
+
+def copy_beside(model: Path, folder: Path, dtype: str) -> None:
+    """Configuration, generation configuration, tokenizer and chat template, from the last checkpoint's folder.
+
+    Args:
+        dtype: what the configuration is to say; as it was for `same`.
+    """
+    with remote.local_copy(model, weights=False) as here:
+        for file in sorted(Path(here).iterdir()):
+            wanted = file.is_file() and file.name.endswith(_COPIED_SUFFIXES)
+            if wanted and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _NOT_COPIED):
+                shutil.copyfile(file, folder / file.name)
+    config = folder / "config.json"
+    if dtype != "same" and config.is_file():
+        values = json.loads(config.read_bytes())
+        for key in ("dtype", "torch_dtype"):
+            if key in values or key == "dtype":
+                values[key] = dtype
+        config.write_text(json_text(values))

@@ -1,0 +1,71 @@
+"""The figures of a stream of increments, and that costly ones are had anew only when the run has grown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from driftline.linearity import statistics
+from driftline.training.increments import Increments
+from driftline.training.logged import LoggedFigures
+
+N = 400
+
+
+def walk(steps: int, drift: float, *, turn: int | None = None) -> np.ndarray:
+    """W [steps + 1, N]: unit noise and drift at every step; after `turn` no drift and half as much noise again."""
+    rng = np.random.default_rng(1)
+    direction = rng.standard_normal(N)
+    rows = [
+        (0 if turn and k >= turn else drift) * direction + (1.5 if turn and k >= turn else 1) * rng.standard_normal(N)
+        for k in range(steps)
+    ]
+    return np.concatenate([np.zeros((1, N)), np.cumsum(rows, 0)])
+
+
+def figures_of(path: np.ndarray) -> tuple[list[dict[str, float]], list[int]]:
+    """Figures after every step, and the steps at which R² was had."""
+    run, figures, had = Increments(np.empty((100, N)), path[0], 0), LoggedFigures(0.9), []
+
+    def r2(steps):
+        had.append(int(steps[-1]))
+        return np.full(N, 0.5)
+
+    found = []
+    for step in range(1, len(path)):
+        run.add(path[step], step, 1e-3)
+        found.append(figures.of(run, r2))
+    return found, had
+
+
+def test_figures_are_those_of_the_exact_gram():
+    path = walk(12, 0.5)
+    found, had = figures_of(path)
+    steps = np.arange(13.0)
+    increments = np.diff(path, axis=0)
+    pairs = statistics.separated_pairs(steps, statistics.optimizer_memory(0.9))
+    cosine = statistics.mean_cosine(increments @ increments.T, pairs)[0]
+    assert found[-1]["increment_cosine"] == pytest.approx(cosine)
+    assert found[-1]["growth_exponent"] == pytest.approx(statistics.growth_exponent(path @ path.T, steps)[0])
+    assert found[-1]["r2_mean"] == 0.5
+    assert 0 < found[-1]["null_r2_mean"] < 1
+    assert "increment_cosine" not in found[0]
+    assert "recommended_horizon" not in found[5]
+    assert "recommended_horizon" in found[6]
+    assert had == [2, 3, 4, 5, 7, 9, 12]
+
+
+def test_a_collapse_is_told_with_its_step():
+    found, _ = figures_of(walk(24, 1.0, turn=18))
+    assert found[16]["collapse_warning"] == 0
+    assert "collapse_since" not in found[16]
+    assert found[-1]["collapse_warning"] == 1
+    assert found[-1]["collapse_since"] == pytest.approx(18, abs=1)
+
+
+def test_parameters_that_never_move_have_no_figures():
+    run = Increments(np.empty((16, N)), np.zeros(N), 0)
+    figures = LoggedFigures(0.0)
+    run.add(np.zeros(N), 1, 0.0)
+    run.add(np.zeros(N), 2, 0.0)
+    assert figures.of(run, lambda steps: np.empty(0)) == {}

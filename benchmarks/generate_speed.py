@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from driftline.decoding.combine import Shape
+from driftline.decoding.distribution import SamplingParams
 from driftline.decoding.processor import ExtrapolatedLogits
 from driftline.decoding.sampler import Sampler
 from driftline.models import default_device, quiet_libraries
 from measure import timed
 
-ALPHA, SHAPE = 1.5, Shape(temperature=0.6, top_p=0.95)
+ALPHA, PARAMS = 1.5, SamplingParams(temperature=0.6, top_p=0.95)
 PROMPT, NEW = 64, 128
 ENTROPY, DIVERGENCES = 0.4, (0.012, 0.048, 0.19)
 
@@ -73,7 +73,7 @@ def neighbour(early: Qwen2ForCausalLM, divergence: float) -> Qwen2ForCausalLM:
 def compare(early: Qwen2ForCausalLM, lates: dict[float, Qwen2ForCausalLM], batch: int, repeats: int) -> None:
     """One table: every way is called in turn, several times, and its fastest call counts."""
     prompts = torch.randint(0, 32_000, (batch, PROMPT), generator=torch.Generator().manual_seed(3))
-    settings: dict[str, Any] = {"temperature": SHAPE.temperature, "top_p": SHAPE.top_p, "max_new_tokens": NEW}
+    settings: dict[str, Any] = {"temperature": PARAMS.temperature, "top_p": PARAMS.top_p, "max_new_tokens": NEW}
     words: Any = SimpleNamespace(eos_token_id=None)
     nearest = next(iter(lates.values()))
 
@@ -106,7 +106,7 @@ def main() -> None:
     quiet_libraries()
     early = base()
     lates = {divergence: neighbour(early, divergence) for divergence in DIVERGENCES}
-    print(f"{sum(weights.numel() for weights in early.parameters()):,} parameters, alpha {ALPHA}, {SHAPE}")
+    print(f"{sum(weights.numel() for weights in early.parameters()):,} parameters, alpha {ALPHA}, {PARAMS}")
     for batch, repeats in ((1, 3), (16, 2)):
         compare(early, lates, batch, repeats)
 

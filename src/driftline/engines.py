@@ -29,10 +29,10 @@ import numpy as np
 
 from driftline._version import __version__
 from driftline.errors import InputError, first_line
+from driftline.progress import Advance
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Advance = Callable[[int], None]
 
 ENGINES = ("local", "ray")
 _MOST_THREADS = 16  # bounds the memory of a pass, not only its speed

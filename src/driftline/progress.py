@@ -6,40 +6,55 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
+
+Advance: TypeAlias = Callable[[int], None]
+"""Told of so many more units that are done."""
+
+StartStage: TypeAlias = Callable[[str, int], Advance]
+"""Starts the progress of a stage, from what it is and how many units it has, and gives what advances it."""
 
 _PATIENCE = 2.0  # seconds before a bar is shown
 _FIRST, _BETWEEN = 10.0, 30.0  # seconds before the first line and between two, where there is no terminal
 
 
+def unseen(amount: int) -> None:
+    """An `Advance` that shows nothing."""
+
+
+def no_progress(what: str, total: int) -> Advance:
+    """A `StartStage` that shows nothing."""
+    return unseen
+
+
 @contextmanager
-def progress_bar(what: str, total: int, *, quiet: bool, unit: str = "bytes") -> Iterator[Callable[[int], None]]:
+def progress_bar(what: str, total: int, *, quiet: bool, unit: str = "bytes") -> Iterator[Advance]:
     """A function that advances by so many units; shows throughput and time left."""
     with _shown(unit, quiet=quiet) as start:
         yield start(what, total)
 
 
 @contextmanager
-def counter(*, quiet: bool) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+def counter(*, quiet: bool) -> Iterator[StartStage]:
     """A function that starts the progress of each stage of a longer task and returns what advances it."""
     with _shown("", quiet=quiet) as start:
         yield start
 
 
 @contextmanager
-def _shown(unit: str, *, quiet: bool) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+def _shown(unit: str, *, quiet: bool) -> Iterator[StartStage]:
     if quiet:
-        yield lambda what, total: lambda amount: None
+        yield no_progress
     elif not sys.stderr.isatty():
         yield lambda what, total: _Lines(what, total, unit).advance
     else:
         bar = _bar(unit)
         begun = time.monotonic()
 
-        def start(what: str, total: int) -> Callable[[int], None]:
+        def start(what: str, total: int) -> Advance:
             task = bar.add_task(what, total=total)
 
             def advance(amount: int) -> None:

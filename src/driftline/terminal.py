@@ -13,6 +13,8 @@ from driftline.report.page import number
 
 if TYPE_CHECKING:
     from driftline.checkpoints.inspection import Inspection
+    from driftline.decoding.generate import GenerateReport
+    from driftline.evaluation.records import EvaluationRecord, SweepRecord
     from driftline.linearity.comparison import Comparison
     from driftline.linearity.summary import Line, PersistenceFigures, Summary
 
@@ -227,49 +229,41 @@ def scores(rows: list[dict[str, Any]], problems: int, samples: int) -> None:
     _table(f"accuracy on {problems} held-out problems, {samples} samples each", ["model", "greedy", "sampled"], table)
 
 
-def samples(outcome: Any, out: Path) -> None:
+def samples(report: GenerateReport, out: Path) -> None:
     """How many completions are in the file, how fast they came, and how many drafts were kept."""
     say = _console().print
-    say(f"{out}: {outcome.rows:,} completions, {outcome.new_rows:,} of them new")
-    if outcome.new_tokens:
-        say(
-            f"{outcome.new_tokens:,} tokens in {outcome.seconds:.1f} s, {outcome.new_tokens / outcome.seconds:.0f} a second"
-        )
-    if outcome.acceptance == outcome.acceptance:
-        say(
-            f"drafts kept: {outcome.acceptance:.1%}; tokens for each pass of the early model: {outcome.tokens_per_early_pass:.2f}"
-        )
+    say(f"{out}: {report.rows:,} completions, {report.new_rows:,} of them new")
+    if report.new_tokens:
+        speed = report.new_tokens / report.seconds
+        say(f"{report.new_tokens:,} tokens in {report.seconds:.1f} s, {speed:.0f} a second")
+    if report.acceptance == report.acceptance:
+        passes = f"tokens for each pass of the early model: {report.tokens_per_early_pass:.2f}"
+        say(f"drafts kept: {report.acceptance:.1%}; {passes}")
 
 
-def evaluation(r: dict[str, Any], out: Path) -> None:
+def evaluation(r: EvaluationRecord, out: Path) -> None:
     """avg@k with its interval, pass@k, and what the controls say."""
     say = _console().print
-    low, high = r["interval"]
-    say(f"{r['task']}: {r['problems']} problems, {r['samples']} samples each")
-    say(f"avg@{r['samples']} {r['avg@k']:.3f} (95 %: {low:.3f} to {high:.3f})")
-    say("  ".join(f"pass@{k} {value:.3f}" for k, value in r["pass@k"].items()))
-    if control := r.get("control"):
-        say(f"\n{control['sentence']}")
-    if against := r.get("against"):
-        d = against["difference"]
-        say(f"\nagainst {against['folder']} ({against['avg@k']:.3f}): {d['mean']:+.3f}, p = {d['p_value']:.3g}")
+    low, high = r.interval
+    say(f"{r.task}: {r.problems} problems, {r.samples} samples each")
+    say(f"avg@{r.samples} {r.avg_at_k:.3f} (95 %: {low:.3f} to {high:.3f})")
+    say("  ".join(f"pass@{k} {value:.3f}" for k, value in r.pass_at_k.items()))
+    if r.control:
+        say(f"\n{r.control.sentence}")
+    if r.against:
+        d = r.against.difference
+        say(f"\nagainst {r.against.folder} ({r.against.avg_at_k:.3f}): {d.mean:+.3f}, p = {d.p_value:.3g}")
     say(f"\nevaluation: {out / 'evaluation.json'}")
 
 
-def sweep(r: dict[str, Any], out: Path) -> None:
+def sweep(r: SweepRecord, out: Path) -> None:
     """The score of every candidate and observed checkpoint, and the best."""
     rows = [
-        (
-            kind,
-            number(c["step"], 0),
-            c["problems"],
-            f"{c['avg@k']:.3f}",
-            f"{c['interval'][0]:.3f} to {c['interval'][1]:.3f}",
-        )
-        for kind, listed in (("observed", r["observed"]), ("forecast", r["candidates"]))
+        (kind, number(c.step, 0), c.problems, f"{c.avg_at_k:.3f}", f"{c.interval[0]:.3f} to {c.interval[1]:.3f}")
+        for kind, listed in (("observed", r.observed), ("forecast", r.candidates))
         for c in listed
     ]
-    _table(f"avg@{r['samples']} on {r['task']}", ["", "step", "problems", "score", "95 %"], rows)
+    _table(f"avg@{r.samples} on {r.task}", ["", "step", "problems", "score", "95 %"], rows)
     say = _console().print
-    say(f"\n{r['sentence']}\n")
+    say(f"\n{r.sentence}\n")
     say(f"report: {out / 'report.html'}")

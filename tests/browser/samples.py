@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from conftest import save_tensors, walk_weights
 from driftline.checkpoints.jumps import Jump, write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.evaluation import records
 from driftline.files.json import json_text
 from driftline.forecast import backtest
 from driftline.forecast.observations import observe
@@ -160,28 +161,60 @@ def _logprobs(folder: Path, rng: np.random.Generator, run: str) -> dict[str, Any
     }  # fmt: skip
 
 
-def _scored(step: int, score: float, problems: int) -> dict[str, Any]:
+def _figures(score: float) -> dict[str, Any]:
+    interval = [score - 0.04, score + 0.04]
     return {
-        "step": step, "problems": problems, "avg@k": score, "interval": [score - 0.04, score + 0.04],
-        "pass@k": {"1": score, "4": min(score + 0.1, 1.0)}, "response_tokens": 11.0, "truncated": 0.0,
-    }  # fmt: skip
+        "avg_at_k": score,
+        "interval": interval,
+        "pass_at_k": {"1": score, "4": min(score + 0.1, 1.0)},
+        "pass_at_k_interval": {"1": interval, "4": interval},
+        "response_tokens": 11.0,
+        "truncated": 0.0,
+        "mean_score": score,
+    }
 
 
-def _sweep() -> dict[str, Any]:
-    late = _scored(110, 0.8, 64)
-    return {
-        "driftline": "0", "run": MARKUP, "steps": STEPS, "space": "weights", "forecast": "two-point", "task": MARKUP,
-        "problems": 64, "samples": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 16, "seed": 0,
-        "rounds": [{"candidates": 2, "problems": 32}, {"candidates": 1, "problems": 64}],
-        "candidates": [_scored(120, 0.82, 32), _scored(140, 0.88, 64)],
-        "observed": [_scored(0, 0.4, 64), _scored(50, 0.7, 64), late],
-        "early": {"step": 0, "folder": MARKUP}, "late": {"step": 110, "folder": MARKUP},
-        "best": {"step": 140, "better": True, "surer": False, "baseline": 110, "difference": {"mean": 0.08, "interval": [0.02, 0.14]},
-                 "p_value_corrected": 0.01},
-        "control": {"sentence": MARKUP, "late": late, "late_matched": late | {"temperature": 0.7},
-                    "entropy": {"forecast": 0.3, "late": 0.4, "matched": 0.3}},
-        "sentence": f"Use the forecast of step 140 {MARKUP}", "versions": {"torch": "2"}, "seconds": 1.0,
-    }  # fmt: skip
+def _scored(step: int, score: float, problems: int) -> records.Scored:
+    return records.Scored(step=step, problems=problems, **_figures(score))
+
+
+def _sweep() -> records.SweepRecord:
+    gain = records.Difference(mean=0.08, interval=[0.02, 0.14], p_value=0.005)
+    control = records.Control(
+        late=records.Figures(**_figures(0.8)),
+        entropy=records.EntropyMatch(temperature=0.7, forecast=0.3, late=0.4, matched=0.3, tokens=900),
+        greedy={"forecast": 0.9, "late": 0.85},
+        late_matched=records.MatchedFigures(temperature=0.7, **_figures(0.8)),
+        gain=gain,
+        beyond_sharpening=gain,
+        verdict="gain",
+        sentence=MARKUP,
+    )
+    return records.SweepRecord(
+        driftline="0",
+        run=MARKUP,
+        steps=STEPS,
+        space="weights",
+        forecast="two-point",
+        early=records.ModelAtStep(step=0, folder=MARKUP),
+        late=records.ModelAtStep(step=110, folder=MARKUP),
+        task=MARKUP,
+        problems=64,
+        samples=4,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=16,
+        seed=0,
+        rounds=[records.Round(candidates=2, problems=32), records.Round(candidates=1, problems=64)],
+        candidates=[_scored(120, 0.82, 32), _scored(140, 0.88, 64)],
+        observed=[_scored(0, 0.4, 64), _scored(50, 0.7, 64), _scored(110, 0.8, 64)],
+        best=records.Best(step=140, baseline=110, better=True, surer=False, difference=gain, p_value_corrected=0.01),
+        sentence=f"Use the forecast of step 140 {MARKUP}",
+        control=control,
+        versions={"torch": "2"},
+        seconds=1.0,
+    )
 
 
 def _study() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from tiny_models import distribution
 from transformers import TopPLogitsWarper
 
-from driftline.decoding.combine import Shape, combine, draw, probabilities
+from driftline.decoding.distribution import SamplingParams, combine_logits, draw, probabilities
 from driftline.errors import InputError
 
 LOGITS = 4 * torch.randn(6, 500, generator=torch.Generator().manual_seed(3))
@@ -18,16 +18,16 @@ LOGITS = 4 * torch.randn(6, 500, generator=torch.Generator().manual_seed(3))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_models_are_exact_at_their_own_alpha(dtype):
     early, late = LOGITS[:3].to(dtype), LOGITS[3:].to(dtype)
-    assert torch.equal(combine(early, late, 1.0), late.float())
-    assert torch.equal(combine(early, late, 0.0), early.float())
-    torch.testing.assert_close(combine(early, late, 1.5), 1.5 * late.float() - 0.5 * early.float())
+    assert torch.equal(combine_logits(early, late, 1.0), late.float())
+    assert torch.equal(combine_logits(early, late, 0.0), early.float())
+    torch.testing.assert_close(combine_logits(early, late, 1.5), 1.5 * late.float() - 0.5 * early.float())
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0, 2.0])
 def test_a_token_that_the_late_model_bans_stays_banned(alpha):
     late = LOGITS[3:].clone()
     late[:, 7] = -math.inf
-    combined = combine(LOGITS[:3], late, alpha)
+    combined = combine_logits(LOGITS[:3], late, alpha)
     assert (combined[:, 7] == -math.inf).all()
     assert combined.isfinite().sum() == combined.numel() - 3
 
@@ -36,7 +36,7 @@ def test_a_token_that_the_late_model_bans_stays_banned(alpha):
     ("temperature", "top_p", "top_k"), [(1, 1, 0), (0.6, 0.95, 0), (1.3, 1, 40), (0.7, 0.8, 20), (1, 0.01, 0)]
 )
 def test_probabilities_are_those_of_the_formula(temperature, top_p, top_k):
-    found = probabilities(LOGITS.view(2, 3, 500), Shape(temperature, top_p, top_k))
+    found = probabilities(LOGITS.view(2, 3, 500), SamplingParams(temperature, top_p, top_k))
     wanted = distribution(LOGITS.double(), temperature, top_p, top_k).float().view(2, 3, 500)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
     assert torch.equal(found > 0, wanted > 0)
@@ -46,14 +46,14 @@ def test_probabilities_are_those_of_the_formula(temperature, top_p, top_k):
 @pytest.mark.parametrize("top_p", [0.3, 0.9, 0.95, 0.999])
 def test_top_p_is_that_of_transformers_for_small_and_large_nuclei(spread, top_p):
     logits = spread * torch.randn(40, 3000, generator=torch.Generator().manual_seed(5))
-    found = probabilities(logits, Shape(top_p=top_p))
+    found = probabilities(logits, SamplingParams(top_p=top_p))
     wanted = TopPLogitsWarper(top_p)(None, logits).softmax(-1)
     assert torch.equal(found > 0, wanted > 0)
     torch.testing.assert_close(found, wanted)
 
 
 def test_temperature_zero_is_all_on_the_likeliest():
-    found = probabilities(LOGITS, Shape(temperature=0))
+    found = probabilities(LOGITS, SamplingParams(temperature=0))
     assert torch.equal(found.argmax(-1), LOGITS.argmax(-1))
     assert torch.equal(found.sum(-1), torch.ones(6))
     assert torch.equal(found.max(-1).values, torch.ones(6))
@@ -77,4 +77,4 @@ def test_drawing_inverts_the_cumulative_sum():
 )
 def test_settings_out_of_range_are_refused(changes, named):
     with pytest.raises(InputError, match=named):
-        Shape(**changes)
+        SamplingParams(**changes)

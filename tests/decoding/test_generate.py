@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_models import CONTEXT, pair, save, tokenizer
 
-from driftline.decoding.generate import Outcome, Settings, generate, settings_file
+from driftline.decoding.generate import GenerateReport, generate, settings_file
 from driftline.decoding.sampler import Sampler, row_seed
+from driftline.decoding.settings import GenerationSettings
 from driftline.decoding.sources import load_sampler
 from driftline.errors import InputError
 
@@ -22,9 +23,9 @@ def models(tmp_path: Path) -> tuple[str, str]:
 
 
 @pytest.fixture
-def settings(models: tuple[str, str]) -> Settings:
+def settings(models: tuple[str, str]) -> GenerationSettings:
     early, late = models
-    return Settings(late=late, early=early, alpha=1.5, samples=3, max_new_tokens=10, seed=4)
+    return GenerationSettings(late=late, early=early, alpha=1.5, samples=3, max_new_tokens=10, seed=4)
 
 
 def prompt_file(folder: Path, rows: list[dict]) -> Path:
@@ -45,7 +46,7 @@ def rows_of(file: Path) -> list[dict]:
 
 def test_rows_hold_the_samples_of_every_prompt(tmp_path, settings, asked):
     seen: list[int] = []
-    outcome = generate(asked, tmp_path / "out.jsonl", settings, batch_size=4, advance=seen.append)
+    report = generate(asked, tmp_path / "out.jsonl", settings, batch_size=4, advance=seen.append)
     rows = rows_of(tmp_path / "out.jsonl")
     assert [(row["index"], row["sample"]) for row in rows] == [(i, k) for i in range(5) for k in range(3)]
     assert set(rows[0]) == {"index", "sample", "prompt", "response", "response_ids", "finish_reason"}
@@ -55,10 +56,10 @@ def test_rows_hold_the_samples_of_every_prompt(tmp_path, settings, asked):
     alone = sampler.sample([[20, 21, 22, 9]], temperature=0.6, top_p=0.95, max_new_tokens=10, seeds=[row_seed(4, 4, 2)])
     assert rows[14]["response_ids"] == alone[0].ids
     assert rows[14]["response"] == sampler.tokenizer.decode(alone[0].ids, skip_special_tokens=True)
-    assert isinstance(outcome, Outcome)
-    assert (outcome.rows, outcome.new_rows) == (15, 15)
-    assert outcome.new_tokens == sum(len(row["response_ids"]) for row in rows)
-    assert 0 < outcome.acceptance <= 1 <= outcome.tokens_per_early_pass
+    assert isinstance(report, GenerateReport)
+    assert (report.rows, report.new_rows) == (15, 15)
+    assert report.new_tokens == sum(len(row["response_ids"]) for row in rows)
+    assert 0 < report.acceptance <= 1 <= report.tokens_per_early_pass
     assert sum(seen) == 15
 
 
@@ -80,8 +81,32 @@ def test_a_file_cut_short_is_continued(tmp_path, settings, asked, torn):
     assert generate(asked, out, settings).new_rows == 0
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("state", ["no file", "no rows", "no rows, and no settings", "rows of a former call"])
+def test_a_file_is_begun_whatever_a_killed_call_left(tmp_path, settings, asked, state, overwrite):
+    """It empties the file, then puts the settings beside it; so a file with rows has the settings that made them."""
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    generate(asked, whole, settings)
+    generate(asked, out, replace(settings, seed=5))
+    if state == "no file":
+        out.unlink()
+    elif state != "rows of a former call":
+        out.write_bytes(b"")
+        (tmp_path / ".out.jsonl.settings.json.partial").write_text("{")
+    if state.endswith("no settings"):
+        settings_file(out).unlink()
+    if state == "rows of a former call" and not overwrite:
+        with pytest.raises(InputError, match="other settings"):
+            generate(asked, out, settings)
+        return
+    generate(asked, out, settings, overwrite=overwrite)
+    assert out.read_bytes() == whole.read_bytes()
+    assert settings_file(out).read_bytes() == settings_file(whole).read_bytes()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_a_single_model_is_sampled_without_an_early_one(tmp_path, models, asked):
-    settings = Settings(late=models[1], temperature=0, max_new_tokens=6)
+    settings = GenerationSettings(late=models[1], temperature=0, max_new_tokens=6)
     generate(asked, tmp_path / "out.jsonl", settings)
     _, late = pair()
     wanted = Sampler(late, tokenizer()).sample([[5, 7]], temperature=0, max_new_tokens=6, seeds=[0])[0].ids
@@ -151,11 +176,11 @@ def test_messages_need_a_chat_template(tmp_path, asked):
     _, late = pair()
     plain = str(save(tmp_path / "plain", late, tokenizer(template=None)))
     with pytest.raises(InputError, match="row 4 has messages, but the model has no chat template"):
-        generate(asked, tmp_path / "out.jsonl", Settings(late=plain))
+        generate(asked, tmp_path / "out.jsonl", GenerationSettings(late=plain))
     strict = tokenizer(template="{{ raise_exception('roles must alternate') }}")
     refusing = str(save(tmp_path / "refusing", late, strict))
     with pytest.raises(InputError, match="row 4 does not fit the model's chat template"):
-        generate(asked, tmp_path / "out.jsonl", Settings(late=refusing))
+        generate(asked, tmp_path / "out.jsonl", GenerationSettings(late=refusing))
 
 
 def test_unreadable_prompts_are_refused(tmp_path, settings):

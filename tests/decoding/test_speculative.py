@@ -12,7 +12,7 @@ from scipy import stats
 from tiny_models import VOCABULARY, distribution, greedy, next_logits, pair, prompts, tokenizer
 
 from driftline.decoding.sampler import Sampler, row_seed
-from driftline.decoding.speculative import Acceptance, judge
+from driftline.decoding.speculative import Acceptance, verify_drafts
 
 ALPHAS = (0.0, 0.5, 1.0, 1.5, 3.0)
 SHAPES = ((1.0, 1.0, 0), (0.6, 0.95, 0), (1.2, 1.0, 50), (0.8, 0.9, 100))
@@ -97,7 +97,7 @@ def test_judging_gives_the_wanted_distribution_whatever_drafted(kept):
     for _ in range(20):
         drafts = torch.multinomial(q, 2000, replacement=True, generator=generator).T
         keep, replace = torch.rand(2, 2000, 2, generator=generator, dtype=torch.float64)
-        tokens, count = judge(drafts, q.expand(2000, -1, -1), p.expand(2000, -1, -1), keep, replace)
+        tokens, count = verify_drafts(drafts, q.expand(2000, -1, -1), p.expand(2000, -1, -1), keep, replace)
         found.append(tokens[:, 0] if kept == "first" else tokens[count >= 1, 1])
     wanted = p[0 if kept == "first" else 1].double()
     assert p_value(torch.cat(found).numpy(), (wanted / wanted.sum()).numpy()) > 1e-4

@@ -5,29 +5,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from killing import finished, killed
 from safetensors.numpy import load_file, save_file
 
 from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.cli import main
-from driftline.decoding.generate import settings_file
-from driftline.lab.model import shipped_base
 
 MakeRun = Callable[..., Path]
 STEPS = list(range(0, 80, 10))
@@ -91,93 +85,6 @@ def test_killed_at_fifty_moments_the_result_is_complete_or_absent(
             if absent % 5 == 1:
                 finish(out)
     assert absent >= 10
-
-
-# -- commands that go on with what they left
-
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(
-    ["driftline.cli", "driftline.decoding.generate", "driftline.training.driver", "transformers"]
-)
-
-
-def _run(words: list[str]) -> None:
-    sys.argv = ["driftline", *words]
-    os.setpgid(0, 0)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        main()
-
-
-def killed(words: list[str], after: float, *, once: Callable[[], bool] = lambda: True) -> bool:
-    """Run a command in a process group of its own and kill all of it; False if it ended before.
-
-    The moment is so many seconds after something is `once` true.
-    """
-    process = _forks.Process(target=_run, args=(words,))
-    process.start()
-    while not once() and process.is_alive():
-        time.sleep(0.002)
-    process.join(after)
-    assert process.pid is not None
-    with contextlib.suppress(ProcessLookupError):  # before it has its group, or when it has ended
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
-    return process.exitcode != 0
-
-
-def finished(words: list[str]) -> float:
-    """Run a command to its end; its seconds."""
-    began = time.monotonic()
-    process = _forks.Process(target=_run, args=(words,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    return time.monotonic() - began
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_generate_killed_at_fifty_moments_goes_on(rng: np.random.Generator, tmp_path: Path) -> None:
-    """Whole rows are right whenever it is killed; the same call ends with the file of a call that was never stopped."""
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text(
-        "".join(json.dumps({"prompt": f"{a}+{b}="}) + "\n" for a in range(10, 14) for b in range(20, 23))
-    )
-    model = str(shipped_base())
-
-    def words(out: Path) -> list[str]:
-        shape = ["--samples", "2", "--batch-size", "4", "--max-new-tokens", "12", "--temperature", "1.0", "--quiet"]
-        return ["generate", "--late", model, "--prompts", str(prompts), "--out", str(out), *shape]
-
-    def rows_of(out: Path) -> list[str]:
-        text = out.read_text() if out.exists() else ""
-        return text[: text.rfind("\n") + 1].splitlines()
-
-    def has(rows: int) -> bool:
-        return len(rows_of(out)) >= rows
-
-    finished(words(tmp_path / "reference.jsonl"))
-    reference = (tmp_path / "reference.jsonl").read_text().splitlines()
-    assert len(reference) == 24
-    out, kills, cut_short, done = tmp_path / "out.jsonl", 0, 0, 0
-    while kills < 50:
-        goal = int(rng.integers(0, len(reference) + 1))
-        kills += killed(words(out), rng.uniform(0, 0.2), once=partial(has, goal))
-        rows = rows_of(out)
-        assert rows == reference[: len(rows)]
-        cut_short += 0 < len(rows) < len(reference)
-        if len(rows) == len(reference):
-            done += 1
-            finished(words(out))
-            assert out.read_text().splitlines() == reference
-            out.unlink()
-            settings_file(out).unlink()
-    finished(words(out))
-    assert out.read_text().splitlines() == reference
-    assert cut_short >= 5
-    assert done >= 1
 
 
 _TRAINER = """

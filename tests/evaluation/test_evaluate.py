@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from lab_samplers import base_sampler, sharpened_sampler
+from msgspec.structs import replace as replaced
 
-from driftline.decoding.generate import Settings
 from driftline.decoding.sampler import Sampler
+from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
-from driftline.evaluation.evaluate import evaluate
+from driftline.evaluation import evaluate as room
+from driftline.evaluation.records import EvaluationRecord
 from driftline.evaluation.tasks import Task, open_task
+from driftline.files.output import output_folder
+from driftline.files.record import read_record, record_text
 
-SETTINGS = Settings(late="base", temperature=1.0, top_p=1.0, samples=4, max_new_tokens=16, seed=1)
+SETTINGS = GenerationSettings(late="base", temperature=1.0, top_p=1.0, samples=4, max_new_tokens=16, seed=1)
 EXTRAPOLATED = replace(SETTINGS, early="zero", alpha=2.0)
 
 
@@ -35,6 +40,16 @@ def task() -> Task:
     return open_task("sums", problems=24, seed=0)
 
 
+def evaluate(
+    task: Task, out: Path, settings: GenerationSettings, *, overwrite: bool = False, **more: Any
+) -> EvaluationRecord:
+    """As the command has it: the result is written into `out`, and what it was made of goes."""
+    with output_folder(out, overwrite=overwrite, mark=room.MARK) as folder:
+        found = room.evaluate(task, out, settings, **more)
+        found.write(folder)
+    return found.record
+
+
 def rows_of(out: Path, arm: str) -> list[dict]:
     rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     return [row for row in rows if row["arm"] == arm]
@@ -43,7 +58,8 @@ def rows_of(out: Path, arm: str) -> list[dict]:
 def test_a_model_and_its_figures(tmp_path, task, base) -> None:
     out = tmp_path / "out"
     record = evaluate(task, out, SETTINGS, batch_size=96, sampler=base)
-    assert record == json.loads((out / "evaluation.json").read_text())
+    assert record == read_record(out / "evaluation.json", EvaluationRecord, what="driftline evaluate")
+    assert (out / "evaluation.json").read_text() == record_text(record)
     assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "samples.jsonl"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]  # no work is left
     rows = rows_of(out, "model")
@@ -107,7 +123,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path, task, base, torn: bytes) -> None
     record = evaluate(task, out, SETTINGS, sampler=base, progress=count)
     assert asked == [96 - 48]  # three batches of 16 were done
     assert (out / "samples.jsonl").read_text() == (tmp_path / "whole" / "samples.jsonl").read_text()
-    assert {**record, "seconds": 0} == {**whole, "seconds": 0}
+    assert replaced(record, seconds=0) == replaced(whole, seconds=0)
     assert not (tmp_path / ".out.work").exists()
 
 

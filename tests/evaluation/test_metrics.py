@@ -44,10 +44,12 @@ def test_pass_at_k_is_unbiased(rng: np.random.Generator) -> None:
 
 def test_the_summary_by_hand() -> None:
     right = np.array([[1, 0], [1, 1], [0, 0]], bool)
-    found = summarize(right, np.array([[3, 5], [4, 4], [8, 0]]), np.array([[0, 0], [0, 0], [1, 0]], bool))
+    lengths, truncated = np.array([[3, 5], [4, 4], [8, 0]]), np.array([[0, 0], [0, 0], [1, 0]], bool)
+    found = summarize(right, lengths, truncated, np.array([[1, 0.5], [1, 1], [0, 0]]))
     assert found["avg@k"] == 0.5
     assert found["pass@k"] == {"1": pytest.approx(0.5), "2": pytest.approx(2 / 3)}
     assert found["response_tokens"] == 4
+    assert found["mean_score"] == pytest.approx(3.5 / 6)
     assert found["truncated"] == pytest.approx(1 / 6)
     low, high = found["interval"]
     assert low < 0.5 < high

@@ -10,7 +10,7 @@ from lab_samplers import base_sampler, sharpened_sampler
 
 from driftline.decoding.sampler import Sampler
 from driftline.evaluation import sharpening
-from driftline.evaluation.metrics import Difference
+from driftline.evaluation.records import Difference
 from driftline.evaluation.sharpening import entropies, judge, match, matched_temperature, response_logits, sentence
 
 
@@ -87,7 +87,7 @@ def test_logits_are_those_of_the_tokens_that_were_sampled(base, sharpened, pairs
 
 
 def difference(mean: float, p_value: float) -> Difference:
-    return Difference(mean, (mean - 0.1, mean + 0.1), p_value)
+    return Difference(mean=mean, interval=[mean - 0.1, mean + 0.1], p_value=p_value)
 
 
 @pytest.mark.parametrize(

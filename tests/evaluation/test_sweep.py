@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from lab_samplers import base_sampler
+from msgspec import to_builtins
+from msgspec.structs import asdict
+from msgspec.structs import replace as replaced
 
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
-from driftline.decoding.generate import Settings
+from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
-from driftline.evaluation.sweep import _spread, schedule, sweep
+from driftline.evaluation.candidates import spread
+from driftline.evaluation.records import SweepRecord
+from driftline.evaluation.sweep import schedule, sweep
 from driftline.evaluation.tasks import Task, open_task
-from driftline.files.json import json_text
+from driftline.files.record import read_record
 from driftline.forecast.request import ForecastRequest
 from driftline.report import sweep as page
 
-SETTINGS = Settings(late="run", temperature=0.0, samples=1, max_new_tokens=16)
+SETTINGS = GenerationSettings(late="run", temperature=0.0, samples=1, max_new_tokens=16)
 CLEAN = 100  # the step at which the noise would be gone
 EVIL = "<script>alert(1)</script>"
 
@@ -52,11 +56,13 @@ def request(*targets: int) -> ForecastRequest:
 
 
 def swept(
-    run: Trajectory, task: Task, out: Path, asked: ForecastRequest, settings: Settings = SETTINGS, **more
-) -> dict:
+    run: Trajectory, task: Task, out: Path, asked: ForecastRequest, settings: GenerationSettings = SETTINGS, **more
+) -> SweepRecord:
     folder = out.with_name(out.name + "-folder")
     folder.mkdir(exist_ok=True)
-    return sweep(run, task, folder, out, asked, settings, batch_size=48, **more)
+    found = sweep(run, task, out, asked, settings, batch_size=48, **more)
+    found.write(folder)
+    return found.record
 
 
 @pytest.mark.parametrize(
@@ -71,24 +77,24 @@ def swept(
     ],
 )
 def test_rounds_halve_the_candidates_and_double_the_problems(candidates, problems, rounds) -> None:
-    assert schedule(candidates, problems) == rounds
+    assert [(r.candidates, r.problems) for r in schedule(candidates, problems)] == rounds
 
 
 def test_observed_checkpoints_are_spread_with_the_last_used_among_them() -> None:
     steps = list(range(0, 110, 10))
-    assert _spread(steps, 3, 100) == [0, 50, 100]
-    assert _spread(steps, 3, 60) == [0, 60, 100]
-    assert _spread(steps, 1, 60) == [60]
-    assert _spread(steps, 99, 60) == steps
-    assert _spread([5], 4, 5) == [5]
+    assert spread(steps, 3, 100) == [0, 50, 100]
+    assert spread(steps, 3, 60) == [0, 60, 100]
+    assert spread(steps, 1, 60) == [60]
+    assert spread(steps, 99, 60) == steps
+    assert spread([5], 4, 5) == [5]
 
 
 def test_the_planted_optimum_is_found(run, task, tmp_path) -> None:
     out = tmp_path / "out"
     record = swept(run, task, out, request(200, CLEAN, 150))
     folder = tmp_path / "out-folder"
-    assert json.loads(json_text(record)) == json.loads((folder / "sweep.json").read_text())
-    assert record["rounds"] == [{"candidates": 3, "problems": 24}, {"candidates": 2, "problems": 48}]
+    assert record == read_record(folder / "sweep.json", SweepRecord, what="driftline sweep")
+    assert to_builtins(record.rounds) == [{"candidates": 3, "problems": 24}, {"candidates": 2, "problems": 48}]
     scores = {c["step"]: c["avg@k"] for c in record["candidates"]}
     assert scores[CLEAN] > 0.95
     assert scores[200] < 0.2
@@ -102,7 +108,7 @@ def test_the_planted_optimum_is_found(run, task, tmp_path) -> None:
     assert record["control"]["verdict"] == "gain"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-folder"]  # neither work nor forecasts are left
 
-    page.write(folder, {**record, "run": EVIL}, command=f"driftline sweep {EVIL}")
+    page.write(folder, replaced(record, run=EVIL), command=f"driftline sweep {EVIL}")
     written = (folder / "report.html").read_text()
     assert 'id="scores"' in written
     body = written.split("</style>", 1)[1].split("</script>", 1)[1]
@@ -136,7 +142,7 @@ def test_a_stopped_sweep_goes_on(run, task, tmp_path) -> None:
     record = swept(run, task, tmp_path / "out", request(CLEAN, 150, 200), progress=count)
     assert counts["first"] == [48, 48, 48, 24, 24]  # the observed, and two candidates of the first round
     assert counts["second"] == [24, 24, 24, 0]  # last the late model beside the best, whose samples are there
-    assert {**record, "seconds": 0} == {**whole, "seconds": 0}
+    assert replaced(record, seconds=0) == replaced(whole, seconds=0)
 
 
 def test_forecasts_that_are_no_better_are_not_recommended(run, task, tmp_path) -> None:
@@ -153,7 +159,7 @@ def test_logits_are_swept(run, task, tmp_path) -> None:
     assert record["space"] == "logits"
     assert [c["step"] for c in record["observed"]] == [60]
     control = record["control"]
-    assert control["late"] == {key: record["observed"][0][key] for key in control["late"]}  # the same samples
+    assert asdict(control["late"]).items() <= asdict(record["observed"][0]).items()  # the same samples
     assert control["verdict"] in ("gain", "sharpening", "loss", "nothing")
     assert set(control["greedy"]) == {"forecast", "late"}
     assert control["late_matched"]["temperature"] > 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from driftline.commands.options import Decoding, Output, Printing, TaskChoice, TokenChoice
 from driftline.errors import InputError
+
+if TYPE_CHECKING:
+    from driftline.decoding.settings import GenerationSettings
+    from driftline.evaluation.records import EvaluationRecord
+    from driftline.evaluation.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,41 +46,51 @@ class Evaluate:
     printing: Printing = Printing()
 
 
-def run(request: Evaluate) -> dict[str, Any]:
+def run(request: Evaluate) -> EvaluationRecord:
     """Sample, score, and write `evaluation.json` and `samples.jsonl`."""
-    from driftline.decoding.generate import Settings
-    from driftline.evaluation.evaluate import evaluate
+    from driftline.evaluation.evaluate import MARK, evaluate
+    from driftline.files.output import output_folder, refuse_occupied
     from driftline.progress import counter
 
     if (request.model is None) == (request.late is None):
         raise InputError("no model, or two ways of naming one: give either MODEL, or --early and --late with --alpha")
+    out, overwrite = request.output.out, request.output.overwrite
+    refuse_occupied(out, overwrite=overwrite, mark=MARK)
     task = request.task.open(request.seed)
-    settings = Settings(
+    settings = _settings(request, task)
+    with (
+        output_folder(out, overwrite=overwrite, mark=MARK) as folder,
+        counter(quiet=request.printing.quiet) as progress,
+    ):
+        found = evaluate(
+            task,
+            out,
+            settings,
+            control=not request.no_control,
+            against=request.against,
+            batch_size=request.decoding.batch_size,
+            progress=progress,
+        )
+        found.write(folder)
+    return found.record
+
+
+def _settings(request: Evaluate, task: Task) -> GenerationSettings:
+    from driftline.decoding.settings import GenerationSettings
+
+    return GenerationSettings(
         late=request.model or str(request.late),
         early=request.early,
         alpha=request.alpha,
-        temperature=request.tokens.temperature,
-        top_p=request.tokens.top_p,
-        top_k=request.tokens.top_k,
+        **asdict(request.tokens),
         samples=request.samples,
         max_new_tokens=request.max_new_tokens or task.max_new_tokens,
         seed=request.seed,
         dtype=request.decoding.dtype,
     )
-    with counter(quiet=request.printing.quiet) as progress:
-        return evaluate(
-            task,
-            request.output.out,
-            settings,
-            control=not request.no_control,
-            against=request.against,
-            batch_size=request.decoding.batch_size,
-            overwrite=request.output.overwrite,
-            progress=progress,
-        )
 
 
-def show(record: dict[str, Any], request: Evaluate) -> None:
+def show(record: EvaluationRecord, request: Evaluate) -> None:
     from driftline import terminal
 
     terminal.evaluation(record, request.output.out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,8 @@ from tyro.conf import arg
 from driftline.commands.options import Decoding, Quiet, TokenChoice
 
 if TYPE_CHECKING:
-    from driftline.decoding.generate import Outcome, Settings
+    from driftline.decoding.generate import GenerateReport
+    from driftline.decoding.settings import GenerationSettings
 
 Prompts = Annotated[Path, arg(metavar="FILE")]
 SamplesFile = Annotated[Path, arg(metavar="FILE")]
@@ -44,17 +45,15 @@ class Generate:
     printing: Quiet = Quiet()
 
 
-def run(request: Generate) -> Outcome:
+def run(request: Generate) -> GenerateReport:
     """Write the samples that are missing from the file."""
-    from driftline.decoding.generate import Settings
+    from driftline.decoding.settings import GenerationSettings
 
-    settings = Settings(
+    settings = GenerationSettings(
         late=request.late,
         early=request.early,
         alpha=request.alpha,
-        temperature=request.tokens.temperature,
-        top_p=request.tokens.top_p,
-        top_k=request.tokens.top_k,
+        **asdict(request.tokens),
         samples=request.samples,
         max_new_tokens=request.max_new_tokens,
         seed=request.seed,
@@ -70,13 +69,15 @@ def run(request: Generate) -> Outcome:
     )
 
 
-def show(outcome: Outcome, request: Generate) -> None:
+def show(report: GenerateReport, request: Generate) -> None:
     from driftline import terminal
 
-    terminal.samples(outcome, request.out)
+    terminal.samples(report, request.out)
 
 
-def sample(prompts: Path, out: Path, settings: Settings, *, batch_size: int, overwrite: bool, quiet: bool) -> Outcome:
+def sample(
+    prompts: Path, out: Path, settings: GenerationSettings, *, batch_size: int, overwrite: bool, quiet: bool
+) -> GenerateReport:
     """Sample with a bar that counts the rows; see `decoding.generate`."""
     from driftline.decoding.generate import generate
     from driftline.progress import progress_bar

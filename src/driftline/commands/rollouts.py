@@ -11,7 +11,7 @@ from driftline.commands.generate import Prompts, SamplesFile, sample
 from driftline.commands.options import ModelDtype, Quiet
 
 if TYPE_CHECKING:
-    from driftline.decoding.generate import Outcome
+    from driftline.decoding.generate import GenerateReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class Rollouts:
     printing: Quiet = Quiet()
 
 
-def run(request: Rollouts) -> Outcome:
+def run(request: Rollouts) -> GenerateReport:
     """Write the responses that are missing from the file."""
-    from driftline.decoding.generate import Settings
+    from driftline.decoding.settings import GenerationSettings
 
-    settings = Settings(
+    settings = GenerationSettings(
         late=request.model,
         temperature=request.temperature,
         top_p=1.0,
@@ -65,7 +65,7 @@ def run(request: Rollouts) -> Outcome:
     )
 
 
-def show(outcome: Outcome, request: Rollouts) -> None:
+def show(report: GenerateReport, request: Rollouts) -> None:
     from driftline import terminal
 
-    terminal.samples(outcome, request.out)
+    terminal.samples(report, request.out)

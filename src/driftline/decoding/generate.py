@@ -10,47 +10,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from driftline.decoding.combine import Shape
-from driftline.decoding.sampler import Sampler, row_seed
-from driftline.decoding.sources import load_sampler
+from driftline.decoding.sampler import Completion, Sampler, row_seed
+from driftline.decoding.settings import GenerationSettings
+from driftline.decoding.sources import sampler_of
 from driftline.errors import InputError
-from driftline.files.atomic import replace_text
+from driftline.files.atomic import replace_text, sync
 from driftline.files.fingerprint import digest, digest_of, weights_of
 from driftline.files.json import json_text
-from driftline.files.lines import continued, whole_lines
+from driftline.files.lines import Row, continued, whole_lines
+from driftline.progress import Advance, unseen
 from driftline.prompts import Prompt, encode, read_rows
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that the samples depend on besides the prompts."""
-
-    late: str
-    early: str | None = None
-    alpha: float | None = None  # None: late alone
-    temperature: float = 0.6
-    top_p: float = 0.95
-    top_k: int = 0
-    samples: int = 1
-    max_new_tokens: int = 512
-    seed: int = 0
-    dtype: str = "auto"
-    keep_prompt_ids: bool = False  # rows that `driftline logprobs` scores without tokenising again
-
-    def __post_init__(self) -> None:
-        Shape(self.temperature, self.top_p, self.top_k)
-        for name in ("samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
-
-
-@dataclass(frozen=True)
-class Outcome:
+class GenerateReport:
     """What a call of `generate` did."""
 
     rows: int  # in the file now
@@ -64,13 +42,13 @@ class Outcome:
 def generate(
     prompts: Path,
     out: Path,
-    settings: Settings,
+    settings: GenerationSettings,
     *,
     batch_size: int = 16,
     overwrite: bool = False,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Advance = unseen,
     sampler: Sampler | None = None,
-) -> Outcome:
+) -> GenerateReport:
     """Sample every prompt of a file; continues a file that the same settings began.
 
     Args:
@@ -89,22 +67,26 @@ def generate(
     advance(present)
     jobs = [(index, sample) for index in range(len(rows)) for sample in range(settings.samples)][present:]
     if not jobs:
-        return Outcome(present, 0, 0, 0.0, float("nan"), float("nan"))
-    sampler = sampler or load_sampler(settings.late, early=settings.early, alpha=settings.alpha, dtype=settings.dtype)
+        return GenerateReport(present, 0, 0, 0.0, float("nan"), float("nan"))
+    sampler = sampler or sampler_of(settings)
     encoded = [encode(row, sampler.tokenizer, f"{prompts}, row {index}") for index, row in enumerate(rows)]
-    for index, prompt in enumerate(encoded):
-        sampler.must_fit(prompt.ids, f"{prompts}, row {index},")
+    ids = {index: prompt.ids for index, prompt in enumerate(encoded)}
+    for index, prompt in ids.items():
+        sampler.must_fit(prompt, f"{prompts}, row {index},")
     if not present:
         _begin(out, record)
     started, tokens = time.perf_counter(), 0
     with continued(out) as file:
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            lines = list(_sample(sampler, settings, batch, encoded))
-            file.append(lines)
-            tokens += sum(len(line["response_ids"]) for line in lines)
+            completions = complete(sampler, settings, batch, ids)
+            file.append(
+                _row(*job, encoded[job[0]], completion, sampler, ids=settings.keep_prompt_ids)
+                for job, completion in zip(batch, completions, strict=True)
+            )
+            tokens += sum(len(completion.ids) for completion in completions)
             advance(len(batch))
-    return Outcome(
+    return GenerateReport(
         present + len(jobs),
         len(jobs),
         tokens,
@@ -114,25 +96,35 @@ def generate(
     )
 
 
-def _sample(sampler: Sampler, settings: Settings, jobs: list[tuple[int, int]], prompts: list[Prompt]) -> Any:
-    completions = sampler.sample(
-        [prompts[index].ids for index, _ in jobs],
+def complete(
+    sampler: Sampler, settings: GenerationSettings, jobs: Sequence[tuple[int, int]], prompts: Mapping[int, list[int]]
+) -> list[Completion]:
+    """One completion for each job, a prompt's index and a sample's number, all in one batch.
+
+    Args:
+        prompts: token ids of each prompt, by its index.
+    """
+    return sampler.sample(
+        [prompts[index] for index, _ in jobs],
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
         max_new_tokens=settings.max_new_tokens,
         seeds=[row_seed(settings.seed, index, sample) for index, sample in jobs],
     )
-    for (index, sample), completion in zip(jobs, completions, strict=True):
-        yield {
-            "index": index,
-            "sample": sample,
-            "prompt": prompts[index].text,
-            **({"prompt_ids": prompts[index].ids} if settings.keep_prompt_ids else {}),
-            "response": sampler.text(completion),
-            "response_ids": completion.ids,
-            "finish_reason": completion.finish_reason,
-        }
+
+
+def _row(index: int, sample: int, prompt: Prompt, completion: Completion, sampler: Sampler, *, ids: bool) -> Row:
+    """A line of the output; with the prompt's token ids, if so asked."""
+    return {
+        "index": index,
+        "sample": sample,
+        "prompt": prompt.text,
+        **({"prompt_ids": prompt.ids} if ids else {}),
+        "response": sampler.text(completion),
+        "response_ids": completion.ids,
+        "finish_reason": completion.finish_reason,
+    }
 
 
 def settings_file(out: Path) -> Path:
@@ -163,11 +155,15 @@ def _present(out: Path, record: dict[str, Any], samples: int, prompts: int, *, o
 
 
 def _begin(out: Path, record: dict[str, Any]) -> None:
-    """An empty file with its settings beside it."""
+    """An empty file with its settings beside it.
+
+    Emptied first: rows are never beside settings that did not make them, and a call that finds none begins again.
+    """
     beside = settings_file(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(b"")
+        sync(out)
         replace_text(beside, json_text(record))
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another file") from error
@@ -187,7 +183,7 @@ def _complete_rows(out: Path, samples: int, prompts: int) -> int:
     return len(rows)
 
 
-def _fingerprint(settings: Settings) -> dict[str, str]:
+def _fingerprint(settings: GenerationSettings) -> dict[str, str]:
     """Sizes and times of the models' weight files, hashed: other weights under the same name are noticed."""
     found = weights_of(filter(None, (settings.late, settings.early)))
     return {source: digest_of(files) for source, files in found.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from driftline.decoding.combine import combine
+from driftline.decoding.distribution import combine_logits
 
 if TYPE_CHECKING:
     from driftline.decoding.sampler import Sampler
@@ -40,7 +40,7 @@ def log_probs(
         with torch.inference_mode():
             logits = sampler.late(**inputs, use_cache=False).logits
             if sampler.early is not None:
-                logits = combine(sampler.early(**inputs, use_cache=False).logits, logits, sampler.alpha)
+                logits = combine_logits(sampler.early(**inputs, use_cache=False).logits, logits, sampler.alpha)
             wanted = ids[:, -keep:]
             logits = logits.float()
             values = logits.gather(-1, wanted[..., None])[..., 0] - logits.logsumexp(-1)

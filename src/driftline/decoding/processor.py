@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-from driftline.decoding.combine import combine
+from driftline.decoding.distribution import combine_logits
 from driftline.decoding.speculative import Reader
 
 
@@ -58,7 +58,7 @@ class ExtrapolatedLogits(LogitsProcessor):
             self._seen = ids
             positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -new.shape[1] :]
             early = self._reader.read(new, self._mask, positions, keep=1)[:, -1].to(scores.device)
-        combined = combine(early, scores, self.alpha)
+        combined = combine_logits(early, scores, self.alpha)
         shift = scores.float().logsumexp(-1, keepdim=True) - combined.logsumexp(-1, keepdim=True)
         return combined + shift
 

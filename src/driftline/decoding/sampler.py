@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from driftline.decoding.combine import Shape
-from driftline.decoding.speculative import Acceptance, Batch, Row
+from driftline.decoding.distribution import SamplingParams
+from driftline.decoding.speculative import Acceptance, Batch, OpenCompletion
 from driftline.errors import InputError
 from driftline.models import context_length
 
@@ -100,19 +100,19 @@ class Sampler:
         """
         import torch
 
-        shape = Shape(temperature, top_p, top_k)
+        params = SamplingParams(temperature, top_p, top_k)
         if max_new_tokens < 1:
             raise InputError(f"--max-new-tokens is {max_new_tokens}: it must be at least 1")
         for prompt in prompts:
             self.must_fit(prompt, "a prompt")
         rows = [
-            Row(list(prompt), seed, min(max_new_tokens, (self.context or 2**62) - len(prompt)))
+            OpenCompletion(list(prompt), seed, min(max_new_tokens, (self.context or 2**62) - len(prompt)))
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         if not rows:
             return []
         with torch.inference_mode():
-            batch = Batch(self.late, self.early, rows, alpha=self.alpha, shape=shape, context=self.context)
+            batch = Batch(self.late, self.early, rows, alpha=self.alpha, params=params, context=self.context)
             while not batch.finished:
                 lookahead = 1 if self.early is None else self.lookahead or self.acceptance.lookahead()
                 for row, tokens in batch.round(lookahead, self.acceptance):

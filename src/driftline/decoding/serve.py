@@ -57,9 +57,19 @@ class ChatBody(_Body):
 
 
 _REFUSED = (
-    "stream", "logprobs", "top_logprobs", "echo", "suffix", "best_of", "logit_bias", "presence_penalty",
-    "frequency_penalty", "tools", "functions", "response_format",
-)  # fmt: skip
+    "stream",
+    "logprobs",
+    "top_logprobs",
+    "echo",
+    "suffix",
+    "best_of",
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "tools",
+    "functions",
+    "response_format",
+)
 
 
 def application(sampler: Sampler, name: str, key: str | None = None) -> FastAPI:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from driftline.decoding import adapter
 from driftline.decoding.sampler import Sampler
+from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
 from driftline.models import load_model, load_tokenizer, refuse_different_vocabularies
 
@@ -53,3 +54,8 @@ def load_sampler(
     if alpha is None:
         return Sampler(last, tokenizer)
     return Sampler(last, tokenizer, early=first, alpha=alpha)
+
+
+def sampler_of(settings: GenerationSettings) -> Sampler:
+    """The sampler of the models that `settings` names."""
+    return load_sampler(settings.late, early=settings.early, alpha=settings.alpha, dtype=settings.dtype)

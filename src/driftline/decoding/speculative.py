@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from driftline.decoding.combine import Shape, combine, draw, probabilities
+from driftline.decoding.distribution import SamplingParams, combine_logits, draw, probabilities
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class Acceptance:
 
 
 @dataclass
-class Row:
+class OpenCompletion:
     """One completion in the making."""
 
     prompt: list[int]
@@ -123,11 +123,18 @@ class Batch:
     lengths: torch.Tensor  # [B]: tokens read, which is the position of the last
 
     def __init__(
-        self, late: Any, early: Any, rows: Sequence[Row], *, alpha: float, shape: Shape, context: int | None
+        self,
+        late: Any,
+        early: Any,
+        rows: Sequence[OpenCompletion],
+        *,
+        alpha: float,
+        params: SamplingParams,
+        context: int | None,
     ) -> None:
         import torch
 
-        self.rows, self.alpha, self.shape = list(rows), alpha, shape
+        self.rows, self.alpha, self.params = list(rows), alpha, params
         self.late, self.early = Reader(late), None if early is None else Reader(early)
         self.device = late.device
         self.last_position = 2**62 if context is None else context - 1
@@ -139,7 +146,7 @@ class Batch:
     def finished(self) -> bool:
         return all(row.finish_reason for row in self.rows)
 
-    def round(self, lookahead: int, acceptance: Acceptance) -> list[tuple[Row, list[int]]]:
+    def round(self, lookahead: int, acceptance: Acceptance) -> list[tuple[OpenCompletion, list[int]]]:
         """Draft up to `lookahead` tokens for every row and judge them; each row with its new tokens."""
         import torch
 
@@ -153,13 +160,13 @@ class Batch:
         for k in range(depth):
             logits = self.late.read(ids[k][:, None], self.mask[:, : slots + k + 1], positions[:, k : k + 1])[:, 0]
             late.append(logits)
-            q.append(probabilities(logits, self.shape))
+            q.append(probabilities(logits, self.params))
             ids.append(draw(q[k], uniform[:, k, 0]))
         tokens, kept = torch.stack(ids[1:], 1), torch.full_like(self.lengths, depth)
         if self.early is not None:
             early = self.early.read(torch.stack(ids[:-1], 1), self.mask, positions)
-            p = probabilities(combine(early, torch.stack(late, 1), self.alpha), self.shape)
-            tokens, kept = judge(tokens, torch.stack(q, 1), p, uniform[..., 1], uniform[..., 2])
+            p = probabilities(combine_logits(early, torch.stack(late, 1), self.alpha), self.params)
+            tokens, kept = verify_drafts(tokens, torch.stack(q, 1), p, uniform[..., 1], uniform[..., 2])
         new = (kept + 1).clamp(max=depth)  # a refused draft is replaced, so every judged draft leaves a token
 
         self.mask[:, slots:] = ahead < new[:, None]
@@ -221,7 +228,7 @@ class Batch:
         return [self.late] if self.early is None else [self.late, self.early]
 
 
-def judge(
+def verify_drafts(
     drafts: torch.Tensor, q: torch.Tensor, p: torch.Tensor, keep: torch.Tensor, replace: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which drafts stand: tokens [B, K] with the first refused one replaced, and how many were kept [B].
@@ -245,7 +252,7 @@ def judge(
     return tokens, kept
 
 
-def _numbers(row: Row) -> torch.Tensor:
+def _numbers(row: OpenCompletion) -> torch.Tensor:
     """Three numbers in [0, 1) for each place of a row, from its seed: [limit, 3]."""
     import torch
 

@@ -9,26 +9,17 @@ samples. Shapes: P problems, n samples of each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from driftline.errors import InputError
+from driftline.evaluation.records import Difference, Figures
 
 Array = np.ndarray
 
 _RESAMPLES = 9999
 _BATCH = 1 << 24  # values of resampled problems held at once
-
-
-@dataclass(frozen=True)
-class Difference:
-    """First minus second, on the same problems."""
-
-    mean: float
-    interval: tuple[float, float]
-    p_value: float
 
 
 def pass_at_k(right: Array, k: int) -> Array:
@@ -50,18 +41,19 @@ def ks(samples: int) -> list[int]:
     return sorted({*(1 << i for i in range(samples.bit_length())), samples})
 
 
-def summarize(right: Array, lengths: Array, truncated: Array, *, seed: int = 0) -> dict[str, Any]:
-    """The figures of one model, from three arrays [P, n]: right or not, tokens, cut off at the limit or not."""
+def summarize(right: Array, lengths: Array, truncated: Array, scores: Array, *, seed: int = 0) -> Figures:
+    """The figures of one model, from four arrays [P, n]: right or not, tokens, cut off at the limit or not, score."""
     avg = right.mean(1)
-    passes = {k: pass_at_k(right, k) for k in ks(right.shape[1])}
-    return {
-        "avg@k": float(avg.mean()),
-        "interval": list(bootstrap_interval(avg, seed=seed)),
-        "pass@k": {str(k): float(values.mean()) for k, values in passes.items()},
-        "pass@k_interval": {str(k): list(bootstrap_interval(values, seed=seed)) for k, values in passes.items()},
-        "response_tokens": float(lengths.mean()),
-        "truncated": float(truncated.mean()),
-    }
+    passes = {str(k): pass_at_k(right, k) for k in ks(right.shape[1])}
+    return Figures(
+        avg_at_k=float(avg.mean()),
+        interval=list(bootstrap_interval(avg, seed=seed)),
+        pass_at_k={k: float(values.mean()) for k, values in passes.items()},
+        pass_at_k_interval={k: list(bootstrap_interval(values, seed=seed)) for k, values in passes.items()},
+        response_tokens=float(lengths.mean()),
+        truncated=float(truncated.mean()),
+        mean_score=float(scores.mean()),
+    )
 
 
 def bootstrap_interval(
@@ -111,8 +103,8 @@ def paired_difference(first: Array, second: Array, *, seed: int = 0) -> Differen
         batch=max(_BATCH // change.size, 1),
         rng=np.random.default_rng(seed),
     )
-    interval = bootstrap_interval(change, seed=seed, bounds=(-1.0, 1.0))
-    return Difference(float(change.mean()), interval, float(tested.pvalue))
+    interval = list(bootstrap_interval(change, seed=seed, bounds=(-1.0, 1.0)))
+    return Difference(mean=float(change.mean()), interval=interval, p_value=float(tested.pvalue))
 
 
 def _scipy_stats() -> Any:

@@ -8,7 +8,7 @@ more problems, or the rest after a stop, are simply appended.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from driftline.decoding.generate import Settings
-from driftline.decoding.sampler import Completion, Sampler, row_seed
+from driftline.decoding.generate import complete
+from driftline.decoding.sampler import Completion, Sampler
+from driftline.decoding.settings import GenerationSettings
 from driftline.evaluation.metrics import summarize
+from driftline.evaluation.records import Figures
 from driftline.evaluation.tasks import Task
 from driftline.files.lines import Row, continued, whole_lines
 from driftline.files.work import Work
+from driftline.progress import Advance, unseen
 
 Array = np.ndarray
 
@@ -32,7 +35,7 @@ class Samples:
 
     file: Path
     task: Task
-    settings: Settings
+    settings: GenerationSettings
 
     def rows(self, problems: int) -> list[Row]:
         """Those of the first `problems`; fewer, if not all of them are drawn yet."""
@@ -48,35 +51,21 @@ class Samples:
         """How many are still to be drawn."""
         return problems * self.settings.samples - len(self.rows(problems))
 
-    def draw(
-        self,
-        sampler: Sampler,
-        problems: int,
-        *,
-        batch_size: int = 16,
-        advance: Callable[[int], None] = lambda rows: None,
-    ) -> list[Row]:
+    def draw(self, sampler: Sampler, problems: int, *, batch_size: int = 16, advance: Advance = unseen) -> list[Row]:
         """The samples of the first `problems`, drawing those that are missing.
 
         Raises:
             InputError: a prompt does not fit the model, or what the verifier needs is not installed.
         """
-        s, rows = self.settings, self.rows(problems)
-        jobs = [(index, sample) for index in range(problems) for sample in range(s.samples)][len(rows) :]
+        rows = self.rows(problems)
+        jobs = [(index, sample) for index in range(problems) for sample in range(self.settings.samples)][len(rows) :]
         prompts = {index: self.task.prompt(index, sampler.tokenizer).ids for index in dict(jobs)}
         for index, ids in prompts.items():
             sampler.must_fit(ids, f"{self.task.name}, problem {index},")
         with continued(self.file) as file:
             for start in range(0, len(jobs), batch_size):
                 batch = jobs[start : start + batch_size]
-                completions = sampler.sample(
-                    [prompts[index] for index, _ in batch],
-                    temperature=s.temperature,
-                    top_p=s.top_p,
-                    top_k=s.top_k,
-                    max_new_tokens=s.max_new_tokens,
-                    seeds=[row_seed(s.seed, index, sample) for index, sample in batch],
-                )
+                completions = complete(sampler, self.settings, batch, prompts)
                 drawn = [
                     self._row(*job, completion, sampler) for job, completion in zip(batch, completions, strict=True)
                 ]
@@ -99,15 +88,18 @@ class Samples:
 
 
 @contextmanager
-def kept(out: Path, request: dict[str, Any]) -> Iterator[Path]:
-    """A hidden folder beside `out` for samples of a request; it stays if the block is stopped with some drawn."""
-    work, done = Work(out, request), False
+def sampling(out: Path, request: dict[str, Any]) -> Iterator[Work]:
+    """A hidden folder beside `out` for the samples of a request, to be removed when the result is written.
+
+    It stays where the block is stopped, for the same request to go on from; not if no sample was drawn.
+    """
+    work = Work(out, request)
     try:
-        yield work.folder
-        done = True
-    finally:
-        if done or not any(file.stat().st_size for file in work.folder.glob("*.jsonl")):
+        yield work
+    except BaseException:
+        if not any(file.stat().st_size for file in work.folder.glob("*.jsonl")):
             work.remove()
+        raise
 
 
 def right(rows: Sequence[Row], samples: int) -> Array:
@@ -115,9 +107,10 @@ def right(rows: Sequence[Row], samples: int) -> Array:
     return np.array([row["score"] == 1 for row in rows]).reshape(-1, samples)
 
 
-def figures(rows: Sequence[Row], samples: int, *, seed: int = 0) -> dict[str, Any]:
-    """`metrics.summarize` of rows, and the mean score, which counts what a verifier half grants."""
-    lengths = np.array([len(row["response_ids"]) for row in rows]).reshape(-1, samples)
-    truncated = np.array([row["finish_reason"] == "length" for row in rows]).reshape(-1, samples)
-    found = summarize(right(rows, samples), lengths, truncated, seed=seed)
-    return {**found, "mean_score": float(np.mean([row["score"] for row in rows]))}
+def figures(rows: Sequence[Row], samples: int, *, seed: int = 0) -> Figures:
+    """What rows say of a model; the mean score counts what a verifier half grants."""
+    lengths = [len(row["response_ids"]) for row in rows]
+    truncated = [row["finish_reason"] == "length" for row in rows]
+    scores = [row["score"] for row in rows]
+    by_problem = (np.array(values).reshape(-1, samples) for values in (lengths, truncated, scores))
+    return summarize(right(rows, samples), *by_problem, seed=seed)

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from driftline.decoding.combine import combine
-from driftline.evaluation.metrics import Difference
+from driftline.decoding.distribution import combine_logits
+from driftline.evaluation.records import Difference, EntropyMatch
 
 if TYPE_CHECKING:
     import torch
@@ -31,17 +30,6 @@ _HALVINGS = 40
 _LEVEL = 0.05
 
 Pair = tuple[Sequence[int], Sequence[int]]  # token ids of a prompt and of its response, at least one each
-
-
-@dataclass(frozen=True)
-class Match:
-    """The late model's temperature with the same mean entropy, and the entropies, in nats."""
-
-    temperature: float
-    forecast: float
-    late: float  # at the temperature of the forecast
-    matched: float
-    tokens: int
 
 
 def entropies(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -65,7 +53,7 @@ def matched_temperature(logits: torch.Tensor, entropy: float) -> float:
     return math.exp((low + high) / 2)
 
 
-def match(forecast: Sampler, late: Sampler, pairs: Sequence[Pair], temperature: float) -> Match:
+def match(forecast: Sampler, late: Sampler, pairs: Sequence[Pair], temperature: float) -> EntropyMatch:
     """The temperature at which `late` is as sure as `forecast` at `temperature`, on some sampled responses.
 
     Of long responses with large vocabularies only evenly spaced tokens are used, as many as fit in memory.
@@ -84,7 +72,7 @@ def match(forecast: Sampler, late: Sampler, pairs: Sequence[Pair], temperature: 
     goal = entropy / len(logits)
     found = matched_temperature(logits, goal) if temperature > 0 else 0.0
     before, matched = (float(entropies(logits, t).mean()) for t in (temperature, found))
-    return Match(found, goal, before, matched, len(logits))
+    return EntropyMatch(temperature=found, forecast=goal, late=before, matched=matched, tokens=len(logits))
 
 
 def response_logits(sampler: Sampler, prompt: Sequence[int], response: Sequence[int]) -> torch.Tensor:
@@ -95,7 +83,7 @@ def response_logits(sampler: Sampler, prompt: Sequence[int], response: Sequence[
     inputs = {"input_ids": ids, "use_cache": False, "logits_to_keep": len(response)}
     with torch.inference_mode():
         late = sampler.late(**inputs).logits[0].float()
-        return late if sampler.early is None else combine(sampler.early(**inputs).logits[0], late, sampler.alpha)
+        return late if sampler.early is None else combine_logits(sampler.early(**inputs).logits[0], late, sampler.alpha)
 
 
 def judge(gain: Difference, beyond: Difference) -> str:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from driftline.evaluation.tasks import Task
 from driftline.files.lines import continued
 from driftline.files.record import UNSET
-from driftline.lab.record import ACCURACY, Scored
+from driftline.lab.record import ACCURACY, ScoredStep
 from driftline.lab.scoring import accuracy
 from driftline.lab.settings import LabRun
 
@@ -43,7 +43,7 @@ class Follow(TrainerCallback):
     writes: bool
     on_step: OnStep
     reground: Any
-    rows: list[Scored] = field(default_factory=list)
+    rows: list[ScoredStep] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     scoring: float = 0.0  # seconds
 
@@ -72,7 +72,7 @@ class Follow(TrainerCallback):
             batch_size=self.settings.micro_batch or 512,
         )
         now = time.monotonic()
-        row = Scored(
+        row = ScoredStep(
             step=step,
             virtual_step=UNSET if self.reground is None else step + self.reground.virtual_steps_ahead,
             greedy=scores["greedy"],

@@ -38,7 +38,7 @@ class RunRecord(Record):
     seconds: float | UnsetType = UNSET
 
 
-class Scored(Record):
+class ScoredStep(Record):
     """A row of `accuracy.jsonl`: shares of right answers on held-out problems at a step, and seconds since step 0.
 
     `virtual_step` is that of a run that is re-grounded; `train_seconds` leave out what scoring took.
@@ -84,7 +84,7 @@ def read_run(folder: Path) -> RunRecord:
     return record
 
 
-def read_scores(folder: Path) -> list[Scored]:
+def read_scores(folder: Path) -> list[ScoredStep]:
     """The rows of `accuracy.jsonl`, by step.
 
     Raises:
@@ -92,7 +92,7 @@ def read_scores(folder: Path) -> list[Scored]:
     """
     path = folder / ACCURACY
     try:
-        rows = [msgspec.json.decode(line, type=Scored) for line in whole_lines(path)]
+        rows = [msgspec.json.decode(line, type=ScoredStep) for line in whole_lines(path)]
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): give what {_WHAT} wrote") from error
     except (ValueError, RecursionError) as error:

@@ -37,7 +37,7 @@ from driftline.files.lines import write_lines
 from driftline.files.lock import Held, hold
 from driftline.files.output import clear_leftovers, output_folder, refuse_occupied
 from driftline.files.record import write_record
-from driftline.lab.record import MARK, OptimizerUsed, RunRecord, Scored, stopped
+from driftline.lab.record import MARK, OptimizerUsed, RunRecord, ScoredStep, stopped
 from driftline.lab.settings import LabRun, check, toml
 from driftline.lab.tasks import LabTask, lab_task
 
@@ -57,7 +57,7 @@ def train(
     on_step: Callable[[int, dict[str, float]], None] = lambda step, logged: None,
     say: Say = lambda sentence: None,
     callbacks: Sequence[Any] = (),
-) -> list[Scored]:
+) -> list[ScoredStep]:
     """Make the run in `out`; returns the rows of `accuracy.jsonl`.
 
     Under `accelerate launch` the steps are shared by all processes, and the first one writes. An incomplete run of

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
+from driftline.evaluation.records import Figures, Scored, SweepRecord
 from driftline.report import charts, page
 from driftline.report.page import Steps, made, number, section, table
 
 
-def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Steps = ()) -> None:
+def write(folder: Path, record: SweepRecord, *, command: str, next_steps: Steps = ()) -> None:
     """`report.html` from the record of `sweep.json`; `command` made it, `next_steps` may follow."""
     body = [
         _verdict(record),
@@ -22,58 +22,58 @@ def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Ste
         _control(record),
         _how(record, command),
     ]
-    page.write(folder, f"driftline sweep · {record['run']}", body)
+    page.write(folder, f"driftline sweep · {record.run}", body)
 
 
-def _verdict(r: dict[str, Any]) -> Markup:
-    best = r["best"]
-    low, high = best["difference"]["interval"]
-    winner = next(c for c in r["candidates"] if c["step"] == best["step"])
+def _verdict(r: SweepRecord) -> Markup:
+    best = r.best
+    low, high = best.difference.interval
+    winner = next(c for c in r.candidates if c.step == best.step)
     cards = [
-        (f"{best['step']:,}", "step of the best forecast", f"{len(r['candidates'])} tried"),
-        (number(winner["avg@k"], 3), f"avg@{r['samples']} of it", _interval(winner)),
+        (f"{best.step:,}", "step of the best forecast", f"{len(r.candidates)} tried"),
+        (number(winner.avg_at_k, 3), f"avg@{r.samples} of it", _interval(winner)),
         (
-            f"{best['difference']['mean']:+.3f}",
-            f"over step {best['baseline']:,}",
-            f"95 %: {low:+.3f} to {high:+.3f}, p = {best['p_value_corrected']:.2g}",
+            f"{best.difference.mean:+.3f}",
+            f"over step {best.baseline:,}",
+            f"95 %: {low:+.3f} to {high:+.3f}, p = {best.p_value_corrected:.2g}",
         ),
     ]
-    return page.verdict(r["sentence"], best["better"], cards)
+    return page.verdict(r.sentence, best.better, cards)
 
 
-def _scores(r: dict[str, Any]) -> Markup:
-    whole = [c for c in r["candidates"] if c["problems"] == r["problems"]]
-    dropped = [c for c in r["candidates"] if c["problems"] < r["problems"]]
+def _scores(r: SweepRecord) -> Markup:
+    whole = [c for c in r.candidates if c.problems == r.problems]
+    dropped = [c for c in r.candidates if c.problems < r.problems]
     traces = [
-        *_series(r["observed"], "observed checkpoints", charts.RUN, "circle", mode="lines+markers"),
+        *_series(r.observed, "observed checkpoints", charts.RUN, "circle", mode="lines+markers"),
         *_series(whole, "forecasts, all problems", charts.FORECAST, "diamond"),
         *_series(dropped, "forecasts that dropped out", charts.FORECAST, "diamond-open"),
     ]
     rows = [
-        (what, c["step"], c["avg@k"], _interval(c), c["problems"], c["response_tokens"], c["truncated"])
-        for what, found in (("observed", r["observed"]), ("forecast", r["candidates"]))
+        (what, c.step, c.avg_at_k, _interval(c), c.problems, c.response_tokens, c.truncated)
+        for what, found in (("observed", r.observed), ("forecast", r.candidates))
         for c in found
     ]
-    rounds = ", then ".join(f"{x['candidates']} on {x['problems']} problems" for x in r["rounds"])
+    rounds = ", then ".join(f"{x.candidates} on {x.problems} problems" for x in r.rounds)
     return section(
         "The score of every target",
-        f"Mean share of right answers (avg@{r['samples']}) on {r['task']}, with 95 % intervals over problems. Forecasts were scored "
+        f"Mean share of right answers (avg@{r.samples}) on {r.task}, with 95 % intervals over problems. Forecasts were scored "
         f"by successive halving: {rounds}. The best of several is flattered by being chosen: confirm it on other problems.",
-        charts.fragment(traces, "scores", "training step", f"avg@{r['samples']}"),
+        charts.fragment(traces, "scores", "training step", f"avg@{r.samples}"),
         table(["", "step", "avg@k", "95 %", "problems", "tokens of a response", "share cut off"], rows),
     )
 
 
 def _series(
-    found: Sequence[dict[str, Any]], name: str, colour: str, symbol: str, *, mode: str = "markers"
+    found: Sequence[Scored], name: str, colour: str, symbol: str, *, mode: str = "markers"
 ) -> list[charts.Trace]:
     """Scores with their intervals; no trace where there are none."""
-    y = [c["avg@k"] for c in found]
-    above = [c["interval"][1] - value for c, value in zip(found, y, strict=True)]
-    below = [value - c["interval"][0] for c, value in zip(found, y, strict=True)]
+    y = [c.avg_at_k for c in found]
+    above = [c.interval[1] - value for c, value in zip(found, y, strict=True)]
+    below = [value - c.interval[0] for c, value in zip(found, y, strict=True)]
     marker = {"symbol": symbol, "size": 9, "color": colour}
     drawn = charts.scatter(
-        [c["step"] for c in found],
+        [c.step for c in found],
         y,
         name,
         mode,
@@ -84,51 +84,51 @@ def _series(
     return [drawn] if found else []
 
 
-def _passes(r: dict[str, Any]) -> Markup:
-    ks = list(r["observed"][0]["pass@k"])
+def _passes(r: SweepRecord) -> Markup:
+    ks = list(r.observed[0].pass_at_k)
     if len(ks) == 1:
         return page.NOTHING
     rows = [
-        (what, c["step"], *(c["pass@k"][k] for k in ks))
-        for what, found in (("observed", r["observed"]), ("forecast", r["candidates"]))
+        (what, c.step, *(c.pass_at_k[k] for k in ks))
+        for what, found in (("observed", r.observed), ("forecast", r.candidates))
         for c in found
     ]
     aid = "The chance that one of k samples is right. A model that is only surer gains at k = 1 and loses at large k."
     return section("With more tries", aid, table(["", "step", *(f"pass@{k}" for k in ks)], rows))
 
 
-def _control(r: dict[str, Any]) -> Markup:
-    c = r["control"]
-    matched, greedy = c["late_matched"], c.get("greedy", {})
-    best = next(x for x in r["candidates"] if x["step"] == r["best"]["step"])
+def _control(r: SweepRecord) -> Markup:
+    c = r.control
+    matched, greedy = c.late_matched, c.greedy or {}
+    best = next(x for x in r.candidates if x.step == r.best.step)
     rows = [
-        ("forecast", r["temperature"], best["avg@k"], _interval(best), c["entropy"]["forecast"]),
-        ("late model", r["temperature"], c["late"]["avg@k"], _interval(c["late"]), c["entropy"]["late"]),
-        ("late model, as sure", matched["temperature"], matched["avg@k"], _interval(matched), c["entropy"]["matched"]),
+        ("forecast", r.temperature, best.avg_at_k, _interval(best), c.entropy.forecast),
+        ("late model", r.temperature, c.late.avg_at_k, _interval(c.late), c.entropy.late),
+        ("late model, as sure", matched.temperature, matched.avg_at_k, _interval(matched), c.entropy.matched),
         *((f"{name}, greedy", 0.0, score, "–", 0.0) for name, score in greedy.items()),
     ]
     return section(
         "Better, or only surer?",
-        f"{c['sentence'][0].upper()}{c['sentence'][1:]}.",
+        f"{c.sentence[0].upper()}{c.sentence[1:]}.",
         table(["", "temperature", "avg@k", "95 %", "entropy of a token, nats"], rows),
     )
 
 
-def _interval(figure: dict[str, Any]) -> str:
-    low, high = figure["interval"]
+def _interval(figure: Figures) -> str:
+    low, high = figure.interval
     return f"{number(low, 3)} to {number(high, 3)}"
 
 
-def _how(r: dict[str, Any], command: str) -> Markup:
+def _how(r: SweepRecord, command: str) -> Markup:
     rows = [
-        ("driftline", r["driftline"]),
-        ("run", r["run"]),
-        ("forecast", f"{r['space']}: {r['forecast']}"),
+        ("driftline", r.driftline),
+        ("run", r.run),
+        ("forecast", f"{r.space}: {r.forecast}"),
         (
             "sampling",
-            f"temperature {r['temperature']:g}, top-p {r['top_p']:g}, at most {r['max_new_tokens']} tokens, seed {r['seed']}",
+            f"temperature {r.temperature:g}, top-p {r.top_p:g}, at most {r.max_new_tokens} tokens, seed {r.seed}",
         ),
-        ("versions", ", ".join(f"{name} {version}" for name, version in r["versions"].items())),
-        ("took", f"{r['seconds']:.0f} s"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in r.versions.items())),
+        ("took", f"{r.seconds:.0f} s"),
     ]
     return made(command, rows)

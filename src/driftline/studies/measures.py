@@ -11,7 +11,7 @@ import numpy as np
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError, first_line
 from driftline.files.record import Figure
-from driftline.lab.record import RunRecord, Scored, read_run, read_scores
+from driftline.lab.record import RunRecord, ScoredStep, read_run, read_scores
 from driftline.linearity.analysis import RunTotals, stored_dtypes, summarize
 from driftline.linearity.figures import facts_of
 from driftline.linearity.scan import scan
@@ -34,7 +34,7 @@ def lab_run(folder: Path) -> RunRecord:
         raise _no_run(folder, error) from error
 
 
-def lab_scores(folder: Path) -> list[Scored]:
+def lab_scores(folder: Path) -> list[ScoredStep]:
     """Accuracy of a run as it went. Raises `InputError` where it is none of the lab's."""
     try:
         return read_scores(folder)
@@ -59,9 +59,10 @@ def spread(values: Iterable[Figure], digits: int = 2) -> str:
 
 def rollouts_of(run: Path, file: Path, *, samples: int) -> Path:
     """Responses of a lab run's first checkpoint to its held-out problems; made once, a second call goes on."""
-    from driftline.decoding.generate import Settings, generate
+    from driftline.decoding.generate import generate
+    from driftline.decoding.settings import GenerationSettings
 
-    settings = Settings(
+    settings = GenerationSettings(
         late=str(run / "checkpoint-0"),
         temperature=1.0,
         top_p=1.0,

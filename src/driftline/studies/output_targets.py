@@ -8,21 +8,20 @@ over problems; the best checkpoint is chosen by the run's own scores, on other p
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.decoding.generate import Settings
+from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
 from driftline.evaluation.evaluate import MARK, evaluate
-from driftline.evaluation.metrics import Difference
+from driftline.evaluation.records import Control, Difference, EvaluationRecord
 from driftline.evaluation.tasks import Task, open_task
-from driftline.files.record import Record
+from driftline.files.output import output_folder
+from driftline.files.record import Record, read_record
 from driftline.lab.settings import LabRun
 from driftline.studies.measures import lab_scores, spread
 from driftline.studies.record import Findings, StudyRecord
@@ -32,11 +31,6 @@ RATES: Mapping[str, float] = {"usual": 1e-5, "past its peak": 2e-4}
 ALPHAS = (1.25, 1.5, 2.0)
 LATE = 2 / 3  # of the run
 _TASK_SEED = 1234  # other problems than those that the runs were scored on
-
-
-class Greedy(Record):
-    forecast: float
-    late: float
 
 
 class OutputTarget(Record):
@@ -51,7 +45,7 @@ class OutputTarget(Record):
     matched_score: float
     matched_temperature: float
     best_score: float
-    greedy: Greedy | None
+    greedy: dict[str, float] | None
     over_late: Difference
     over_matched: Difference
     over_best: Difference
@@ -91,10 +85,10 @@ def of_run(name: str, folder: Path, task: Task, alphas: Sequence[float], samples
     best = best_step(folder, set(trajectory.steps))
     kept, size = folder.parent / f".{folder.name}.evaluations", f"{samples}-{len(task.problems)}"
 
-    def scored(label: str, step: int, alpha: float | None = None, against: Path | None = None) -> dict[str, Any]:
+    def scored(label: str, step: int, alpha: float | None = None, against: Path | None = None) -> EvaluationRecord:
         out = kept / f"{label}-{size}"
         if not (out / MARK).is_file():
-            settings = Settings(
+            settings = GenerationSettings(
                 late=str(folder / f"checkpoint-{step}"),
                 early=None if alpha is None else str(folder / f"checkpoint-{int(steps[0])}"),
                 alpha=alpha,
@@ -103,31 +97,31 @@ def of_run(name: str, folder: Path, task: Task, alphas: Sequence[float], samples
                 samples=samples,
                 max_new_tokens=task.max_new_tokens,
             )
-            evaluate(task, out, settings, against=against, batch_size=64)
-        return json.loads((out / MARK).read_text())
+            with output_folder(out, mark=MARK) as result:
+                evaluate(task, out, settings, against=against, batch_size=64).write(result)
+        return read_record(out / MARK, EvaluationRecord, what="driftline evaluate")
 
     top = scored("best", best)
     rows = []
     for alpha in alphas:
         found = scored(f"alpha-{alpha:g}", late, alpha, kept / f"best-{size}")
-        control = found["control"]
-        greedy = control.get("greedy")
+        control: Control = found["control"]
         rows.append(
             OutputTarget(
                 run=name,
                 alpha=alpha,
                 late=late,
                 best=best,
-                forecast_score=found["avg@k"],
-                late_score=control["late"]["avg@k"],
-                matched_score=control["late_matched"]["avg@k"],
-                matched_temperature=control["late_matched"]["temperature"],
-                best_score=top["avg@k"],
-                greedy=Greedy(**greedy) if greedy else None,
-                over_late=Difference(**control["gain"]),
-                over_matched=Difference(**control["beyond_sharpening"]),
-                over_best=Difference(**found["against"]["difference"]),
-                verdict=control["verdict"],
+                forecast_score=found.avg_at_k,
+                late_score=control.late.avg_at_k,
+                matched_score=control.late_matched.avg_at_k,
+                matched_temperature=control.late_matched.temperature,
+                best_score=top.avg_at_k,
+                greedy=control.greedy or None,
+                over_late=control.gain,
+                over_matched=control.beyond_sharpening,
+                over_best=found["against"].difference,
+                verdict=control.verdict,
             )
         )
     return rows

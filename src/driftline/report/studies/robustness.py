@@ -54,7 +54,7 @@ def _over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for group, setting in dict.fromkeys((row["group"], row["setting"]) for row in rows):
         mine = [row for row in rows if (row["group"], row["setting"]) == (group, setting)]
         middle = {
-            key: {name: float(np.median([row[key][name] for row in mine])) for name in ("q25", "median", "q75")}
+            key: {name: float(np.median(np.array([row[key][name] for row in mine], float))) for name in ("q25", "median", "q75")}
             for key in ("weights", "null_weights", "logprobs", "null_logprobs")
         }
         found.append({"group": group, "setting": setting, **middle})

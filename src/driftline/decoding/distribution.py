@@ -21,7 +21,7 @@ _NUCLEUS = 128  # tokens that are looked at before a whole vocabulary is sorted
 
 
 @dataclass(frozen=True)
-class Shape:
+class SamplingParams:
     """How logits become the distribution that is drawn from; the defaults leave the model's own."""
 
     temperature: float = 1.0  # 0 is greedy
@@ -37,7 +37,7 @@ class Shape:
             raise InputError(f"--top-k is {self.top_k}: it must be 0 (keep all) or above")
 
 
-def combine(early: torch.Tensor, late: torch.Tensor, alpha: float) -> torch.Tensor:
+def combine_logits(early: torch.Tensor, late: torch.Tensor, alpha: float) -> torch.Tensor:
     """Extrapolated logits [..., V] in float32; exactly `late` at alpha 1 and `early` at 0.
 
     A token that `late` bans (-inf, as logits processors do) stays banned.
@@ -48,25 +48,25 @@ def combine(early: torch.Tensor, late: torch.Tensor, alpha: float) -> torch.Tens
     return torch.lerp(early.float(), late, alpha).masked_fill(late == -math.inf, -math.inf)
 
 
-def probabilities(logits: torch.Tensor, shape: Shape) -> torch.Tensor:
+def probabilities(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
     """The distribution [..., V] that tokens are drawn from, in float32, by transformers' own warpers."""
     import torch
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     scores = logits.float().flatten(0, -2)
-    if shape.temperature == 0:
+    if params.temperature == 0:
         greedy = torch.zeros_like(scores).scatter_(1, scores.argmax(1, keepdim=True), 1.0)
         return greedy.view(logits.shape)
     ids = torch.empty(0)  # the warpers ask for the tokens so far and do not look at them
-    if shape.temperature != 1:
-        scores = TemperatureLogitsWarper(shape.temperature)(ids, scores)
-    if shape.top_k:
-        scores = TopKLogitsWarper(shape.top_k)(ids, scores)
-    if shape.top_p == 1:
+    if params.temperature != 1:
+        scores = TemperatureLogitsWarper(params.temperature)(ids, scores)
+    if params.top_k:
+        scores = TopKLogitsWarper(params.top_k)(ids, scores)
+    if params.top_p == 1:
         return scores.softmax(-1).view(logits.shape)
-    found, inside = _small_nucleus(scores.softmax(-1), shape.top_p)
+    found, inside = _small_nucleus(scores.softmax(-1), params.top_p)
     if not inside.all():
-        found[~inside] = TopPLogitsWarper(shape.top_p)(ids, scores[~inside]).softmax(-1)
+        found[~inside] = TopPLogitsWarper(params.top_p)(ids, scores[~inside]).softmax(-1)
     return found.view(logits.shape)
 
 

@@ -1,0 +1,42 @@
+"""What samples depend on besides their prompts: the models, how tokens are drawn, how many, and the seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from driftline.decoding.distribution import SamplingParams
+from driftline.errors import InputError
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Everything that the samples of a prompt depend on.
+
+    Attributes:
+        late: a model's folder or Hub name, or a LoRA adapter's folder.
+        early, alpha: of early + alpha (late - early) in logits; both None: `late` alone.
+        temperature, top_p, top_k: as in `SamplingParams`.
+        samples: completions of each prompt.
+        max_new_tokens: the longest completion.
+        seed: of all samples; each has its own, made from it (`row_seed`).
+        dtype: to run the models in; `auto`: as saved.
+        keep_prompt_ids: have the prompt's tokens in each row, for `driftline logprobs` to score without tokenising again.
+    """
+
+    late: str
+    early: str | None = None
+    alpha: float | None = None
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    samples: int = 1
+    max_new_tokens: int = 512
+    seed: int = 0
+    dtype: str = "auto"
+    keep_prompt_ids: bool = False
+
+    def __post_init__(self) -> None:
+        SamplingParams(self.temperature, self.top_p, self.top_k)
+        for name in ("samples", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")

@@ -1,0 +1,165 @@
+"""The models that a sweep scores: forecasts in weights or in logits, and checkpoints of the run.
+
+Forecast weights are written to a scratch folder when they are wanted, and deleted after.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from driftline import models
+from driftline.checkpoints.trajectory import Trajectory
+from driftline.decoding.sampler import Sampler
+from driftline.engines import Engine
+from driftline.errors import InputError
+from driftline.forecast.forecast import Forecast
+from driftline.forecast.plan import make_plan
+from driftline.forecast.request import ForecastRequest
+from driftline.outputs.checkpoint_model import load_checkpoint
+from driftline.outputs.logprobs import tokenizer_of
+from driftline.writing.storage import Storage
+from driftline.writing.write import write
+
+_SCRATCH = ".forecast-"  # folders of forecasts that are being scored
+
+
+class Source(Protocol):
+    """How to have a model ready, here or on another machine."""
+
+    def open(self) -> AbstractContextManager[Sampler]: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to score: its name, the step it stands for, and how to have it ready."""
+
+    name: str
+    step: int
+    source: Source
+
+
+def in_weights(
+    trajectory: Trajectory, request: ForecastRequest, dtype: str, scratch: Path, engine: Engine | None
+) -> tuple[list[Candidate], str]:
+    """Forecast weights, and how they are made, in words.
+
+    Args:
+        dtype: to run the models in; scratch: where weights go that are being scored.
+    """
+    for left in scratch.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a sweep that was killed
+    plan = make_plan(trajectory, request, engine=engine)
+    tokenizer_of(trajectory)  # refuses a run without one before anything is scored
+    candidates = [
+        Candidate(f"forecast of step {target}", target, _Written(trajectory, plan.trajectory, forecast, scratch, dtype))
+        for target, forecast in zip(request.targets, plan.forecasts, strict=True)
+    ]
+    return candidates, plan.sentence
+
+
+def in_logits(
+    trajectory: Trajectory, request: ForecastRequest, seen: Sequence[int], dtype: str
+) -> tuple[list[Candidate], str]:
+    """Extrapolated logits of the first and the last of the steps `seen`, and which these are, in words."""
+    early, late = seen[0], seen[-1]
+    if early == late:
+        raise InputError(f"{trajectory.name}: one checkpoint (step {late}) makes no line: give two with --from")
+    for step in seen:
+        if step not in trajectory.steps:
+            raise InputError(
+                f"--from {step}: not in the run: choose among the steps {', '.join(map(str, trajectory.steps))}"
+            )
+    for target in request.targets:
+        if target <= late:
+            raise InputError(f"--to {target} is not beyond the late checkpoint, step {late}: give a later one")
+    pair = _Pair(trajectory, early, late, dtype)
+    candidates = [Candidate(f"logits at step {target}", target, _Logits(pair, target)) for target in request.targets]
+    return candidates, f"logits of steps {early} and {late}"
+
+
+def checkpoints(trajectory: Trajectory, count: int, always: int, dtype: str) -> list[Candidate]:
+    """About `count` checkpoints spread over the run, that of step `always` among them."""
+    return [
+        Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, dtype))
+        for step in spread(trajectory.steps, count, always)
+    ]
+
+
+def spread(steps: Sequence[int], count: int, always: int) -> list[int]:
+    """About `count` steps spread evenly over the run, `always` among them."""
+    places = np.linspace(0, len(steps) - 1, max(count, 2)).round().astype(int)[-count:]
+    chosen = {steps[place] for place in places}
+    if always not in chosen:
+        nearest = min(chosen, key=lambda step: abs(step - always))
+        chosen = (chosen - {nearest}) | {always}
+    return sorted(chosen)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A checkpoint of the run."""
+
+    trajectory: Trajectory
+    step: int
+    dtype: str
+
+    def open(self) -> AbstractContextManager[Sampler]:
+        model = load_checkpoint(self.trajectory.checkpoints[self.trajectory.steps.index(self.step)], dtype=self.dtype)
+        return nullcontext(Sampler(model, tokenizer_of(self.trajectory)))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Forecast weights, written into `scratch` when they are wanted and deleted after."""
+
+    trajectory: Trajectory
+    plan: Trajectory
+    forecast: Forecast
+    scratch: Path
+    dtype: str
+
+    @contextmanager
+    def open(self) -> Iterator[Sampler]:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.scratch))
+        try:
+            write(self.plan, {folder: self.forecast}, Storage())
+            yield Sampler(models.load_model(folder, dtype=self.dtype), tokenizer_of(self.trajectory))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Pair:
+    """Two checkpoints, both of which stay loaded where they are once opened."""
+
+    def __init__(self, trajectory: Trajectory, early: int, late: int, dtype: str) -> None:
+        self.trajectory, self.early, self.late, self.dtype = trajectory, early, late, dtype
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any, Any]:
+        found = [self.trajectory.checkpoints[self.trajectory.steps.index(step)] for step in (self.late, self.early)]
+        return (*(load_checkpoint(checkpoint, dtype=self.dtype) for checkpoint in found), tokenizer_of(self.trajectory))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "loaded"}  # models stay where they are
+
+
+@dataclass(frozen=True)
+class _Logits:
+    """Extrapolated logits of a pair."""
+
+    pair: _Pair
+    target: int
+
+    def open(self) -> AbstractContextManager[Sampler]:
+        last, first, tokenizer = self.pair.loaded
+        alpha = (self.target - self.pair.early) / (self.pair.late - self.pair.early)
+        return nullcontext(Sampler(last, tokenizer, early=first, alpha=alpha))

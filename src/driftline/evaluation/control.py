@@ -1,0 +1,87 @@
+"""A forecast beside the late model: sampled alike, greedy, and the late one at the matched temperature.
+
+Arms, which are also what their samples are called:
+
+    late                           the late model, sampled as the forecast
+    late-matched                   at the temperature that makes it as sure of its tokens (`sharpening`)
+    forecast-greedy, late-greedy   both at temperature 0
+
+Greedy decoding cannot be sharpened: at temperature 0 the late model's own greedy answers are the control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+from msgspec.structs import asdict
+
+from driftline.decoding.sampler import Sampler
+from driftline.decoding.settings import GenerationSettings
+from driftline.evaluation import sharpening
+from driftline.evaluation.metrics import paired_difference
+from driftline.evaluation.records import UNSET, Control, MatchedFigures
+from driftline.evaluation.samples import figures, right
+from driftline.evaluation.tasks import Task
+from driftline.files.lines import Row
+
+Draw: TypeAlias = Callable[[str, Sampler, GenerationSettings], list[Row]]
+"""The samples of an arm of a name, by a sampler and settings."""
+
+_MATCHED_PROBLEMS = 16  # whose first responses say how sure each model is
+
+
+def controls(settings: GenerationSettings) -> dict[str, GenerationSettings]:
+    """The arms besides `late` that are drawn, and how; the temperature of `late-matched` is found on the way."""
+    if settings.temperature == 0:
+        return {}
+    greedy = replace(settings, temperature=0.0, samples=1)
+    return {"late-matched": settings, "forecast-greedy": greedy, "late-greedy": greedy}
+
+
+def compare_with_late(
+    draw: Draw, what: str, forecast: Sampler, late: Sampler, rows: list[Row], task: Task, settings: GenerationSettings
+) -> tuple[dict[str, list[Row]], Control]:
+    """A forecast beside the late model.
+
+    Args:
+        what: the forecast, in words; rows: its samples by `settings`.
+
+    Returns:
+        The samples of each arm, and what they say: figures, entropies, differences and verdict.
+    """
+    k = settings.samples
+    arms = {"late": draw("late", late, settings)}
+    pairs = [
+        (task.prompt(row["index"], late.tokenizer).ids, row["response_ids"])
+        for drawn in (rows, arms["late"])
+        for row in drawn[: _MATCHED_PROBLEMS * k : k]
+    ]
+    match = sharpening.match(forecast, late, pairs, settings.temperature)
+    temperature = float(f"{match.temperature:.4g}")
+    for arm, asked in controls(settings).items():
+        if arm == "late-matched":
+            asked = replace(asked, temperature=temperature)
+        arms[arm] = draw(arm, forecast if arm == "forecast-greedy" else late, asked)
+    matched = arms.get("late-matched", arms["late"])
+    shares, base, control = (right(drawn, k).mean(1) for drawn in (rows, arms["late"], matched))
+    gain, beyond = paired_difference(shares, base), paired_difference(shares, control)
+    verdict = sharpening.judge(gain, beyond)
+    scores = float(shares.mean()), float(base.mean()), float(control.mean())
+    greedy = {
+        arm.removesuffix("-greedy"): float(right(drawn, 1).mean())
+        for arm, drawn in arms.items()
+        if arm.endswith("-greedy")
+    }
+    record = Control(
+        late=figures(arms["late"], k),
+        entropy=match,
+        greedy=greedy or UNSET,
+        late_matched=MatchedFigures(temperature=temperature, **asdict(figures(matched, k))),
+        gain=gain,
+        beyond_sharpening=beyond,
+        verdict=verdict,
+        sentence=sharpening.sentence(verdict, what, *scores, temperature),
+    )
+    return arms, record

@@ -169,7 +169,8 @@ def _on_disk(source: str | Path, *, weights: bool = False) -> Iterator[str | Pat
 
 def _gguf(source: str | Path) -> dict[str, str]:
     """How transformers is told which file of a folder to read, where the source is a GGUF file."""
-    return {"gguf_file": Path(source).name} if str(source).endswith(".gguf") else {}
+    path = Path(source)
+    return {"gguf_file": path.name} if path.suffix == ".gguf" and path.is_file() else {}
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:

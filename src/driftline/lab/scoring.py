@@ -73,22 +73,17 @@ def accuracy(
     import torch
 
     devices = [model.device] if model.device.type == "cuda" else []
-    problems = range(len(task.problems))
-    prompts = [task.prompt(problem, tokenizer).ids for problem in problems]
+    room = max_new_tokens or task.max_new_tokens
+    problems = [*range(len(task.problems))]
+    prompts = [task.prompt(index, tokenizer).ids for index in problems]
 
     def share(samples: int, temperature: float) -> float:
-        room = task.max_new_tokens if max_new_tokens is None else max_new_tokens
+        asked = prompts * samples
         texts = completions(
-            model,
-            tokenizer,
-            prompts * samples,
-            temperature=temperature,
-            max_new_tokens=room,
-            batch_size=batch_size,
+            model, tokenizer, asked, temperature=temperature, max_new_tokens=room, batch_size=batch_size
         )
-        return sum(
-            task.score(text, problem) == 1 for text, problem in zip(texts, [*problems] * samples, strict=True)
-        ) / len(texts)
+        right = [task.score(text, index) == 1 for text, index in zip(texts, problems * samples, strict=True)]
+        return sum(right) / len(right)
 
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

@@ -22,10 +22,10 @@ def data_sets(wanted: str, *, extra: str = "eval") -> list[str]:
         InputError: reasoning-gym is not installed.
     """
     try:
-        from reasoning_gym.factory import DATASETS
+        from reasoning_gym import factory
     except ImportError as error:
         raise InputError(f"task {wanted!r} needs {error.name}: pip install 'driftline[{extra}]'") from error
-    return sorted(DATASETS)
+    return sorted(factory.DATASETS)
 
 
 def maker(name: str, *, difficulty: int | None = None) -> Callable[[int, int], Task]:

@@ -24,7 +24,7 @@ class OptimizerUsed(Record):
     adam_beta1: float
 
 
-class RunRecord(Record):
+class RunRecord(Record, kw_only=True):
     """`run.json`: what made a run, and whether it was completed, and then in how many seconds."""
 
     kind: Literal["lab"] = "lab"
@@ -38,7 +38,7 @@ class RunRecord(Record):
     seconds: float | UnsetType = UNSET
 
 
-class ScoredStep(Record):
+class ScoredStep(Record, kw_only=True):
     """A row of `accuracy.jsonl`: shares of right answers on held-out problems at a step, and seconds since step 0.
 
     `virtual_step` is that of a run that is re-grounded; `train_seconds` leave out what scoring took.

@@ -65,9 +65,9 @@ def read_curve(folder: Path) -> Curve:
 def schedule_name(settings: LabRun) -> str:
     if settings.m is None:
         return STANDARD
-    how = [settings.jump] if settings.jump != "two-point" else []
-    how += ["guarded"] if settings.accept == "reward" else []
-    return f"{settings.m}+{settings.n} {', '.join(how)}".strip()
+    jump = settings.jump if settings.jump != "two-point" else ""
+    guarded = "guarded" if settings.accept == "reward" else ""
+    return f"{settings.m}+{settings.n} {', '.join(filter(None, (jump, guarded)))}".strip()
 
 
 def reached(curve: Curve, threshold: float) -> tuple[float, float]:

@@ -54,7 +54,7 @@ _QUICK: dict[str, Any] = {"steps": 6, "save_every": 1, "score_every": 6, "prompt
 _QUICK_SETTINGS = ("RL", "SFT", "SGD")
 
 
-class SettingR2(Record, rename={"share_above_07": "share_above_0.7"}):
+class SettingR2(Record, kw_only=True, rename={"share_above_07": "share_above_0.7"}):
     """R² of weights or log-probs, or of their null; of what was not measured, quartiles that are None."""
 
     mean: Figure | UnsetType = UNSET

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from driftline.checkpoints.inspection import Inspection
     from driftline.decoding.generate import GenerateReport
     from driftline.evaluation.records import EvaluationRecord, SweepRecord
+    from driftline.lab.record import DemoScores, ScoredStep
     from driftline.linearity.comparison import Comparison
     from driftline.linearity.summary import Line, PersistenceFigures, Summary
 
@@ -164,11 +165,9 @@ def training_step(steps: int, *, quiet: bool) -> Callable[[int, dict[str, float]
     return show
 
 
-def accuracy(rows: list[dict[str, float]]) -> None:
+def accuracy(rows: Sequence[ScoredStep]) -> None:
     """Held-out accuracy by checkpoint, as a table with a bar."""
-    table = [
-        (int(r["step"]), f"{r['greedy']:.3f}", f"{r['sampled']:.3f}", "█" * round(30 * r["sampled"])) for r in rows
-    ]
+    table = [(row.step, f"{row.greedy:.3f}", f"{row.sampled:.3f}", "█" * round(30 * row.sampled)) for row in rows]
     _table("accuracy on held-out problems", ["step", "greedy", "sampled", ""], table)
 
 
@@ -223,10 +222,11 @@ def forecast(outcome: Any, out: Path) -> None:
         say(f"  {lost} ({record['written_dtype']}, {record['rounding']})")
 
 
-def scores(rows: list[dict[str, Any]], problems: int, samples: int) -> None:
+def scores(record: DemoScores) -> None:
     """Accuracy of trained and forecast models side by side."""
-    table = [(r["model"], f"{r['greedy']:.3f}", f"{r['sampled']:.3f}") for r in rows]
-    _table(f"accuracy on {problems} held-out problems, {samples} samples each", ["model", "greedy", "sampled"], table)
+    table = [(row.model, f"{row.greedy:.3f}", f"{row.sampled:.3f}") for row in record.rows]
+    title = f"accuracy on {record.problems} held-out problems, {record.samples} samples each"
+    _table(title, ["model", "greedy", "sampled"], table)
 
 
 def samples(report: GenerateReport, out: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from driftline.errors import InputError
 from driftline.evaluation.tasks import Task, open_task
-from driftline.lab.run import toml
-from driftline.lab.settings import LabRun, check, read_config
+from driftline.lab.settings import LabRun, check, read_config, toml
 from driftline.lab.tasks import lab_task, spoil
 
 

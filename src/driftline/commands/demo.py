@@ -6,10 +6,9 @@ second call goes on from there. Each stage is the command of its name.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
@@ -18,6 +17,9 @@ from driftline.commands.options import Output, Printing, Quiet, Source
 from driftline.commands.requests import command_line
 from driftline.errors import InputError
 from driftline.lab.settings import LabRun
+
+if TYPE_CHECKING:
+    from driftline.lab.record import DemoScores, ScoredStep
 
 FULL = LabRun()
 QUICK = LabRun(steps=16, save_every=2, prompts_per_step=4, held_out_problems=64)
@@ -51,8 +53,8 @@ class Demo:
         return Printing(quiet=self.printing.quiet)
 
 
-def run(request: Demo) -> list[dict[str, Any]]:
-    """Train, inspect, analyze, back-test, extrapolate and score, each into its folder; the rows of `scores.json`."""
+def run(request: Demo) -> DemoScores:
+    """Train, inspect, analyze, back-test, extrapolate and score, each into its folder; the record of `scores.json`."""
     rows = _train(request)
     print("\n2/6 inspecting the run\n", flush=True)
     looked_at = inspect.Inspect(source=request.source)
@@ -67,15 +69,15 @@ def run(request: Demo) -> list[dict[str, Any]]:
     return _score(request, forecasts)
 
 
-def show(scores: list[dict[str, Any]], request: Demo) -> None:
+def show(scores: DemoScores, request: Demo) -> None:
     from driftline import terminal
 
-    terminal.scores(scores, request.settings.held_out_problems, _SCORED_SAMPLES)
+    terminal.scores(scores)
     print(f"\nOpen {request.out / 'analysis' / 'report.html'} in a browser.")
     print("For a run of your own: driftline analyze RUN --out DIR")
 
 
-def _train(request: Demo) -> list[dict[str, float]]:
+def _train(request: Demo) -> list[ScoredStep]:
     """The accuracy rows of the run, made unless it is there."""
     rows = _finished_run(request.run, request.settings)
     if rows is not None:
@@ -89,7 +91,7 @@ def _train(request: Demo) -> list[dict[str, float]]:
     return train.run(asked) or []
 
 
-def _analyze(request: Demo, rows: list[dict[str, float]]) -> None:
+def _analyze(request: Demo, rows: list[ScoredStep]) -> None:
     from driftline import terminal
 
     output = Output(out=request.out / "analysis", overwrite=True)
@@ -145,9 +147,9 @@ def _places(request: Demo) -> tuple[int, int, int]:
     return steps[2 * len(steps) // 3], steps[-1], steps[-1] - steps[-2]
 
 
-def _score(request: Demo, forecasts: list[tuple[str, Path]]) -> list[dict[str, Any]]:
-    from driftline.files.atomic import replace_text
-    from driftline.files.json import json_text
+def _score(request: Demo, forecasts: list[tuple[str, Path]]) -> DemoScores:
+    from driftline.files.record import write_record
+    from driftline.lab.record import DemoScores, ModelScore
     from driftline.lab.scoring import accuracy_of_folder
     from driftline.progress import progress_bar
 
@@ -160,33 +162,29 @@ def _score(request: Demo, forecasts: list[tuple[str, Path]]) -> list[dict[str, A
         forecast,
     )
     problems, seed = request.settings.held_out_problems, request.settings.seed
-    rows: list[dict[str, Any]] = []
+    rows = []
     with progress_bar("scoring", len(models), quiet=request.printing.quiet, unit="models") as advance:
         for name, folder in models:
             scores = accuracy_of_folder(folder, problems, seed, samples=_SCORED_SAMPLES)
-            rows.append({"model": name, "folder": str(folder), **scores})
+            rows.append(ModelScore(model=name, folder=str(folder), **scores))
             advance(1)
-    record = {"problems": problems, "samples": _SCORED_SAMPLES, "rows": rows}
-    replace_text(request.out / "scores.json", json_text(record))
-    return rows
+    record = DemoScores(problems=problems, samples=_SCORED_SAMPLES, rows=rows)
+    write_record(request.out / "scores.json", record)
+    return record
 
 
-def _same(record: dict[str, Any], settings: LabRun) -> bool:
-    try:
-        return LabRun(**record["settings"]) == settings
-    except (KeyError, TypeError):
-        return False
-
-
-def _finished_run(run: Path, settings: LabRun) -> list[dict[str, float]] | None:
+def _finished_run(run: Path, settings: LabRun) -> list[ScoredStep] | None:
     """The accuracy rows of a finished run with these settings, or None where training has to start."""
-    try:
-        record = json.loads((run / "run.json").read_text())
-        rows = [json.loads(line) for line in (run / "accuracy.jsonl").read_text().splitlines()]
-    except (OSError, ValueError):
-        if run.is_dir() and any(run.iterdir()):
-            raise InputError(f"{run} holds files that are not the demo's: choose another folder with --out") from None
+    from driftline.lab.record import read_run, read_scores
+
+    if not run.is_dir() or not any(run.iterdir()):
         return None
-    if record.get("completed") and not _same(record, settings):
+    try:
+        record = read_run(run)
+    except InputError as error:
+        raise InputError(f"{run} holds files that are not the demo's: choose another folder with --out") from error
+    if not record.completed:
+        return None
+    if record.settings != settings:
         raise InputError(f"{run} holds a finished run with other settings: choose another folder with --out to keep it")
-    return rows if record.get("completed") else None
+    return read_scores(run)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from driftline.commands.options import Quiet, Where
 from driftline.commands.requests import Next, beside, command_line, spelled_out
+
+if TYPE_CHECKING:
+    from driftline.studies.record import StudyRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,8 @@ class Study:
     printing: Quiet = Quiet()
 
 
-def run(request: Study) -> dict[str, Any] | None:
-    """Train what is missing, measure, and write `study.json` and `report.html`; None where another process does."""
+def run(request: Study) -> StudyRecord | None:
+    """Train what is missing, measure, and write `study.json` and then `report.html`; None where another process does."""
     from driftline import terminal
     from driftline.report import study as page
     from driftline.studies.study import run_study
@@ -46,19 +49,19 @@ def run(request: Study) -> dict[str, Any] | None:
             engine=engine,
             say=terminal.while_working(quiet=request.printing.quiet),
         )
-    if not record:
+    if record is None:
         return None
     steps = spelled_out(next_steps(record, request))
     page.write(request.out, record, command=command_line(request), next_steps=steps)
     return record
 
 
-def show(record: dict[str, Any], request: Study) -> None:
-    print("\n".join(record["findings"]))
+def show(record: StudyRecord, request: Study) -> None:
+    print("\n".join(record.findings))
     print(f"\nreport: {request.out / 'report.html'}")
 
 
-def next_steps(record: dict[str, Any], request: Study) -> list[Next]:
+def next_steps(record: StudyRecord, request: Study) -> list[Next]:
     """The study at its full size, or of runs of one's own."""
     if request.quick:
         why = "Run the study at its full size; runs that were given are measured again."

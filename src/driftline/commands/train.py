@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from driftline.commands.options import Output, Quiet
 from driftline.commands.requests import Next, beside, command_line
 from driftline.lab.settings import LabRun, read_config
+
+if TYPE_CHECKING:
+    from driftline.lab.record import ScoredStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ def prepare(words: list[str]) -> list[str]:
     return [*(part for name, value in found.items() for part in (f"--{name.replace('_', '-')}", str(value))), *words]
 
 
-def run(request: Train) -> list[dict[str, float]] | None:
+def run(request: Train) -> list[ScoredStep] | None:
     """Train; the rows of `accuracy.jsonl`, or None where another process writes them."""
     from driftline import terminal
     from driftline.lab.run import train
@@ -50,7 +53,7 @@ def run(request: Train) -> list[dict[str, float]] | None:
     return rows or None
 
 
-def show(rows: list[dict[str, float]], request: Train) -> None:
+def show(rows: list[ScoredStep], request: Train) -> None:
     from driftline import terminal
 
     terminal.accuracy(rows)
@@ -59,7 +62,7 @@ def show(rows: list[dict[str, float]], request: Train) -> None:
         print(f"next: {command_line(step.request)}")
 
 
-def next_steps(rows: list[dict[str, float]], request: Train) -> list[Next]:
+def next_steps(rows: list[ScoredStep], request: Train) -> list[Next]:
     """Measure the run."""
     from driftline.commands.analyze import Analyze
     from driftline.commands.options import Source

@@ -42,6 +42,8 @@ class Record(msgspec.Struct, metaclass=_RecordType):
                 msgspec.structs.force_setattr(self, name, finite(value))
 
     def __getitem__(self, key: str) -> Any:
+        if key == self.__struct_config__.tag_field:
+            return self.__struct_config__.tag
         for name, told in zip(self.__struct_fields__, self.__struct_encode_fields__, strict=True):
             if told == key and getattr(self, name) is not UNSET:
                 return getattr(self, name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,3 +140,8 @@ def read_config(path: Path) -> dict[str, Any]:
             raise InputError(f"--config {path}: {key} is {value!r}: it must be {wanted}")
         settings[name] = kind(value)
     return settings
+
+
+def toml(settings: LabRun) -> str:
+    """The settings as a file that `--config` takes; those left to their defaults by None are left out."""
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in asdict(settings).items() if value is not None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -11,10 +12,13 @@ from driftline.report import page
 from driftline.report.page import Steps
 from driftline.report.studies import chance, robustness, speedup, targets, training
 
+if TYPE_CHECKING:
+    from driftline.studies.record import StudyRecord
+
 _LARGE = 4  # findings that are each as large as a verdict; of more the first alone is
 
 
-def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Steps = ()) -> None:
+def write(folder: Path, record: StudyRecord, *, command: str, next_steps: Steps = ()) -> None:
     """`report.html` from the record of `study.json`; `command` made it, `next_steps` may follow."""
     first, rest = record["findings"][:_LARGE], record["findings"][_LARGE:]
     if rest:
@@ -31,7 +35,7 @@ def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Ste
     page.write(folder, f"driftline study · {record['study']}", body)
 
 
-def _how(r: dict[str, Any], command: str) -> Markup:
+def _how(r: StudyRecord, command: str) -> Markup:
     took = f"{r['seconds']:.0f} s, runs that were there not counted"
     rows = [
         ("driftline", r["driftline"]),
@@ -41,7 +45,7 @@ def _how(r: dict[str, Any], command: str) -> Markup:
     return page.made(command, rows)
 
 
-_DRAWN = {
+_DRAWN: Mapping[str, Callable[[Any], list[Markup]]] = {
     "robustness": robustness.robustness,
     "rl-vs-sft": training.rl_vs_sft,
     "noise": training.noise,

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from driftline.checkpoints.trajectory import Trajectory
+from driftline.errors import InputError, first_line
 from driftline.files.record import Figure
+from driftline.lab.record import RunRecord, ScoredStep, read_run, read_scores
 from driftline.linearity.analysis import RunTotals, stored_dtypes, summarize
 from driftline.linearity.figures import facts_of
 from driftline.linearity.scan import scan
@@ -22,6 +24,27 @@ def summaries(trajectory: Trajectory, *filters: str) -> list[WeightsSummary]:
     for tensor in scan(trajectory, clock=facts.clock_values, sample=0):
         totals.add(tensor)
     return [summarize(totals, facts, stored_dtypes(trajectory), filter=filter) for filter in filters]
+
+
+def lab_run(folder: Path) -> RunRecord:
+    """What made a run. Raises `InputError` where it is none of the lab's."""
+    try:
+        return read_run(folder)
+    except InputError as error:
+        raise _no_run(folder, error) from error
+
+
+def lab_scores(folder: Path) -> list[ScoredStep]:
+    """Accuracy of a run as it went. Raises `InputError` where it is none of the lab's."""
+    try:
+        return read_scores(folder)
+    except InputError as error:
+        raise _no_run(folder, error) from error
+
+
+def _no_run(folder: Path, error: InputError) -> InputError:
+    why = first_line(error.__cause__ or error)
+    return InputError(f"{folder} is no finished run of driftline train ({why}): leave it out of --runs")
 
 
 def spread(values: Iterable[Figure], digits: int = 2) -> str:

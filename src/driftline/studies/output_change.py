@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.files.record import Figure, Record
 from driftline.lab.settings import LabRun
 from driftline.linearity.names import layer_and_module
 from driftline.outputs.activations import Sampling, sampled_positions
@@ -21,11 +21,31 @@ from driftline.outputs.logprobs import context_of, tokenizer_of
 from driftline.outputs.rollouts import read_rollouts
 from driftline.outputs.source_of_change import change_of_outputs
 from driftline.studies.measures import rollouts_of, spread
-from driftline.studies.study import Outcome
+from driftline.studies.record import Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
 AT = (0.2, 0.5, 1.0)  # of the run
-_TERMS = ("input", "weight", "second_order")
+_TERMS = {"input": "from its input", "weight": "from its weights", "second_order": "from both together"}
+
+
+class LayerChange(Record):
+    """Of a layer's change to a step: deviation of each term over that of the whole, and histograms of the terms."""
+
+    run: str
+    step: int
+    layer: str
+    input: Figure
+    weight: Figure
+    second_order: Figure
+    unexplained: float
+    histogram: dict[str, float | list[int]]
+
+
+class OutputChangeRecord(StudyRecord):
+    rows: list[LayerChange]
+
+
+RECORD = OutputChangeRecord
 
 
 def plan(quick: bool) -> dict[str, LabRun]:
@@ -34,7 +54,7 @@ def plan(quick: bool) -> dict[str, LabRun]:
     return {f"seed {seed}": LabRun(steps=100, save_every=10, score_every=100, seed=seed) for seed in SEEDS}
 
 
-def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     """A row for each run, step and layer: deviation of each term over that of the whole change."""
     rows = []
     for name, folder in runs.items():
@@ -49,34 +69,35 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
             late = trajectory.checkpoints[trajectory.steps.index(step)]
             for change in change_of_outputs(trajectory.checkpoints[0], late, rollouts, positions, layers=layers):
                 record = change.record()
-                size = record["sd_total"] or np.nan
+                size = record.sd_total or np.nan
                 rows.append(
-                    {
-                        "run": name,
-                        "step": step,
-                        "layer": change.name,
-                        **{term: record["sd"][term] / size for term in _TERMS},
-                        "unexplained": record["unexplained"],
-                        "histogram": record["histogram"],
-                    }
+                    LayerChange(
+                        run=name,
+                        step=step,
+                        layer=change.name,
+                        **{term: record.sd[term] / size for term in _TERMS},
+                        unexplained=record.unexplained,
+                        histogram=record.histogram,
+                    )
                 )
-    return Outcome(rows, _findings(rows), {})
+    return Findings(rows, _findings(rows))
 
 
-def _findings(rows: list[dict[str, Any]]) -> list[str]:
+def _findings(rows: list[LayerChange]) -> list[str]:
     found = []
-    for step in sorted({row["step"] for row in rows}):
-        by_run = {
-            run: {
-                term: float(np.nanmedian([row[term] for row in rows if (row["run"], row["step"]) == (run, step)]))
-                for term in _TERMS
-            }
-            for run in dict.fromkeys(row["run"] for row in rows if row["step"] == step)
-        }
-        parts = [f"{label} {spread([terms[term] for terms in by_run.values()])}" for term, label in zip(_TERMS, ("from its input", "from its weights", "from both together"), strict=True)]  # fmt: skip
+    for step in sorted({row.step for row in rows}):
+        runs = dict.fromkeys(row.run for row in rows if row.step == step)
+        parts = [
+            f"{label} {spread(_middle([row[term] for row in rows if (row.run, row.step) == (run, step)]) for run in runs)}"
+            for term, label in _TERMS.items()
+        ]
         found.append(
             f"To step {step}, median over layers of each term's deviation over that of the change: {', '.join(parts)}."
         )
-    worst = max(row["unexplained"] for row in rows)
+    worst = max(row.unexplained for row in rows)
     found.append(f"The terms add up to the change within {worst:.1e} of its size.")
     return found
+
+
+def _middle(values: list[Figure]) -> float:
+    return float(np.nanmedian(np.array(values, float)))

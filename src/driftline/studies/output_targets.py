@@ -8,32 +8,55 @@ over problems; the best checkpoint is chosen by the run's own scores, on other p
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from msgspec import to_builtins
 
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
 from driftline.evaluation.evaluate import MARK, evaluate
-from driftline.evaluation.records import Control, EvaluationRecord
-from driftline.evaluation.tasks import open_task
+from driftline.evaluation.records import Control, Difference, EvaluationRecord
+from driftline.evaluation.tasks import Task, open_task
 from driftline.files.output import output_folder
-from driftline.files.record import read_record
+from driftline.files.record import Record, read_record
 from driftline.lab.settings import LabRun
-from driftline.studies.measures import spread
-from driftline.studies.study import Outcome
+from driftline.studies.measures import lab_scores, spread
+from driftline.studies.record import Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
 RATES: Mapping[str, float] = {"usual": 1e-5, "past its peak": 2e-4}
 ALPHAS = (1.25, 1.5, 2.0)
 LATE = 2 / 3  # of the run
 _TASK_SEED = 1234  # other problems than those that the runs were scored on
+
+
+class OutputTarget(Record):
+    """Decoding beyond the checkpoint `late` of a run, beside what it has to beat."""
+
+    run: str
+    alpha: float
+    late: int
+    best: int
+    forecast_score: float
+    late_score: float
+    matched_score: float
+    matched_temperature: float
+    best_score: float
+    greedy: dict[str, float] | None
+    over_late: Difference
+    over_matched: Difference
+    over_best: Difference
+    verdict: str
+
+
+class OutputTargetsRecord(StudyRecord):
+    rows: list[OutputTarget]
+
+
+RECORD = OutputTargetsRecord
 
 
 def plan(quick: bool) -> dict[str, LabRun]:
@@ -46,96 +69,90 @@ def plan(quick: bool) -> dict[str, LabRun]:
     }
 
 
-def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     """A row for each run and alpha."""
     task = open_task("sums", problems=8 if quick else 128, seed=_TASK_SEED)
     alphas, samples = (ALPHAS[1:2], 1) if quick else (ALPHAS, 8)
-    rows = []
-    for name, folder in runs.items():
-        trajectory = open_trajectory(folder)
-        steps = np.array(trajectory.steps)
-        late = int(steps[np.abs(steps - LATE * steps[-1]).argmin()])
-        best = best_step(folder, set(trajectory.steps))
-        kept = folder.parent / f".{folder.name}.evaluations"
+    rows = [row for name, folder in runs.items() for row in of_run(name, folder, task, alphas, samples)]
+    return Findings(rows, _findings(rows))
 
-        def scored(
-            label: str, settings: GenerationSettings, against: Path | None = None, kept: Path = kept
-        ) -> EvaluationRecord:
-            out = kept / label
-            if not (out / MARK).is_file():
-                with output_folder(out, mark=MARK) as result:
-                    evaluate(task, out, settings, against=against, batch_size=64).write(result)
-            return read_record(out / MARK, EvaluationRecord, what="driftline evaluate")
 
-        def at(
-            step: int, early: int | None = None, alpha: float | None = None, folder: Path = folder
-        ) -> GenerationSettings:
-            return GenerationSettings(
+def of_run(name: str, folder: Path, task: Task, alphas: Sequence[float], samples: int) -> list[OutputTarget]:
+    """A row for each alpha; evaluations are kept beside the run."""
+    trajectory = open_trajectory(folder)
+    steps = np.array(trajectory.steps)
+    late = int(steps[np.abs(steps - LATE * steps[-1]).argmin()])
+    best = best_step(folder, set(trajectory.steps))
+    kept, size = folder.parent / f".{folder.name}.evaluations", f"{samples}-{len(task.problems)}"
+
+    def scored(label: str, step: int, alpha: float | None = None, against: Path | None = None) -> EvaluationRecord:
+        out = kept / f"{label}-{size}"
+        if not (out / MARK).is_file():
+            settings = GenerationSettings(
                 late=str(folder / f"checkpoint-{step}"),
-                early=None if early is None else str(folder / f"checkpoint-{early}"),
+                early=None if alpha is None else str(folder / f"checkpoint-{int(steps[0])}"),
                 alpha=alpha,
                 temperature=1.0,
                 top_p=1.0,
                 samples=samples,
                 max_new_tokens=task.max_new_tokens,
             )
+            with output_folder(out, mark=MARK) as result:
+                evaluate(task, out, settings, against=against, batch_size=64).write(result)
+        return read_record(out / MARK, EvaluationRecord, what="driftline evaluate")
 
-        top = scored(f"best-{samples}-{len(task.problems)}", at(best))
-        for alpha in alphas:
-            found = scored(
-                f"alpha-{alpha:g}-{samples}-{len(task.problems)}",
-                at(late, early=int(steps[0]), alpha=alpha),
-                kept / f"best-{samples}-{len(task.problems)}",
+    top = scored("best", best)
+    rows = []
+    for alpha in alphas:
+        found = scored(f"alpha-{alpha:g}", late, alpha, kept / f"best-{size}")
+        control: Control = found["control"]
+        rows.append(
+            OutputTarget(
+                run=name,
+                alpha=alpha,
+                late=late,
+                best=best,
+                forecast_score=found.avg_at_k,
+                late_score=control.late.avg_at_k,
+                matched_score=control.late_matched.avg_at_k,
+                matched_temperature=control.late_matched.temperature,
+                best_score=top.avg_at_k,
+                greedy=control.greedy or None,
+                over_late=control.gain,
+                over_matched=control.beyond_sharpening,
+                over_best=found["against"].difference,
+                verdict=control.verdict,
             )
-            control: Control = found["control"]
-            rows.append(
-                {
-                    "run": name,
-                    "alpha": alpha,
-                    "late": late,
-                    "best": best,
-                    "forecast_score": found.avg_at_k,
-                    "late_score": control.late.avg_at_k,
-                    "matched_score": control.late_matched.avg_at_k,
-                    "matched_temperature": control.late_matched.temperature,
-                    "best_score": top.avg_at_k,
-                    "greedy": control.greedy or None,
-                    "over_late": to_builtins(control.gain),
-                    "over_matched": to_builtins(control.beyond_sharpening),
-                    "over_best": to_builtins(found["against"].difference),
-                    "verdict": control.verdict,
-                }
-            )
-    return Outcome(rows, _findings(rows), {})
+        )
+    return rows
 
 
 def best_step(folder: Path, steps: set[int]) -> int:
     """The checkpoint with the run's own highest score. Raises `InputError` where there is none."""
-    try:
-        scored = [json.loads(line) for line in (folder / "accuracy.jsonl").read_text().splitlines()]
-        return int(max((row for row in scored if row["step"] in steps), key=lambda row: row["sampled"])["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is no run of driftline train ({error}): leave it out of --runs") from error
+    scored = [row for row in lab_scores(folder) if row.step in steps]
+    if not scored:
+        raise InputError(f"{folder} has no score of any of its checkpoints: leave it out of --runs")
+    return max(scored, key=lambda row: row.sampled).step
 
 
-def _findings(rows: list[dict[str, Any]]) -> list[str]:
+def _findings(rows: list[OutputTarget]) -> list[str]:
     found = []
-    for kind in dict.fromkeys(row["run"].rpartition(", seed")[0] or row["run"] for row in rows):
-        for alpha in dict.fromkeys(row["alpha"] for row in rows):
-            mine = [
-                row
-                for row in rows
-                if row["alpha"] == alpha and (row["run"].rpartition(", seed")[0] or row["run"]) == kind
-            ]
+    for kind in dict.fromkeys(_kind(row) for row in rows):
+        for alpha in dict.fromkeys(row.alpha for row in rows):
+            mine = [row for row in rows if row.alpha == alpha and _kind(row) == kind]
             if not mine:
                 continue
-            verdicts = ", ".join(
-                f"{verdict} {count}" for verdict, count in Counter(row["verdict"] for row in mine).items()
-            )
+            counts = Counter(row.verdict for row in mine)
+            verdicts = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
             found.append(
-                f"{kind}, alpha {alpha:g}: {spread([row['forecast_score'] for row in mine], 3)} where the late checkpoint has "
-                f"{spread([row['late_score'] for row in mine], 3)}, the same as sure of its tokens "
-                f"{spread([row['matched_score'] for row in mine], 3)}, and the best checkpoint of the run "
-                f"{spread([row['best_score'] for row in mine], 3)} (against the late one: {verdicts})."
+                f"{kind}, alpha {alpha:g}: {spread([row.forecast_score for row in mine], 3)} where the late checkpoint has "
+                f"{spread([row.late_score for row in mine], 3)}, the same as sure of its tokens "
+                f"{spread([row.matched_score for row in mine], 3)}, and the best checkpoint of the run "
+                f"{spread([row.best_score for row in mine], 3)} (against the late one: {verdicts})."
             )
     return found
+
+
+def _kind(row: OutputTarget) -> str:
+    """What runs of several seeds share in their names."""
+    return row.run.rpartition(", seed")[0] or row.run

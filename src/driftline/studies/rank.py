@@ -11,22 +11,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from driftline.checkpoints.configuration import adam_beta1
 from driftline.checkpoints.dtypes import round_to
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
+from driftline.files.record import Figure, Record
 from driftline.forecast.extrapolators import relex
 from driftline.lab.settings import LabRun
 from driftline.linearity import null
 from driftline.linearity.scan import scan
 from driftline.linearity.statistics import increments_gram, line_r2
-from driftline.studies.study import Outcome
+from driftline.studies.record import Findings, StudyRecord
 
 RANKS = (1, 2, 3, 5)
 _BLOCK = 1 << 20
+
+
+class OfRank(Record):
+    """Energy, linearity and skill of a run at a rank, each beside chance."""
+
+    run: str
+    rank: int
+    energy: Figure
+    null_energy: Figure
+    coefficient_r2: Figure
+    null_coefficient_r2: Figure
+    skill: Figure
+    null_skill: Figure
+    unchanged_in_bf16: float
+
+
+class RankRecord(StudyRecord):
+    rows: list[OfRank]
+
+
+RECORD = RankRecord
 
 
 def plan(quick: bool) -> dict[str, LabRun]:
@@ -35,13 +56,14 @@ def plan(quick: bool) -> dict[str, LabRun]:
     return {f"seed {seed}": LabRun(steps=100, score_every=50, seed=seed) for seed in range(3)}
 
 
-def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     """Energy, linearity and skill by rank of each run, beside chance, and the sparsity of its update."""
     rows = [row for name, folder in runs.items() for row in of_run(name, open_trajectory(folder))]
-    return Outcome(rows, _findings(rows), {})
+    return Findings(rows, _findings(rows))
 
 
-def of_run(name: str, trajectory: Trajectory) -> list[dict[str, Any]]:
+def of_run(name: str, trajectory: Trajectory) -> list[OfRank]:
+    """A row for each rank that the run has checkpoints for."""
     clock = np.asarray(trajectory.steps, float)
     beta1, _ = adam_beta1(trajectory)
     gram = np.sum([tensor.gram for tensor in scan(trajectory, clock=clock, sample=0)], axis=0)
@@ -52,17 +74,17 @@ def of_run(name: str, trajectory: Trajectory) -> list[dict[str, Any]]:
     for rank in (rank for rank in RANKS if rank < clock.size - 2):
         (energy, linear), (null_energy, null_linear) = (of_rank(g, clock, rank) for g in (gram, chance))
         rows.append(
-            {
-                "run": name,
-                "rank": rank,
-                "energy": energy,
-                "null_energy": null_energy,
-                "coefficient_r2": linear,
-                "null_coefficient_r2": null_linear,
-                "skill": skill(gram, clock, rank),
-                "null_skill": skill(chance, clock, rank),
-                "unchanged_in_bf16": sparsity,
-            }
+            OfRank(
+                run=name,
+                rank=rank,
+                energy=energy,
+                null_energy=null_energy,
+                coefficient_r2=linear,
+                null_coefficient_r2=null_linear,
+                skill=skill(gram, clock, rank),
+                null_skill=skill(chance, clock, rank),
+                unchanged_in_bf16=sparsity,
+            )
         )
     return rows
 
@@ -103,30 +125,28 @@ def unchanged_in_bf16(trajectory: Trajectory) -> float:
     return same / total
 
 
-def _findings(rows: list[dict[str, Any]]) -> list[str]:
-    ones = [row for row in rows if row["rank"] == 1]
+def _findings(rows: list[OfRank]) -> list[str]:
+    ones = {row.run: row for row in rows if row.rank == 1}
 
-    def spread(key: str) -> str:
-        values = [row[key] for row in ones]
-        low, high = min(values), max(values)
+    def between(key: str) -> str:
+        values = [row[key] for row in ones.values()]
+        known = [value for value in values if value is not None]
+        if not known:
+            return "unknown"
+        low, high = min(known), max(known)
         return f"{low:.3f}" if high - low < 5e-4 else f"{low:.3f} to {high:.3f}"
 
     runs = f"{len(ones)} run{'s' * (len(ones) > 1)}"
     found = [
-        f"The first direction of {runs} holds {spread('energy')} of the update's energy, where a driftless walk with the "
-        f"same increments gives {spread('null_energy')}; its coefficient has R² {spread('coefficient_r2')} on the step, by chance "
-        f"{spread('null_coefficient_r2')}.",
-        f"Rank-1 forecasts of the last quarter have skill {spread('skill')}, by chance {spread('null_skill')}.",
-        f"Saved in bf16, {spread('unchanged_in_bf16')} of the weights are where they began.",
+        f"The first direction of {runs} holds {between('energy')} of the update's energy, where a driftless walk with the "
+        f"same increments gives {between('null_energy')}; its coefficient has R² {between('coefficient_r2')} on the step, by "
+        f"chance {between('null_coefficient_r2')}.",
+        f"Rank-1 forecasts of the last quarter have skill {between('skill')}, by chance {between('null_skill')}.",
+        f"Saved in bf16, {between('unchanged_in_bf16')} of the weights are where they began.",
     ]
-    better = [
-        row
-        for row in rows
-        if row["rank"] > 1 and row["skill"] > next(o["skill"] for o in ones if o["run"] == row["run"])
-    ]
+    skills = {(row.run, row.rank): row.skill for row in rows if row.skill is not None}
+    better = [(value, rank, run) for (run, rank), value in skills.items() if value > skills.get((run, 1), np.inf)]
     if better:
-        top = max(better, key=lambda row: row["skill"])
-        found.append(
-            f"A higher rank forecasts better: rank {top['rank']} of {top['run']} has skill {top['skill']:.3f}."
-        )
+        value, rank, run = max(better, key=lambda found: found[0])
+        found.append(f"A higher rank forecasts better: rank {rank} of {run} has skill {value:.3f}.")
     return found

@@ -7,21 +7,46 @@ both reach, each run cut at the checkpoint where it first does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
-from driftline.errors import InputError
+from driftline.files.record import Figure, Record
 from driftline.lab.settings import LabRun
-from driftline.studies.measures import spread, summaries
-from driftline.studies.study import Outcome
+from driftline.studies.measures import lab_run, lab_scores, spread, summaries
+from driftline.studies.record import Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
 KINDS = ("rl", "sft")
 _FEWEST = 5  # checkpoints of a stretch that can be judged
-_FIGURES = ("r2", "null_r2", "cosine", "null_cosine", "growth", "null_growth", "skill", "null_skill")
+
+
+class CutRun(Record):
+    """A run up to step `last`, cut there for equal updates or for equal accuracy; each figure beside chance."""
+
+    kind: str
+    seed: int
+    cut: str
+    last: int
+    checkpoints: int
+    accuracy: Figure
+    r2: Figure
+    null_r2: Figure
+    cosine: Figure
+    null_cosine: Figure
+    growth: Figure
+    null_growth: Figure
+    skill: Figure
+    null_skill: Figure
+    linear: bool
+
+
+class RlVsSftRecord(StudyRecord):
+    rows: list[CutRun]
+
+
+RECORD = RlVsSftRecord
 
 
 def plan(quick: bool) -> dict[str, LabRun]:
@@ -35,7 +60,7 @@ def plan(quick: bool) -> dict[str, LabRun]:
     }
 
 
-def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     """A row for each run and each way of cutting it."""
     opened = [(*read(folder), open_trajectory(folder)) for folder in runs.values()]
     rows = []
@@ -48,7 +73,7 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
             part = [step for step in trajectory.steps if step <= end]
             if len(part) >= _FEWEST:
                 rows.append(_row(kind, seed, "equal accuracy", accuracy, trajectory.only(part)))
-    return Outcome(rows, _findings(rows), {})
+    return Findings(rows, _findings(rows))
 
 
 def read(folder: Path) -> tuple[str, int, dict[int, float]]:
@@ -57,53 +82,45 @@ def read(folder: Path) -> tuple[str, int, dict[int, float]]:
     Raises:
         InputError: it is none.
     """
-    try:
-        settings = json.loads((folder / "run.json").read_text())["settings"]
-        rows = [json.loads(line) for line in (folder / "accuracy.jsonl").read_text().splitlines()]
-        kind = "sft" if settings["algorithm"] == "sft" else "rl"
-        return kind, settings["seed"], {row["step"]: row["sampled"] for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is no finished run of driftline train ({error}): leave it out of --runs") from error
+    settings = lab_run(folder).settings
+    kind = "sft" if settings.algorithm == "sft" else "rl"
+    return kind, settings.seed, {row.step: row.sampled for row in lab_scores(folder)}
 
 
-def _row(kind: str, seed: int, cut: str, accuracy: dict[int, float], trajectory: Trajectory) -> dict[str, Any]:
+def _row(kind: str, seed: int, cut: str, accuracy: dict[int, float], trajectory: Trajectory) -> CutRun:
     (summary,) = summaries(trajectory, "none")
-    drift, skill = summary["drift"], summary["skill"]
-    last = trajectory.steps[-1]
-    figures = {
-        "r2": summary["r2"]["median"],
-        "null_r2": summary["null_r2"]["median"],
-        "cosine": drift["increment_cosine"],
-        "null_cosine": drift["null"]["increment_cosine"],
-        "growth": drift["growth_exponent"],
-        "null_growth": drift["null"]["growth_exponent"],
-        "skill": skill["methods"]["damped"],
-        "null_skill": skill["null"]["damped"],
-    }
-    return {
-        "kind": kind,
-        "seed": seed,
-        "cut": cut,
-        "last": last,
-        "checkpoints": len(trajectory.steps),
-        "accuracy": accuracy.get(last),
-        **figures,
-        "linear": summary["verdict"]["linear"],
-    }
+    drift, skill, last = summary.drift, summary.skill, trajectory.steps[-1]
+    return CutRun(
+        kind=kind,
+        seed=seed,
+        cut=cut,
+        last=last,
+        checkpoints=len(trajectory.steps),
+        accuracy=accuracy.get(last),
+        r2=summary.r2.median,
+        null_r2=summary.null_r2.median,
+        cosine=drift.increment_cosine,
+        null_cosine=drift.null.increment_cosine,
+        growth=drift.growth_exponent,
+        null_growth=drift.null.growth_exponent,
+        skill=skill.methods["damped"],
+        null_skill=skill.null["damped"],
+        linear=summary.verdict.linear,
+    )
 
 
-def _findings(rows: list[dict[str, Any]]) -> list[str]:
+def _findings(rows: list[CutRun]) -> list[str]:
     found = []
     for cut in ("equal updates", "equal accuracy"):
         told = []
         for kind in KINDS:
-            mine = [row for row in rows if (row["kind"], row["cut"]) == (kind, cut)]
+            mine = [row for row in rows if (row.kind, row.cut) == (kind, cut)]
             if mine:
-                v = {key: spread([row[key] for row in mine]) for key in (*_FIGURES, "accuracy")}
                 told.append(
-                    f"{kind.upper()} (accuracy {v['accuracy']}, {len(mine)} seed{'s' * (len(mine) > 1)}) has median R² {v['r2']} "
-                    f"(chance {v['null_r2']}), cosine of separated increments {v['cosine']} (chance {v['null_cosine']}), growth "
-                    f"exponent {v['growth']}, damped skill {v['skill']}"
+                    f"{kind.upper()} (accuracy {spread(row.accuracy for row in mine)}, {len(mine)} seed{'s' * (len(mine) > 1)}) "
+                    f"has median R² {spread(row.r2 for row in mine)} (chance {spread(row.null_r2 for row in mine)}), cosine of "
+                    f"separated increments {spread(row.cosine for row in mine)} (chance {spread(row.null_cosine for row in mine)}), "
+                    f"growth exponent {spread(row.growth for row in mine)}, damped skill {spread(row.skill for row in mine)}"
                 )
         if told:
             found.append(f"Over {cut}: {'; '.join(told)}.")

@@ -7,15 +7,20 @@ the demo's. (Without any warm-up a lab model earns no reward, so there is no RL 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.errors import InputError
+from driftline.files.record import UNSET, Figure, Record, UnsetType
+from driftline.lab.record import read_run
 from driftline.lab.settings import LabRun
+from driftline.linearity.summary import R2, NullR2
 from driftline.studies.measures import logprob_summary, rollouts_of, spread, summaries
-from driftline.studies.study import Outcome
+from driftline.studies.record import Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
 GROUPS: Mapping[str, Mapping[str, dict[str, Any]]] = {
@@ -38,7 +43,6 @@ GROUPS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "batch": {"4 problems a step": {"prompts_per_step": 4}, "32 problems a step": {"prompts_per_step": 32}},
     "rollouts": {"8 of each": {"rollouts": 8}, "32 of each": {"rollouts": 32}},
 }
-_UNKNOWN = dict.fromkeys(("q25", "median", "q75"), float("nan"))
 _SHAPE: dict[str, Any] = {
     "steps": 60,
     "save_every": 4,
@@ -48,6 +52,41 @@ _SHAPE: dict[str, Any] = {
 }
 _QUICK: dict[str, Any] = {"steps": 6, "save_every": 1, "score_every": 6, "prompts_per_step": 2, "held_out_problems": 16}
 _QUICK_SETTINGS = ("RL", "SFT", "SGD")
+
+
+class SettingR2(Record, kw_only=True, rename={"share_above_07": "share_above_0.7"}):
+    """R² of weights or log-probs, or of their null; of what was not measured, quartiles that are None."""
+
+    mean: Figure | UnsetType = UNSET
+    median: Figure
+    q25: Figure
+    q75: Figure
+    share_above_07: Figure | UnsetType = UNSET
+    changed_share: float | UnsetType = UNSET
+    kept_share: float | UnsetType = UNSET
+
+
+class InSetting(Record):
+    """A run in its setting; the seed is None of a run that is none of the lab's."""
+
+    group: str
+    setting: str
+    seed: int | None
+    weights: SettingR2
+    null_weights: SettingR2
+    logprobs: SettingR2
+    null_logprobs: SettingR2
+    cosine: Figure
+    skill: Figure
+    linear: bool
+
+
+class RobustnessRecord(StudyRecord):
+    rows: list[InSetting]
+
+
+RECORD = RobustnessRecord
+_UNKNOWN = SettingR2(median=None, q25=None, q75=None)
 
 
 def plan(quick: bool) -> dict[str, LabRun]:
@@ -61,63 +100,69 @@ def plan(quick: bool) -> dict[str, LabRun]:
     }
 
 
-def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     """A row for each run: R² of weights and, of a run of the lab, of log-probs, each beside its null."""
-    rows = []
-    for name, folder in runs.items():
-        trajectory = open_trajectory(folder)
-        (weights,) = summaries(trajectory, "none")
-        outputs: Any = {"r2": _UNKNOWN, "null_r2": _UNKNOWN}
-        if (folder / "held_out.jsonl").is_file():  # a run of the lab: its problems are there
-            rollouts = folder.parent / f".{folder.name}.rollouts.jsonl"
-            outputs = logprob_summary(trajectory, rollouts_of(folder, rollouts, samples=1 if quick else 4))
-        group, _, setting = name.rpartition(", seed ")[0].partition(": ")
-        rows.append(
-            {
-                "group": group or "runs",
-                "setting": setting or name,
-                "seed": _seed(folder),
-                "weights": weights["r2"],
-                "null_weights": weights["null_r2"],
-                "logprobs": outputs["r2"],
-                "null_logprobs": outputs["null_r2"],
-                "cosine": weights["drift"]["increment_cosine"],
-                "skill": weights["skill"]["methods"]["damped"],
-                "linear": weights["verdict"]["linear"],
-            }
-        )
-    return Outcome(rows, findings(rows), {})
+    rows = [of_run(name, folder, samples=1 if quick else 4) for name, folder in runs.items()]
+    return Findings(rows, findings(rows))
+
+
+def of_run(name: str, folder: Path, *, samples: int) -> InSetting:
+    """Of a label such as `group: setting, seed 0`, or of any run by its name."""
+    trajectory = open_trajectory(folder)
+    (weights,) = summaries(trajectory, "none")
+    outputs = null_outputs = _UNKNOWN
+    if (folder / "held_out.jsonl").is_file():  # a run of the lab: its problems are there
+        rollouts = folder.parent / f".{folder.name}.rollouts.jsonl"
+        found = logprob_summary(trajectory, rollouts_of(folder, rollouts, samples=samples))
+        outputs, null_outputs = _r2(found.r2), _r2(found.null_r2)
+    group, _, setting = name.rpartition(", seed ")[0].partition(": ")
+    return InSetting(
+        group=group or "runs",
+        setting=setting or name,
+        seed=_seed(folder),
+        weights=_r2(weights.r2),
+        null_weights=_r2(weights.null_r2),
+        logprobs=outputs,
+        null_logprobs=null_outputs,
+        cosine=weights.drift.increment_cosine,
+        skill=weights.skill.methods["damped"],
+        linear=weights.verdict.linear,
+    )
+
+
+def _r2(figures: R2 | NullR2) -> SettingR2:
+    return SettingR2(**msgspec.structs.asdict(figures))
 
 
 def _seed(folder: Path) -> int | None:
     """Of a run of the lab."""
     try:
-        seed = json.loads((folder / "run.json").read_text())["settings"]["seed"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_run(folder).settings.seed
+    except InputError:
         return None
-    return seed if isinstance(seed, int) else None
 
 
-def findings(rows: list[dict[str, Any]]) -> list[str]:
+def findings(rows: list[InSetting]) -> list[str]:
     found = [_overall(rows)]
-    for group, setting in dict.fromkeys((row["group"], row["setting"]) for row in rows):
-        mine = [row for row in rows if (row["group"], row["setting"]) == (group, setting)]
-        told = sum(row["linear"] for row in mine)
+    for group, setting in dict.fromkeys((row.group, row.setting) for row in rows):
+        mine = [row for row in rows if (row.group, row.setting) == (group, setting)]
+        told = sum(row.linear for row in mine)
         found.append(
-            f"{group}, {setting}: median R² of weights {spread([row['weights']['median'] for row in mine])} (chance "
-            f"{spread([row['null_weights']['median'] for row in mine])}), of log-probs "
-            f"{spread([row['logprobs']['median'] for row in mine])}; drift told from chance in {told} of {len(mine)}."
+            f"{group}, {setting}: median R² of weights {spread(row.weights.median for row in mine)} (chance "
+            f"{spread(row.null_weights.median for row in mine)}), of log-probs "
+            f"{spread(row.logprobs.median for row in mine)}; drift told from chance in {told} of {len(mine)}."
         )
     return found
 
 
-def _overall(rows: list[dict[str, Any]]) -> str:
-    def between(key: str) -> str:
-        medians = [row[key]["median"] for row in rows if row[key]["median"] == row[key]["median"]]
+def _overall(rows: list[InSetting]) -> str:
+    def between(figures: Iterable[SettingR2]) -> str:
+        medians = [one.median for one in figures if one.median is not None]
         return f"{min(medians):.2f} to {max(medians):.2f}" if medians else "unknown"
 
-    told = sum(row["linear"] for row in rows)
+    told = sum(row.linear for row in rows)
     return (
-        f"Drift is told from chance in {told} of {len(rows)} runs. The median R² of weights is {between('weights')} (chance "
-        f"{between('null_weights')}), of log-probs {between('logprobs')} (chance {between('null_logprobs')})."
+        f"Drift is told from chance in {told} of {len(rows)} runs. The median R² of weights is "
+        f"{between(row.weights for row in rows)} (chance {between(row.null_weights for row in rows)}), of log-probs "
+        f"{between(row.logprobs for row in rows)} (chance {between(row.null_logprobs for row in rows)})."
     )

@@ -6,24 +6,24 @@ A study names the lab runs that it needs (`plan`) and says what they show (`meas
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import cast
 
 from driftline._version import __version__
 from driftline.engines import Advance, Engine, LocalEngine
 from driftline.errors import InputError
-from driftline.files.atomic import replace_text
-from driftline.files.json import json_text
-from driftline.lab.settings import LabRun
+from driftline.files.output import output_folder
+from driftline.files.record import read_record, write_record
+from driftline.lab.record import finished
+from driftline.studies.record import Asked, Experiment, LabRuns, StudyRecord
 
 MARK = "study.json"
+PAGE = "report.html"  # written after it, from what it holds
 _REQUEST = "request.json"
 STUDIES = (
     "robustness",
@@ -37,38 +37,14 @@ STUDIES = (
     "rank",
 )
 
-Plan = Mapping[str, LabRun]
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a study shows.
-
-    Attributes:
-        rows: one for each thing compared, for programs and tables.
-        findings: sentences, each with its figures.
-        more: what its report draws besides.
-    """
-
-    rows: list[dict[str, Any]]
-    findings: list[str]
-    more: dict[str, Any]
-
-
-class Study(Protocol):
-    """A module of this folder."""
-
-    def plan(self, quick: bool) -> Plan: ...
-
-    def measure(self, runs: Mapping[str, Path], quick: bool) -> Outcome: ...
-
-
-def study_named(name: str) -> Study:
+def experiment_named(name: str) -> Experiment:
     """Raises `InputError` for a name that no study has."""
     if name not in STUDIES:
         raise InputError(f"study {name!r} is unknown: choose {', '.join(STUDIES)}")
-    return import_module(f"driftline.studies.{name.replace('-', '_')}")
+    return cast(Experiment, import_module(f"driftline.studies.{name.replace('-', '_')}"))
 
 
 def run_study(
@@ -80,10 +56,10 @@ def run_study(
     overwrite: bool = False,
     engine: Engine | None = None,
     say: Say = lambda sentence: None,
-) -> dict[str, Any]:
-    """Train what is missing, measure, and write `study.json`.
+) -> StudyRecord | None:
+    """Train what is missing, measure, and write `study.json`; what is there already but its page is read back.
 
-    Under `accelerate launch` every process trains, and the first alone measures and writes; the others return nothing.
+    Under `accelerate launch` every process trains, and the first alone measures and writes; the others return None.
 
     Args:
         quick: a smoke-sized version.
@@ -94,29 +70,34 @@ def run_study(
     Raises:
         InputError: an unknown study, `out` holds something else, or a run cannot be used.
     """
-    study = study_named(name)
-    request = {"study": name, "quick": quick, "runs": list(runs)}
-    first = int(os.environ.get("RANK", "0")) == 0
+    experiment = experiment_named(name)
+    asked = Asked(study=name, quick=quick, runs=list(runs))
+    first = os.environ.get("RANK", "0") == "0"
     if first:
-        _take_up(out, request, overwrite=overwrite)
+        _take_up(out, asked, overwrite=overwrite)
+        if (out / MARK).is_file() and not overwrite:
+            return read_record(out / MARK, experiment.RECORD, what="driftline study")
     started = time.monotonic()
-    folders = {run: Path(run) for run in runs} if runs else lab_runs(out / "runs", study.plan(quick), say, engine)
+    folders = {run: Path(run) for run in runs} if runs else lab_runs(out / "runs", experiment.plan(quick), say, engine)
     if not first:
-        return {}
-    outcome = study.measure(folders, quick)
-    record = {
-        "driftline": __version__,
-        **request,
-        "rows": outcome.rows,
-        "findings": outcome.findings,
-        **outcome.more,
-        "seconds": time.monotonic() - started,
-    }
-    replace_text(out / MARK, json_text(record))
+        return None
+    found = experiment.measure(folders, quick)
+    record = experiment.RECORD(
+        driftline=__version__,
+        study=name,
+        quick=quick,
+        runs=list(runs),
+        rows=list(found.rows),
+        findings=found.sentences,
+        seconds=time.monotonic() - started,
+        **found.more,
+    )
+    (out / PAGE).unlink(missing_ok=True)  # a former result's
+    write_record(out / MARK, record)
     return record
 
 
-def lab_runs(folder: Path, plan: Plan, say: Say, engine: Engine | None = None) -> dict[str, Path]:
+def lab_runs(folder: Path, plan: LabRuns, say: Say, engine: Engine | None = None) -> dict[str, Path]:
     """The runs of a plan, by label; those that are not finished are trained."""
     missing = [label for label, settings in plan.items() if not finished(folder / label, settings)]
 
@@ -129,33 +110,29 @@ def lab_runs(folder: Path, plan: Plan, say: Say, engine: Engine | None = None) -
     return {label: folder / label for label in plan}
 
 
-def _train(label: str, advance: Advance, *, folder: Path, plan: Plan) -> None:
+def _train(label: str, advance: Advance, *, folder: Path, plan: LabRuns) -> None:
     from driftline.lab.run import train
 
     train(folder / label, plan[label], overwrite=True)
 
 
-def finished(run: Path, settings: LabRun) -> bool:
-    """Whether a complete run of exactly these settings is there."""
-    try:
-        record = json.loads((run / "run.json").read_text())
-        return record["completed"] is True and LabRun(**record["settings"]) == settings
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _take_up(out: Path, request: dict[str, Any], *, overwrite: bool) -> None:
-    """Make the folder, or go on with it if it is of the same study and has no result yet."""
+def _take_up(out: Path, asked: Asked, *, overwrite: bool) -> None:
+    """Make the folder, or go on with it if it is of the same study and its result or its page is not there yet."""
     path = out / _REQUEST
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not path.is_file())):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        with output_folder(out, mark=_REQUEST) as folder:  # it appears with the request in it
+            write_record(folder / _REQUEST, asked)
+        return
+    if not path.is_file():
         raise InputError(f"{out} holds files that are not a study's: choose another folder with --out")
-    if path.is_file():
-        begun = json.loads(path.read_text())
-        if begun != request and not overwrite:
-            raise InputError(
-                f"{out} holds the study {begun.get('study')!r} of another request: choose another folder, or --overwrite"
-            )
-        if (out / MARK).is_file() and not overwrite:
-            raise InputError(f"{out} holds a finished study: choose another folder, or --overwrite to measure it again")
-    out.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json_text(request))
+    begun = read_record(path, Asked, what="driftline study")
+    if begun != asked and not overwrite:
+        raise InputError(
+            f"{out} holds the study {begun.study!r} of another request: choose another folder, or --overwrite"
+        )
+    if (out / MARK).is_file() and (out / PAGE).is_file() and not overwrite:
+        raise InputError(f"{out} holds a finished study: choose another folder, or --overwrite to measure it again")
+    if begun != asked:
+        for name in (PAGE, MARK):
+            (out / name).unlink(missing_ok=True)
+        write_record(path, asked)

@@ -8,16 +8,16 @@ the skill of the same kind of forecast tested from half way to the late checkpoi
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.errors import InputError
+from driftline.files.record import Figure, Record
 from driftline.forecast.backtest import backtest
 from driftline.forecast.observations import observe
 from driftline.forecast.request import ForecastRequest
@@ -27,8 +27,8 @@ from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.logprobs import context_of, tokenizer_of
 from driftline.outputs.rollouts import Rollout, read_rollouts
 from driftline.outputs.teacher_forcing import token_logprobs
-from driftline.studies.measures import rollouts_of, spread
-from driftline.studies.study import Outcome
+from driftline.studies.measures import lab_run, rollouts_of, spread
+from driftline.studies.record import Findings, StudyRecord
 from driftline.writing.extrapolate import extrapolate
 
 SEEDS = (0, 1, 2)
@@ -48,6 +48,43 @@ SAID = {
 }
 
 
+class HalfWay(Record):
+    """What `tested_from_half_way` finds; None where no checkpoint lies between first and last."""
+
+    weight_skill: Figure
+    logprob_skill: Figure
+    logprob_horizon: float | None
+
+
+class WeightTarget(Record):
+    """Scores of forecasts from a late checkpoint, and what the run recommended before any evaluation."""
+
+    run: str
+    late: int
+    held: float
+    horizons: list[int]
+    scores: list[float]
+    best_horizon: float
+    best_score: float
+    recommended_horizon: float
+    recommended_by_best_method: float
+    best_method: str
+    persistence: Figure
+    weight_skill: Figure
+    logprob_skill: Figure
+    logprob_horizon: float | None
+
+
+class WeightTargetsRecord(StudyRecord):
+    rows: list[WeightTarget]
+    findings: list[str]
+    correlations: dict[str, Figure]
+    seconds: float
+
+
+RECORD = WeightTargetsRecord
+
+
 def plan(quick: bool) -> dict[str, LabRun]:
     if quick:
         return {
@@ -60,21 +97,29 @@ def plan(quick: bool) -> dict[str, LabRun]:
     }
 
 
-def measure(runs: Mapping[str, Path], quick: bool) -> Outcome:
+def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     """A row for each run and late checkpoint: the scores by target, the best one, and what was recommended."""
     rows = []
     for name, folder in runs.items():
         trajectory = open_trajectory(folder)
         steps = np.array(trajectory.steps)
         lates = sorted({int(steps[np.abs(steps - share * steps[-1]).argmin()]) for share in LATE})
-        scratch = folder.parent / f".{folder.name}.forecasts"
         file = rollouts_of(folder, folder.parent / f".{folder.name}.rollouts.jsonl", samples=1)
         rollouts = read_rollouts(file, tokenizer_of(trajectory), longest=context_of(trajectory))
-        try:
+        with scratch_of(folder) as scratch:
             rows += [of_late(name, folder, trajectory, late, scratch, rollouts, quick) for late in lates]
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return Outcome(rows, _findings(rows), {"correlations": correlations(rows)})
+    return Findings(rows, _findings(rows), {"correlations": correlations(rows)})
+
+
+@contextmanager
+def scratch_of(run: Path) -> Iterator[Path]:
+    """A place beside a run for its forecasts, which are removed again, and what a stopped call left there first."""
+    scratch = run.parent / f".{run.name}.forecasts"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def of_late(
@@ -85,17 +130,14 @@ def of_late(
     scratch: Path,
     rollouts: Sequence[Rollout],
     quick: bool,
-) -> dict[str, Any]:
+) -> WeightTarget:
     """Scores of the forecasts from step 0 and `late`, beside what the checkpoints up to `late` recommend."""
     from driftline.lab.scoring import accuracy_of_folder
 
-    try:
-        settings = json.loads((folder / "run.json").read_text())["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} is no run of driftline train ({error}): leave it out of --runs") from error
-    if settings["task"] != "sums":
+    settings = lab_run(folder).settings
+    if settings.task != "sums":
         raise InputError(
-            f"{folder} is of the task {settings['task']}: this study scores sums only, leave it out of --runs"
+            f"{folder} is of the task {settings.task}: this study scores sums only, leave it out of --runs"
         )
     seen = trajectory.only([step for step in trajectory.steps if step <= late])
     observed = observe(seen)
@@ -106,7 +148,7 @@ def of_late(
     count, samples = (16, 1) if quick else (_PROBLEMS, _SAMPLES)
 
     def score(model: Path) -> float:
-        return accuracy_of_folder(model, count, settings["seed"], samples=samples)["sampled"]
+        return accuracy_of_folder(model, count, settings.seed, samples=samples)["sampled"]
 
     horizons = sorted({max(round(late * horizon), 1) for horizon in HORIZONS})
     request = ForecastRequest(
@@ -116,25 +158,26 @@ def of_late(
     models = [scratch if len(horizons) == 1 else scratch / f"checkpoint-{late + h}" for h in horizons]
     held, scores = score(trajectory.checkpoints[trajectory.steps.index(late)].path), [score(model) for model in models]
     best = int(np.argmax(scores))
-    return {
-        "run": name,
-        "late": late,
-        "held": held,
-        "horizons": horizons,
-        "scores": scores,
-        "best_horizon": horizons[best] if scores[best] > held else 0,
-        "best_score": max(scores[best], held),
-        "recommended_horizon": tests.horizons["two-point"],
-        "recommended_by_best_method": tests.horizons[tests.best] if tests.best != "hold" else 0,
-        "best_method": tests.best,
-        "persistence": kept.length if kept else None,
-        **tested_from_half_way(seen, observed.total, rollouts, scratch),
-    }
+    tested = tested_from_half_way(seen, observed.total, rollouts, scratch)
+    return WeightTarget(
+        run=name,
+        late=late,
+        held=held,
+        horizons=horizons,
+        scores=scores,
+        best_horizon=horizons[best] if scores[best] > held else 0,
+        best_score=max(scores[best], held),
+        recommended_horizon=tests.horizons["two-point"],
+        recommended_by_best_method=tests.horizons[tests.best] if tests.best != "hold" else 0,
+        best_method=tests.best,
+        persistence=kept.length if kept else None,
+        weight_skill=tested.weight_skill,
+        logprob_skill=tested.logprob_skill,
+        logprob_horizon=tested.logprob_horizon,
+    )
 
 
-def tested_from_half_way(
-    seen: Trajectory, gram: np.ndarray, rollouts: Sequence[Rollout], scratch: Path
-) -> dict[str, float | int | None]:
+def tested_from_half_way(seen: Trajectory, gram: np.ndarray, rollouts: Sequence[Rollout], scratch: Path) -> HalfWay:
     """Skill of two-point from the checkpoint half way to the last, in weights and in log-probs.
 
     Args:
@@ -147,7 +190,7 @@ def tested_from_half_way(
     steps = np.array(seen.steps)
     middle = int(np.abs(steps - (steps[0] + steps[-1]) / 2).argmin())
     if middle in (0, steps.size - 1):
-        return {"weight_skill": None, "logprob_skill": None, "logprob_horizon": None}
+        return HalfWay(weight_skill=None, logprob_skill=None, logprob_horizon=None)
     rows = np.unique(np.linspace(middle + 1, steps.size - 1, _TESTED).round().astype(int))
     alpha = (steps[-1] - steps[0]) / (steps[middle] - steps[0])
     held = gram[middle, middle] - 2 * gram[middle, -1] + gram[-1, -1]
@@ -162,51 +205,44 @@ def tested_from_half_way(
         error = token_logprobs(load_checkpoint(model), rollouts) - truth
         skills.append(float(1 - (error**2).sum() / ((before - truth) ** 2).sum()))
     able = [int(steps[row] - steps[middle]) for row, skill in zip(rows, skills, strict=True) if skill > 0]
-    return {
-        "weight_skill": float(1 - missed / held),
-        "logprob_skill": skills[-1],
-        "logprob_horizon": max(able, default=0),
-    }
+    return HalfWay(
+        weight_skill=float(1 - missed / held),
+        logprob_skill=skills[-1],
+        logprob_horizon=max(able, default=0),
+    )
 
 
-def correlations(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+def correlations(rows: Sequence[WeightTarget]) -> dict[str, Figure]:
     """Spearman's rank correlation of the best horizon with each recommendation; None where one of them does not vary."""
 
-    def ranks(values: list[float]) -> np.ndarray:
+    def ranks(values: Sequence[float]) -> np.ndarray:
         found = np.asarray(values, float)
         return np.array([(found < value).sum() + (found == value).sum() / 2 for value in found])
 
-    best = [row["best_horizon"] for row in rows]
-    result: dict[str, float | None] = {}
+    result: dict[str, Figure] = {}
     for key in SAID:
-        pairs = [
-            (one, row.get(key))
-            for one, row in zip(best, rows, strict=True)
-            if row.get(key) is not None and np.isfinite(row[key])
-        ]
-        one, other = (
-            (ranks(list(values)) for values in zip(*pairs, strict=True)) if pairs else (np.zeros(0), np.zeros(0))
-        )
+        pairs = [(row.best_horizon, said) for row in rows if (said := row[key]) is not None]
+        one, other = (ranks([pair[place] for pair in pairs]) for place in (0, 1))
         varies = len(pairs) > 2 and np.ptp(one) > 0 and np.ptp(other) > 0
         result[key] = float(np.corrcoef(one, other)[0, 1]) if varies else None
     return result
 
 
-def _findings(rows: list[dict[str, Any]]) -> list[str]:
-    gains = [row["best_score"] - row["held"] for row in rows]
+def _findings(rows: list[WeightTarget]) -> list[str]:
+    gains = [row.best_score - row.held for row in rows]
     helped = sum(gain > 0 for gain in gains)
     found = [
         f"Over {len(rows)} late checkpoints, the best two-point target scores {spread(gains)} above the checkpoint itself; some "
-        f"target is better in {helped}. It lies {spread([row['best_horizon'] / row['late'] for row in rows])} of the late step ahead."
+        f"target is better in {helped}. It lies {spread([row.best_horizon / row.late for row in rows])} of the late step ahead."
     ]
     said = ", ".join(
         f"{SAID[key]} {value:.2f}" if value is not None else f"{SAID[key]} unknown"
         for key, value in correlations(rows).items()
     )
     found.append(f"Rank correlation of the best horizon with what the run says before any evaluation: {said}.")
-    short = [row for row in rows if row["recommended_horizon"] < row["best_horizon"]]
+    short = sum(row.recommended_horizon < row.best_horizon for row in rows)
     found.append(
-        f"The back-tests stop short of the best target in {len(short)} of {len(rows)}, and go past it in "
-        f"{sum(row['recommended_horizon'] > row['best_horizon'] for row in rows)}: skill in weights and accuracy are different targets."
+        f"The back-tests stop short of the best target in {short} of {len(rows)}, and go past it in "
+        f"{sum(row.recommended_horizon > row.best_horizon for row in rows)}: skill in weights and accuracy are different targets."
     )
     return found

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from driftline.report import charts
 from driftline.report.page import section, table
 
+if TYPE_CHECKING:
+    from driftline.studies.filter_bias import FilterBiasRecord
+    from driftline.studies.rank import RankRecord
 
-def filter_bias(r: dict[str, Any]) -> list[Markup]:
+
+def filter_bias(r: FilterBiasRecord) -> list[Markup]:
     walks, runs = ([row for row in r["rows"] if row["kind"] == kind] for kind in ("walk", "run"))
     traces, marks = [], []
     for place, momentum in enumerate(sorted({row["momentum"] for row in walks})):
@@ -69,7 +73,7 @@ def _median(figures: dict[str, float] | None) -> float | None:
     return figures["median"] if figures else None
 
 
-def rank(r: dict[str, Any]) -> list[Markup]:
+def rank(r: RankRecord) -> list[Markup]:
     traces = []
     for place, run in enumerate(dict.fromkeys(row["run"] for row in r["rows"])):
         mine = [row for row in r["rows"] if row["run"] == run]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
@@ -10,8 +10,11 @@ from markupsafe import Markup
 from driftline.report import charts
 from driftline.report.page import section, table
 
+if TYPE_CHECKING:
+    from driftline.studies.robustness import InSetting, RobustnessRecord
 
-def robustness(r: dict[str, Any]) -> list[Markup]:
+
+def robustness(r: RobustnessRecord) -> list[Markup]:
     rows = r["rows"]
     settings = _over_seeds(rows)
     names = [f"{row['group']}: {row['setting']}" for row in settings]
@@ -48,13 +51,16 @@ def robustness(r: dict[str, Any]) -> list[Markup]:
     ]
 
 
-def _over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _over_seeds(rows: list[InSetting]) -> list[dict[str, Any]]:
     """One row for each setting: median and quartiles of R², each the median over its seeds."""
     found = []
     for group, setting in dict.fromkeys((row["group"], row["setting"]) for row in rows):
         mine = [row for row in rows if (row["group"], row["setting"]) == (group, setting)]
         middle = {
-            key: {name: float(np.median([row[key][name] for row in mine])) for name in ("q25", "median", "q75")}
+            key: {
+                name: float(np.median(np.array([row[key][name] for row in mine], float)))
+                for name in ("q25", "median", "q75")
+            }
             for key in ("weights", "null_weights", "logprobs", "null_logprobs")
         }
         found.append({"group": group, "setting": setting, **middle})

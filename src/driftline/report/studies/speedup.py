@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from driftline.report import charts
 from driftline.report.page import section, table
 
+if TYPE_CHECKING:
+    from driftline.studies.curves import MedianCurve
+    from driftline.studies.speedup import SpeedupRecord
 
-def speedup(r: dict[str, Any]) -> list[Markup]:
+
+def speedup(r: SpeedupRecord) -> list[Markup]:
     rates = sorted({curve["rate"] for curve in r["curves"]})
     schedules = list(dict.fromkeys(curve["schedule"] for curve in r["curves"]))
     drawn = []
@@ -99,7 +103,7 @@ def _steps(steps: float | None) -> str:
     return "never" if steps is None else f"{steps:.0f}"
 
 
-def _band(curve: dict[str, Any], name: str, colour: str) -> list[charts.Trace]:
+def _band(curve: MedianCurve, name: str, colour: str) -> list[charts.Trace]:
     """A line with the range around it."""
     steps, line = curve["steps"], {"color": colour}
     return [

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from driftline.report import charts, maps
 from driftline.report.page import section, table
 
+if TYPE_CHECKING:
+    from driftline.studies.output_change import OutputChangeRecord
+    from driftline.studies.output_targets import OutputTargetsRecord
+    from driftline.studies.weight_targets import WeightTargetsRecord
 
-def output_change(r: dict[str, Any]) -> list[Markup]:
+
+def output_change(r: OutputChangeRecord) -> list[Markup]:
     last = max(row["step"] for row in r["rows"])
     run = r["rows"][0]["run"]
     mine = [row for row in r["rows"] if (row["run"], row["step"]) == (run, last)]
@@ -39,7 +44,7 @@ def output_change(r: dict[str, Any]) -> list[Markup]:
     ]
 
 
-def weight_targets(r: dict[str, Any]) -> list[Markup]:
+def weight_targets(r: WeightTargetsRecord) -> list[Markup]:
     traces = []
     for place, row in enumerate(r["rows"]):
         x = [0.0, *(horizon / row["late"] for horizon in row["horizons"])]
@@ -83,7 +88,7 @@ def weight_targets(r: dict[str, Any]) -> list[Markup]:
     ]
 
 
-def output_targets(r: dict[str, Any]) -> list[Markup]:
+def output_targets(r: OutputTargetsRecord) -> list[Markup]:
     traces = []
     names = [f"{row['run']}, alpha {row['alpha']:g}" for row in r["rows"]]
     for key, label, colour in (

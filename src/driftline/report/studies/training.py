@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from driftline.report import charts
 from driftline.report.page import section, table
 
+if TYPE_CHECKING:
+    from driftline.studies.noise import NoiseRecord
+    from driftline.studies.rl_vs_sft import RlVsSftRecord
 
-def rl_vs_sft(r: dict[str, Any]) -> list[Markup]:
+
+def rl_vs_sft(r: RlVsSftRecord) -> list[Markup]:
     traces = []
     for kind, colour in (("rl", charts.RUN), ("sft", charts.FORECAST)):
         mine = [row for row in r["rows"] if row["kind"] == kind]
@@ -61,7 +65,7 @@ def rl_vs_sft(r: dict[str, Any]) -> list[Markup]:
     ]
 
 
-def noise(r: dict[str, Any]) -> list[Markup]:
+def noise(r: NoiseRecord) -> list[Markup]:
     levels = list(dict.fromkeys(row["level"] for row in r["rows"]))
     traces = []
     for key, label, colour in (

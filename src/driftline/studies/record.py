@@ -1,0 +1,64 @@
+"""What every study finds: `study.json`, of which each study has its own rows, and what those are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from driftline.files.record import Record
+from driftline.lab.settings import LabRun
+
+LabRuns = Mapping[str, LabRun]
+
+
+class Asked(Record):
+    """`request.json`: what a study in a folder is of."""
+
+    study: str
+    quick: bool
+    runs: list[str]
+
+
+class StudyRecord(Record):
+    """`study.json`. Each study has a type of its own, which says what its rows are and adds what its page draws."""
+
+    driftline: str
+    study: str
+    quick: bool
+    runs: list[str]
+    rows: Any
+    findings: list[str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study shows.
+
+    Attributes:
+        rows: one for each thing compared, for programs and tables.
+        sentences: each with its figures.
+        more: what its record has besides.
+    """
+
+    rows: Sequence[Record]
+    sentences: list[str]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Experiment(Protocol):
+    """A module of this folder."""
+
+    RECORD: type[StudyRecord]
+
+    def plan(self, quick: bool) -> LabRuns:
+        """The runs that it needs, by label."""
+
+    def measure(self, runs: Mapping[str, Path], quick: bool) -> Findings:
+        """What they show.
+
+        Raises:
+            InputError: one of them cannot be used.
+        """

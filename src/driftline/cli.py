@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import signal
 import sys
+import textwrap
 from typing import Any
 
 from driftline._version import __version__
@@ -94,8 +95,10 @@ def _overview() -> str:
     """All commands, in groups, the most used first."""
     lines = ["usage: driftline COMMAND ...", "", _ABOUT]
     for group, names in GROUPS.items():
-        told = [(name, (request_type(name).__doc__ or "").split("\n")[0]) for name in names]
-        lines += ["", f"{group}:", *(f"  {name:<12} {sentence}" for name, sentence in told)]
+        lines += ["", f"{group}:"]
+        for name in names:
+            about = (request_type(name).__doc__ or "").split("\n")[0]
+            lines += textwrap.wrap(about, 80, initial_indent=f"  {name:<13}", subsequent_indent=" " * 15)
     return "\n".join([*lines, "", "What one takes: driftline COMMAND --help", ""])
 
 

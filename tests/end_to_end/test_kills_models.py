@@ -17,6 +17,7 @@ from driftline.decoding.generate import settings_file
 from driftline.evaluation.records import EvaluationRecord, SweepRecord
 from driftline.files.record import Record, read_record
 from driftline.lab.model import shipped_base
+from driftline.linearity.summary import Cost, read_summary
 
 KILLS = 10  # of evaluate, sweep and rollouts each
 SHAPE = ["--samples", "2", "--batch-size", "4", "--max-new-tokens", "12", "--temperature", "1.0", "--quiet"]
@@ -177,3 +178,82 @@ def test_results_that_are_killed_are_complete_or_absent_and_go_on(
     assert list(place.iterdir()) == [out]
     assert killings == KILLS
     assert cut_short >= 3
+
+
+# -- commands that measure what models put out, checkpoint by checkpoint
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five checkpoints: the lab's base moved along one direction; and a file of rollouts beside them."""
+    import torch
+
+    from driftline.lab.model import load
+
+    folder = tmp_path_factory.mktemp("line")
+    model, tokenizer = load(shipped_base())
+    torch.manual_seed(0)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    direction = {name: 1e-4 * torch.randn_like(value) for name, value in start.items()}
+    for step in range(0, 50, 10):
+        model.load_state_dict({name: value + step * direction[name] for name, value in start.items()})
+        model.tie_weights()
+        model.save_pretrained(folder / "run" / f"checkpoint-{step}")
+    tokenizer.save_pretrained(folder / "run" / "checkpoint-40")
+    rows = [json.dumps({"prompt": f"{a}+31+10=", "response": f"{a + 31};{a + 41}"}) for a in range(20, 29)]
+    (folder / "rollouts.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+FILES = {
+    "logprobs": ["report.html", "sequences.parquet", "summary.json", "tokens.parquet"],
+    "activations": ["activations.parquet", "report.html", "summary.json"],
+}
+
+
+def measured_in(out: Path, command: str) -> Record:
+    """All but how long it took."""
+    assert sorted(path.name for path in out.iterdir()) == FILES[command]
+    assert (out / "report.html").read_text().rstrip().endswith("</html>")
+    return replace(read_summary(out), cost=Cost())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("command", list(FILES))
+def test_measurements_that_are_killed_are_complete_or_absent_and_go_on(
+    tmp_path: Path, line: Path, command: str
+) -> None:
+    """Killed after each checkpoint, while the result is written, and when it is there."""
+    place = tmp_path / "place"
+    place.mkdir()
+    out, work = place / "out", place / ".out.work"
+
+    def words(out: Path) -> list[str]:
+        rollouts = ["--rollouts", str(line / "rollouts.jsonl")]
+        return [command, str(line / "run"), *rollouts, "--out", str(out), "--quiet"]
+
+    def measured() -> int:
+        return len(list(work.glob("*.npy")))
+
+    def writes() -> bool:
+        return out.exists() or any(place.glob(".out.partial-*/*"))
+
+    def at_least(count: int) -> bool:
+        return measured() >= count or writes()
+
+    finished(words(tmp_path / "reference"))
+    reference = measured_in(tmp_path / "reference", command)
+    moments: list[Callable[[], bool]] = [*(partial(at_least, count) for count in (1, 2, 4, 5)), writes, out.exists]
+    cut_short = 0
+    for once in moments:
+        killed(words(out), 0.0, once=once)
+        assert all(path == out or path.name.startswith((".out.partial-", ".out.work")) for path in place.iterdir())
+        cut_short += measured() > 0 and not out.exists()
+        if out.exists():
+            assert measured_in(out, command) == reference
+            shutil.rmtree(out)
+    finished(words(out))
+    assert measured_in(out, command) == reference
+    assert list(place.iterdir()) == [out]
+    assert cut_short >= 2

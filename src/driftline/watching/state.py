@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +29,10 @@ from driftline.files.fingerprint import digest
 from driftline.files.json import json_text
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder
+from driftline.watching.row import Row, product
 from driftline.watching.sketch import SAMPLE, Part, parts_of, read_checkpoint, sample_positions
 
 _SEED = 0
-_BLOCK = 1 << 16  # of sketches, when they are multiplied
-
-
-@dataclass(frozen=True)
-class Row:
-    """One checkpoint that was read.
-
-    Attributes:
-        content: a digest of sample and sketch.
-        files: a digest of names, sizes and times of the checkpoint's files.
-        written: when the newest of them was written, ns.
-        dtypes: of each tensor that is followed.
-        products: content of each row that there was, this one among them -> inner product of the two sketches.
-    """
-
-    step: int
-    path: str
-    layout: str
-    content: str
-    files: str
-    written: int
-    dtypes: list[str]
-    products: dict[str, float]
 
 
 class State:
@@ -117,14 +95,20 @@ class State:
             return False
         if before is not None:
             self._roll_back(step, written)
-        products = {row.content: _product(delta, self._sketch(row.step)) for row in self.rows.values()}
-        products[content] = _product(delta, delta)
+        products = {row.content: product(delta, self._sketch(row.step)) for row in self.rows.values()}
+        products[content] = product(delta, delta)
         dtypes = {tensor.name: tensor.dtype for tensor in opened}
         checkpoint = opened.checkpoints[0]
         row = Row(
-            step, str(checkpoint.path), checkpoint.layout, content, files, written,
-            [dtypes[part.name] for part in self.parts], products,
-        )  # fmt: skip
+            step,
+            str(checkpoint.path),
+            checkpoint.layout,
+            content,
+            files,
+            written,
+            [dtypes[part.name] for part in self.parts],
+            products,
+        )
         with output_folder(self._row(step), overwrite=True, mark="row.json") as folder:
             sample.tofile(folder / "sample.f32")
             delta.tofile(folder / "sketch.f32")
@@ -249,7 +233,7 @@ class State:
             for j, b in enumerate(rows[: i + 1]):
                 value = a.products.get(b.content, b.products.get(a.content))
                 if value is None:
-                    value = _product(self._sketch(a.step), self._sketch(b.step))
+                    value = product(self._sketch(a.step), self._sketch(b.step))
                 gram[i, j] = gram[j, i] = value
         return gram
 
@@ -261,14 +245,6 @@ class State:
             yield start, np.stack([np.fromfile(path, np.float32, count, offset=4 * start) for path in paths])
 
 
-def _product(a: np.ndarray, b: np.ndarray) -> float:
-    """In float64, blocks added in order."""
-    return sum(
-        float(a[i : i + _BLOCK].astype(np.float64) @ b[i : i + _BLOCK].astype(np.float64))
-        for i in range(0, a.size, _BLOCK)
-    )
-
-
 @contextmanager
 def only_watch(state: Path) -> Iterator[None]:
     """Nobody else works on this state; given up by the system when the process ends, however it ends."""
@@ -277,17 +253,3 @@ def only_watch(state: Path) -> Iterator[None]:
             yield
     except Held:
         raise InputError(f"--out {state.parent} is in use by another driftline watch: choose another folder") from None
-
-
-def files_of(folder: Path) -> tuple[str, int]:
-    """A digest of names, sizes and times of all files of a checkpoint, and the newest time (ns)."""
-    found: list[Any] = []
-    for base, _, names in os.walk(folder):
-        for name in names:
-            try:
-                status = os.stat(os.path.join(base, name))
-            except OSError:
-                continue  # gone, or a link to nowhere: whether it is needed shows when the checkpoint is opened
-            found.append([os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns])
-    text = json.dumps(sorted(found)).encode()
-    return digest(text), max((f[2] for f in found), default=0)

@@ -38,8 +38,8 @@ from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 from driftline.files.json import json_text
 from driftline.files.record import record_text
+from driftline.watching.checkpoint_files import files_of
 from driftline.watching.sketch import parts_of, read_checkpoint, sample_positions
-from driftline.watching.state import files_of
 
 LONGEST, LARGEST = 5.0, 512  # seconds of a case, MiB of the process
 _NUMBERS = ["-1", "0", "1", "4", "2147483648", "9223372036854775807", "18446744073709551616", "1e999", "0.5", "true",

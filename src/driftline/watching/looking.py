@@ -8,8 +8,9 @@ from pathlib import Path
 
 from driftline.checkpoints.discovery import choose_steps, find_steps
 from driftline.errors import InputError
+from driftline.watching.checkpoint_files import files_of
 from driftline.watching.request import Following
-from driftline.watching.state import State, files_of
+from driftline.watching.state import State
 
 
 class Lookout:

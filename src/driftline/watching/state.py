@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +29,10 @@ from driftline.files.fingerprint import digest
 from driftline.files.json import json_text
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder
+from driftline.watching.row import ReadCheckpoint, product
 from driftline.watching.sketch import SAMPLE, TensorRange, parts_of, read_checkpoint, sample_positions
 
 _SEED = 0
-_BLOCK = 1 << 16  # of sketches, when they are multiplied
-
-
-@dataclass(frozen=True)
-class Row:
-    """One checkpoint that was read.
-
-    Attributes:
-        content: a digest of sample and sketch.
-        files: a digest of names, sizes and times of the checkpoint's files.
-        written: when the newest of them was written, ns.
-        dtypes: of each tensor that is followed.
-        products: content of each row that there was, this one among them -> inner product of the two sketches.
-    """
-
-    step: int
-    path: str
-    layout: str
-    content: str
-    files: str
-    written: int
-    dtypes: list[str]
-    products: dict[str, float]
 
 
 class State:
@@ -66,7 +44,7 @@ class State:
         self.left_out: dict[str, str] = {}
         self.positions = np.empty(0, np.int64)
         self._reference = np.empty(0)
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, ReadCheckpoint] = {}
         self._load(run)
         self.refused: dict[int, tuple[str, str]] = self._load_refused()  # step -> digest of files, reason
 
@@ -117,11 +95,11 @@ class State:
             return False
         if before is not None:
             self._roll_back(step, written)
-        products = {row.content: _product(delta, self._sketch(row.step)) for row in self.rows.values()}
-        products[content] = _product(delta, delta)
+        products = {row.content: product(delta, self._sketch(row.step)) for row in self.rows.values()}
+        products[content] = product(delta, delta)
         dtypes = {tensor.name: tensor.dtype for tensor in opened}
         checkpoint = opened.checkpoints[0]
-        row = Row(
+        row = ReadCheckpoint(
             step,
             str(checkpoint.path),
             checkpoint.layout,
@@ -216,7 +194,7 @@ class State:
         self._reference = np.fromfile(self._folder / "plan" / "reference.f64")
         for path in (self._folder / "rows").glob("*/row.json"):
             try:
-                row = Row(**self._read_json(path))
+                row = ReadCheckpoint(**self._read_json(path))
             except TypeError as error:
                 raise InputError(f"{path} is not of this version: remove {self._folder} to begin again") from error
             sizes = [(path.parent / name).stat().st_size for name in ("sample.f32", "sketch.f32")]
@@ -255,7 +233,7 @@ class State:
             for j, b in enumerate(rows[: i + 1]):
                 value = a.products.get(b.content, b.products.get(a.content))
                 if value is None:
-                    value = _product(self._sketch(a.step), self._sketch(b.step))
+                    value = product(self._sketch(a.step), self._sketch(b.step))
                 gram[i, j] = gram[j, i] = value
         return gram
 
@@ -267,14 +245,6 @@ class State:
             yield start, np.stack([np.fromfile(path, np.float32, count, offset=4 * start) for path in paths])
 
 
-def _product(a: np.ndarray, b: np.ndarray) -> float:
-    """In float64, blocks added in order."""
-    return sum(
-        float(a[i : i + _BLOCK].astype(np.float64) @ b[i : i + _BLOCK].astype(np.float64))
-        for i in range(0, a.size, _BLOCK)
-    )
-
-
 @contextmanager
 def only_watch(state: Path) -> Iterator[None]:
     """Nobody else works on this state; given up by the system when the process ends, however it ends."""
@@ -283,17 +253,3 @@ def only_watch(state: Path) -> Iterator[None]:
             yield
     except Held:
         raise InputError(f"--out {state.parent} is in use by another driftline watch: choose another folder") from None
-
-
-def files_of(folder: Path) -> tuple[str, int]:
-    """A digest of names, sizes and times of all files of a checkpoint, and the newest time (ns)."""
-    found: list[Any] = []
-    for base, _, names in os.walk(folder):
-        for name in names:
-            try:
-                status = os.stat(os.path.join(base, name))
-            except OSError:
-                continue  # gone, or a link to nowhere: whether it is needed shows when the checkpoint is opened
-            found.append([os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns])
-    text = json.dumps(sorted(found)).encode()
-    return digest(text), max((f[2] for f in found), default=0)

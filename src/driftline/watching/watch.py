@@ -31,9 +31,10 @@ from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.record import UNSET, write_record
 from driftline.linearity.summary import Line, Watched, WeightsSummary
+from driftline.watching.checkpoint_files import files_of
 from driftline.watching.looking import Lookout
 from driftline.watching.request import Following
-from driftline.watching.state import State, files_of, only_watch
+from driftline.watching.state import State, only_watch
 from driftline.watching.telling import FEWEST, completed, gram_of, judged, line_of, summary_of
 
 _PROMPT = 64  # up to so many checkpoints, each has its figures even when more are waiting to be read

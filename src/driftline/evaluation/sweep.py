@@ -24,7 +24,7 @@ from driftline.evaluation.candidates import Candidate, checkpoints, in_logits, i
 from driftline.evaluation.choice import choose
 from driftline.evaluation.records import ModelAtStep, Round, SweepRecord
 from driftline.evaluation.samples import resumable
-from driftline.evaluation.scores import Scorer, Scores
+from driftline.evaluation.scores import ScoredCandidates, Scorer
 from driftline.evaluation.tasks import Task
 from driftline.evaluation.versions import versions
 from driftline.files.record import write_record
@@ -90,7 +90,7 @@ def sweep(
             candidates, forecast = in_weights(trajectory, request, settings.dtype, work.folder, engine)
         beside = checkpoints(trajectory, observed, seen[-1], settings.dtype)
         problems = len(task.problems)
-        scores = Scores(Scorer(work.folder, task, settings, batch_size), engine or LocalEngine(), progress)
+        scores = ScoredCandidates(Scorer(work.folder, task, settings, batch_size), engine or LocalEngine(), progress)
         scores.score(beside, problems)
         rounds = schedule(len(candidates), problems)
         best, last = best_of(candidates, rounds, scores), next(c for c in beside if c.step == seen[-1])
@@ -136,7 +136,7 @@ def schedule(candidates: int, problems: int) -> list[Round]:
     ]
 
 
-def best_of(candidates: Sequence[Candidate], rounds: Sequence[Round], scores: Scores) -> Candidate:
+def best_of(candidates: Sequence[Candidate], rounds: Sequence[Round], scores: ScoredCandidates) -> Candidate:
     """The candidate that is left after all rounds; the first of several that score the same."""
     alive = list(candidates)
     for one in rounds:

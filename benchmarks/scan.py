@@ -100,7 +100,7 @@ def peak(_: Any) -> tuple[int, float]:
     return os.getpid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def ray(run: Path, repeats: int, *, keep: bool) -> None:
+def ray(run: Path, repeats: int) -> None:
     """One node of all cores here: a Ray that is started for the call, one that runs already, and the scan alone."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
@@ -138,7 +138,7 @@ def ray(run: Path, repeats: int, *, keep: bool) -> None:
         }
         for what, (seconds, memory) in rows.items()
     ]
-    Table("python benchmarks/scan.py --only ray", _RAY, shown).show("scan-ray", keep=keep)
+    Table("python benchmarks/scan.py --only ray", _RAY, shown).show("scan-ray", keep=False)
     print(f"peak of a Ray worker: {max(workers.values()):.2f} GiB ({len(workers)} workers)")
 
 
@@ -182,7 +182,7 @@ def main() -> None:
     if "speed" in arguments.only:
         speed(run, files, gigabytes, arguments.repeats, keep=arguments.keep)
     if "ray" in arguments.only:
-        ray(run, arguments.repeats, keep=arguments.keep)
+        ray(run, arguments.repeats)
     if "memory" in arguments.only:
         memory(arguments.data, (0.02, 0.04) if arguments.small else (0.1, 0.4, 1.2, 3.0), keep=arguments.keep)
 

@@ -27,7 +27,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
-DOCUMENTS = (ROOT / "docs" / "findings.md", ROOT / "docs" / "extrapolate.md", ROOT / "benchmarks" / "RESULTS.md")
+DOCUMENTS = tuple(
+    ROOT / name for name in ("docs/findings.md", "docs/extrapolate.md", "docs/big-models.md", "benchmarks/RESULTS.md")
+)
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 Column = Mapping[str, Any]

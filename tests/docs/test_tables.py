@@ -22,7 +22,7 @@ _MARKED = re.compile(r"<!-- table: (\S+) -->.*?<!-- end of table -->", re.DOTALL
 def test_the_tables_are_what_the_records_say(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     assert rendered(text) == text, "run make tables"
-    if document.name != "extrapolate.md":
+    if document.name in ("findings.md", "RESULTS.md"):
         assert "|---" not in _MARKED.sub("", text), "a table of results has a record"
 
 

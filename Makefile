@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-slow check bench docs clean
+.PHONY: demo test test-slow check bench tables docs clean
 
 demo: $(STAMP)  ## train a small model by real GRPO, measure every weight, write the report
 	$(BIN)/driftline demo
@@ -34,6 +34,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/logprob_speed.py
 	$(BIN)/python benchmarks/generate_speed.py
 	$(BIN)/python benchmarks/monitor.py 80
+
+tables: $(STAMP)  ## render the tables of the documentation from their records
+	$(BIN)/python benchmarks/tables.py
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --group docs

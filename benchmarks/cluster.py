@@ -39,9 +39,31 @@ from driftline.forecast.forecast import Forecast
 from driftline.writing.storage import Storage
 from driftline.writing.write import write
 from generate import generate, shapes
+from tables import Column, Table
 
 ITEM = {"analyze": 128 << 20, "extrapolate": 1 << 20}  # bytes at a time: of all checkpoints together, and of each
 TENSORS = 723  # of a Llama of 70 billion parameters: 80 layers x 9, embeddings, head, last norm
+_COMMAND = {"key": "command", "title": ""}
+_MEASURED = (
+    _COMMAND,
+    {"key": "engine", "title": "engine"},
+    {"key": "predicted", "title": "predicted s", "decimals": 2},
+    {"key": "measured", "title": "measured s", "decimals": 2},
+    {"key": "ratio", "title": "measured / predicted", "decimals": 2},
+)
+_RATES = (
+    _COMMAND,
+    {"key": "rate", "title": "GB/s a core", "decimals": 2},
+    {"key": "item_ms", "title": "driver: ms an item", "decimals": 2},
+    {"key": "tensor_ms", "title": "ms a tensor", "decimals": 2},
+)
+_PREDICTED: tuple[Column, ...] = (
+    _COMMAND,
+    {"key": "nodes", "title": "nodes"},
+    {"key": "fetched", "title": "TB fetched", "decimals": 2},
+    {"key": "written", "title": "TB written", "decimals": 2},
+    *({"key": part, "title": f"{part} s", "decimals": 0} for part in ("storage", "compute", "driver", "wall")),
+)
 
 
 @dataclass(frozen=True)
@@ -171,7 +193,7 @@ def wall(work: Callable[[], object], repeats: int) -> float:
     return best
 
 
-def check(rates: dict[str, Rates], run: Trajectory, data: Path, repeats: int) -> dict[str, Rates]:
+def check(rates: dict[str, Rates], run: Trajectory, data: Path, repeats: int, *, keep: bool) -> dict[str, Rates]:
     """Predicted beside measured on real clusters of one and two nodes on this machine, a core each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster as Nodes
@@ -181,7 +203,12 @@ def check(rates: dict[str, Rates], run: Trajectory, data: Path, repeats: int) ->
     print(
         f"\nthe model against measurements: {run.nbytes / 1e9:.2f} GB in the page cache, {here} cores, one for each node"
     )
-    print(f"{'':14}{'engine':>10}{'predicted s':>14}{'measured s':>13}{'measured / predicted':>22}")
+    rows: list[dict[str, Any]] = []
+
+    def add(command: str, engine: str, predicted: float, measured: float) -> None:
+        figures = {"predicted": predicted, "measured": measured, "ratio": measured / predicted}
+        rows.append({"command": f"`{command}`", "engine": engine} | figures)
+
     cluster = Nodes(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     try:
         for nodes in (1, 2):
@@ -199,19 +226,16 @@ def check(rates: dict[str, Rates], run: Trajectory, data: Path, repeats: int) ->
                         (asked.read * found.work + measured_rates.driver(asked.chunks, asked.tensors)) / here,
                     )
                     measured = wall(lambda c=command, e=engine: run_once(c, run, e, data), repeats)  # type: ignore[misc]
-                    print(
-                        f"{command:14}{f'{nodes} node(s)':>10}{predicted:14.2f}{measured:13.2f}{measured / predicted:22.2f}"
-                    )
+                    add(command, f"Ray, {nodes} node{'s' * (nodes > 1)}", predicted, measured)
         for threads in sorted({1, here}):
             for command, found in rates.items():
                 asked = job(command, run.parameters, len(run.steps), len(run.tensors), 1)
                 predicted = seconds(asked, replace(found, chunk=0.0), Cluster(1, threads))["wall"]
                 measured = wall(lambda c=command, n=threads: run_once(c, run, LocalEngine(n), data), repeats)  # type: ignore[misc]
-                print(
-                    f"{command:14}{f'{threads} thread(s)':>10}{predicted:14.2f}{measured:13.2f}{measured / predicted:22.2f}"
-                )
+                add(command, f"{threads} thread{'s' * (threads > 1)}", predicted, measured)
     finally:
         cluster.shutdown()
+    Table("python benchmarks/cluster.py", _MEASURED, rows).show("cluster-measured", keep=keep)
     return rates
 
 
@@ -221,24 +245,22 @@ def table(rates: dict[str, Rates], arguments: argparse.Namespace) -> None:
         f"\n{parameters / 1e9:g} billion parameters x {checkpoints} bf16 checkpoints, {2 * parameters * checkpoints / 1e12:.2f} TB; "
         f"nodes of {arguments.cores} cores and {arguments.link:g} GB/s, storage of {arguments.storage:g} GB/s in all"
     )
-    print(
-        f"{'':14}{'nodes':>6}{'TB fetched':>12}{'TB written':>12}{'storage s':>11}{'compute s':>11}{'driver s':>10}{'wall s':>9}"
-    )
+    rows: list[dict[str, Any]] = []
     for command, found in rates.items():
         for nodes in arguments.nodes:
             asked = job(command, parameters, checkpoints, TENSORS, nodes)
             cluster = Cluster(nodes, arguments.cores, arguments.link * 1e9, arguments.storage * 1e9)
-            s = seconds(asked, replace(found, start=arguments.start), cluster)
-            print(
-                f"{command:14}{nodes:6}{asked.fetched / 1e12:12.2f}{asked.written / 1e12:12.2f}"
-                f"{s['storage']:11.0f}{s['compute']:11.0f}{s['driver']:10.0f}{s['wall']:9.0f}"
-            )
+            parts = seconds(asked, replace(found, start=arguments.start), cluster)
+            moved = {"fetched": asked.fetched / 1e12, "written": asked.written / 1e12 or None}
+            rows.append({"command": f"`{command}`", "nodes": nodes} | moved | parts)
+    Table("python benchmarks/cluster.py", _PREDICTED, rows).show("cluster-predicted", keep=arguments.keep)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--no-check", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="write the records that RESULTS.md is rendered from")
     parser.add_argument("--data", type=Path, default=Path("bench-data"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parameters", type=float, default=70e9)
@@ -258,12 +280,18 @@ def main() -> None:
     large, tiny = open_trajectory(run), open_trajectory(arguments.data / "tiny")
     rates = {command: calibrate(command, large, tiny, arguments.data) for command in ITEM}
     if not arguments.no_check:
-        rates = check(rates, large, arguments.data, arguments.repeats)
-    print(
-        f"\n{'':14}{'GB/s a core':>13}{'ms a chunk':>12}{'ms a tensor':>13}   (of the driver; {len(shapes(size))} tensors)"
-    )
-    for command, found in rates.items():
-        print(f"{command:14}{1e-9 / found.work:13.2f}{1e3 * found.chunk:12.3f}{1e3 * found.tensor:13.3f}")
+        rates = check(rates, large, arguments.data, arguments.repeats, keep=arguments.keep)
+    print(f"\nthe rates of one core, and of the driver ({len(shapes(size))} tensors)")
+    rows = [
+        {
+            "command": f"`{command}`",
+            "rate": 1e-9 / found.work,
+            "item_ms": 1e3 * found.chunk,
+            "tensor_ms": 1e3 * found.tensor,
+        }
+        for command, found in rates.items()
+    ]
+    Table("python benchmarks/cluster.py", _RATES, rows).show("cluster-rates", keep=arguments.keep)
     table(rates, arguments)
 
 

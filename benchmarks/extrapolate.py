@@ -18,12 +18,23 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from generate import generate
 from measure import DRIFTLINE, best, forget, measure
+from tables import Table
 
 HERE = Path(__file__).parent
 ALPHA = 1.5
+_RATIO = {"key": "over_driftline", "title": "time / driftline", "digits": 2}
+_SECONDS = {"key": "seconds", "title": "seconds", "decimals": 2}
+_PEAK = {"key": "peak_gib", "title": "peak GiB", "decimals": 2}
+
+
+def columns(title: str) -> tuple[dict[str, Any], ...]:
+    cold = {"key": "cold", "title": "cold", "decimals": 2}
+    memory = {"key": "memory_over_driftline", "title": "memory / driftline", "digits": 3}
+    return ({"key": "what", "title": title}, _SECONDS, cold, _RATIO, _PEAK, memory)
 
 
 def mergekit(data: Path) -> str:
@@ -37,7 +48,7 @@ def mergekit(data: Path) -> str:
     return str(program)
 
 
-def two_point(run: Path, program: str, scratch: Path, repeats: int) -> None:
+def two_point(run: Path, program: str, scratch: Path, repeats: int, title: str, keep: str | None) -> None:
     """Two checkpoints into one model: driftline, mergekit, cp, and reading two files and writing one."""
     folders = sorted(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
     early, late = folders[0], folders[-1]
@@ -80,30 +91,38 @@ def two_point(run: Path, program: str, scratch: Path, repeats: int) -> None:
     clean()
     measure(ours)  # compiles the kernels once, as after an installation
     rows = {
-        "driftline extrapolate": best(ours, repeats, before=clean),
-        "mergekit task_arithmetic": best(theirs, repeats, before=clean, HF_HUB_OFFLINE="1"),
+        "`driftline extrapolate`": best(ours, repeats, before=clean),
+        "mergekit": best(theirs, repeats, before=clean, HF_HUB_OFFLINE="1"),
     }
     cold_rows = {
-        "driftline extrapolate": best(ours, repeats, before=cold),
-        "mergekit task_arithmetic": best(theirs, 1, before=cold, HF_HUB_OFFLINE="1"),
+        "`driftline extrapolate`": best(ours, repeats, before=cold),
+        "mergekit": best(theirs, 1, before=cold, HF_HUB_OFFLINE="1"),
     }
     programs = tuple(rows)
     clean()
     rows |= {
-        "cp of one checkpoint": best(copy, repeats, before=clean_file),
-        "read two, write one, sync": best(floor, repeats, before=clean_file),
+        "`cp` of one checkpoint": best(copy, repeats, before=clean_file),
+        "the floor: read two files, write one, sync": best(floor, repeats, before=clean_file),
     }
-    cold_rows |= {"read two, write one, sync": best(floor, repeats, before=cold_file)}
+    cold_rows |= {"the floor: read two files, write one, sync": best(floor, repeats, before=cold_file)}
     clean_file()
-    reference = rows["driftline extrapolate"]
-    print(f"{'':28}{'seconds':>9}{'cold':>8}{'time / driftline':>18}{'peak GiB':>10}{'memory / driftline':>20}")
-    for name, (seconds, memory) in rows.items():
-        cold_seconds = f"{cold_rows[name][0]:8.2f}" if name in cold_rows else " " * 8
-        peak = f"{memory:10.2f}{memory / reference[1]:20.2f}" if name in programs else ""
-        print(f"{name:28}{seconds:9.2f}{cold_seconds}{seconds / reference[0]:18.2f}{peak}")
+    reference = rows["`driftline extrapolate`"]
+    shown = [
+        {
+            "what": what,
+            "seconds": seconds,
+            "cold": cold_rows[what][0] if what in cold_rows else None,
+            "over_driftline": seconds / reference[0],
+            "peak_gib": memory if what in programs else None,
+            "memory_over_driftline": memory / reference[1] if what in programs else None,
+        }
+        for what, (seconds, memory) in rows.items()
+    ]
+    table = Table("python benchmarks/extrapolate.py", columns(title), shown)
+    table.show(f"extrapolate-{keep}", keep=keep is not None)
 
 
-def relex(run: Path, scratch: Path, repeats: int) -> None:
+def relex(run: Path, scratch: Path, repeats: int, title: str, keep: str | None) -> None:
     """Rank-1 RELEX of all checkpoints, one interval ahead."""
     target = str(int(max(run.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1])).name.split("-")[1]) + 100)
     out = scratch / "out"
@@ -112,13 +131,18 @@ def relex(run: Path, scratch: Path, repeats: int) -> None:
             "--out", str(out)]  # fmt: skip
     plain = [sys.executable, str(HERE / "plain_relex.py"), str(run), target, str(out)]
     rows = {
-        "driftline, nothing stored": best(ours, repeats, before=clean),
-        "deltas stored in float16": best(plain, 1, before=clean),
+        "`driftline extrapolate --method relex`, nothing stored": best(ours, repeats, before=clean),
+        "deltas stored in float16 and read back": best(plain, 1, before=clean),
     }
     clean()
-    print(f"\n{'relex, 8 checkpoints':28}{'seconds':>9}{'peak GiB':>10}{'time / driftline':>18}")
-    for name, (seconds, memory) in rows.items():
-        print(f"{name:28}{seconds:9.2f}{memory:10.2f}{seconds / rows['driftline, nothing stored'][0]:18.2f}")
+    (reference, _), _ = rows.values()
+    shown = [
+        {"what": what, "seconds": seconds, "peak_gib": memory, "over_driftline": seconds / reference}
+        for what, (seconds, memory) in rows.items()
+    ]
+    print()
+    table = Table("python benchmarks/extrapolate.py", ({"key": "what", "title": title}, _SECONDS, _PEAK, _RATIO), shown)
+    table.show(f"relex-{keep}", keep=keep is not None)
 
 
 def backtests(run: Path, scratch: Path) -> None:
@@ -135,6 +159,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--data", type=Path, default=Path("bench-data"))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--keep", action="store_true", help="write the records that RESULTS.md is rendered from")
     arguments = parser.parse_args()
     arguments.data.mkdir(exist_ok=True)
     program = mergekit(arguments.data)
@@ -146,9 +171,17 @@ def main() -> None:
             print(
                 f"\n{parameters / 1e9:.3f} billion parameters x {checkpoints} bf16 checkpoints, {os.cpu_count()} cores\n"
             )
-            two_point(run, program, Path(scratch).absolute(), arguments.repeats)
+            here, keep = Path(scratch).absolute(), f"{size:.3g}".replace("+0", "") if arguments.keep else None
+            title = f"{parameters / 1e9:.3f} billion parameters"
+            two_point(run, program, here, arguments.repeats, title, keep)
             if checkpoints > 2:
-                relex(run, Path(scratch).absolute(), arguments.repeats)
+                relex(
+                    run,
+                    here,
+                    arguments.repeats,
+                    f"rank-1 RELEX over {checkpoints} checkpoints of {title[:5]} billion",
+                    keep,
+                )
                 backtests(run, Path(scratch).absolute())
 
 

@@ -58,10 +58,17 @@ def generate(out: Path, parameters: float, checkpoints: int, seed: int = 0) -> i
     text += b" " * (-len(text) % 8)
     width = tensors["model.norm.weight"][0]
     config = {
-        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": width, "intermediate_size": 4 * width,
-        "num_hidden_layers": LAYERS, "num_attention_heads": width // HEAD, "num_key_value_heads": width // HEAD,
-        "vocab_size": VOCABULARY, "tie_word_embeddings": True, "dtype": "bfloat16",
-    }  # fmt: skip
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": width // HEAD,
+        "num_key_value_heads": width // HEAD,
+        "vocab_size": VOCABULARY,
+        "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+    }
     files = []
     for step in range(checkpoints):
         folder = out / f"checkpoint-{100 * step}"

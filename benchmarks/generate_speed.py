@@ -12,6 +12,7 @@ the middle of that range, and four and sixteen times it. Nothing ends a completi
 
 from __future__ import annotations
 
+import argparse
 import copy
 from collections.abc import Callable
 from functools import partial
@@ -26,19 +27,34 @@ from driftline.decoding.processor import ExtrapolatedLogits
 from driftline.decoding.sampler import Sampler
 from driftline.models import default_device, quiet_libraries
 from measure import timed
+from tables import Table
 
 ALPHA, PARAMS = 1.5, SamplingParams(temperature=0.6, top_p=0.95)
 PROMPT, NEW = 64, 128
 ENTROPY, DIVERGENCES = 0.4, (0.012, 0.048, 0.19)
+_COLUMNS = (
+    {"key": "what", "title": ""},
+    {"key": "rate", "title": "tokens a second", "digits": 3},
+    {"key": "over_late", "title": "time / late alone", "decimals": 2},
+    {"key": "kept", "title": "drafts kept", "decimals": 3},
+    {"key": "per_early_pass", "title": "tokens for each early pass", "decimals": 1},
+)
 
 
 def base() -> Qwen2ForCausalLM:
     """Random weights whose next-token distributions have the wanted mean entropy."""
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=32_000, hidden_size=640, intermediate_size=2560, num_hidden_layers=16, num_attention_heads=10,
-        num_key_value_heads=2, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=32_000,
+        hidden_size=640,
+        intermediate_size=2560,
+        num_hidden_layers=16,
+        num_attention_heads=10,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     model = Qwen2ForCausalLM(config).eval()
     ids = torch.randint(0, 32_000, (4, 64))
     with torch.no_grad():
@@ -70,8 +86,10 @@ def neighbour(early: Qwen2ForCausalLM, divergence: float) -> Qwen2ForCausalLM:
     return late
 
 
-def compare(early: Qwen2ForCausalLM, lates: dict[float, Qwen2ForCausalLM], batch: int, repeats: int) -> None:
-    """One table: every way is called in turn, several times, and its fastest call counts."""
+def compare(
+    early: Qwen2ForCausalLM, lates: dict[float, Qwen2ForCausalLM], batch: int, repeats: int
+) -> list[dict[str, Any]]:
+    """A row for each way: every one is called in turn, several times, and its fastest call counts."""
     prompts = torch.randint(0, 32_000, (batch, PROMPT), generator=torch.Generator().manual_seed(3))
     settings: dict[str, Any] = {"temperature": PARAMS.temperature, "top_p": PARAMS.top_p, "max_new_tokens": NEW}
     words: Any = SimpleNamespace(eos_token_id=None)
@@ -88,27 +106,38 @@ def compare(early: Qwen2ForCausalLM, lates: dict[float, Qwen2ForCausalLM], batch
     ways: dict[str, Callable[[], Any]] = {
         "late alone": partial(sample, Sampler(nearest, words)),
         "late alone, transformers": generate,
-        "lockstep, ExtrapolatedLogits": lambda: generate(ExtrapolatedLogits(early, ALPHA)),
+        "lockstep (`ExtrapolatedLogits`)": lambda: generate(ExtrapolatedLogits(early, ALPHA)),
     }
     ways |= {f"speculative, KL {kl}": partial(sample, sampler) for kl, sampler in samplers.items()}
     calls = [{name: timed(work) for name, work in ways.items()} for _ in range(repeats)]
     taken = {name: min(call[name] for call in calls) for name in ways}
-    print(f"\nbatch {batch:24}{'tokens/s':>10}{'time':>8}{'accepted':>10}{'per early pass':>16}")
+    rows: list[dict[str, Any]] = []
     for name, s in taken.items():
-        print(f"{name:30}{batch * NEW / s:10.1f}{s / taken['late alone']:8.2f}", end="")
         kl = float(name.split()[-1]) if name.startswith("speculative") else None
         rates = None if kl is None else samplers[kl].acceptance
-        print("" if rates is None else f"{rates.rate:10.3f}{rates.tokens_per_early_pass:16.1f}", flush=True)
+        rows.append(
+            {
+                "what": name if rows else f"batch {batch}: {name}",
+                "rate": batch * NEW / s,
+                "over_late": s / taken["late alone"],
+                "kept": rates and rates.rate,
+                "per_early_pass": rates and rates.tokens_per_early_pass,
+            }
+        )
+    return rows
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="write the record that RESULTS.md is rendered from")
+    keep = parser.parse_args().keep
     default_device()
     quiet_libraries()
     early = base()
     lates = {divergence: neighbour(early, divergence) for divergence in DIVERGENCES}
     print(f"{sum(weights.numel() for weights in early.parameters()):,} parameters, alpha {ALPHA}, {PARAMS}")
-    for batch, repeats in ((1, 3), (16, 2)):
-        compare(early, lates, batch, repeats)
+    rows = [row for batch, repeats in ((1, 3), (16, 2)) for row in compare(early, lates, batch, repeats)]
+    Table("python benchmarks/generate_speed.py", _COLUMNS, rows).show("generate", keep=keep)
 
 
 if __name__ == "__main__":

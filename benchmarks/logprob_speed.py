@@ -19,8 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from generate import VOCABULARY, generate
+from tables import Table
 
 GROUP = 8  # responses to a prompt, as GRPO samples them
+_WAYS = {"plain": "the plain loop: batch 1, whole log-softmax", "driftline": "`driftline logprobs`"}
+_COLUMNS = (
+    {"key": "what", "title": ""},
+    {"key": "rate", "title": "tokens a second", "digits": 3},
+    {"key": "peak_gib", "title": "peak GiB above the model", "decimals": 2},
+)
 
 
 def rollouts(count: int) -> list[tuple[list[int], list[int]]]:
@@ -68,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--data", type=Path, default=Path("bench-data"))
+    parser.add_argument("--keep", action="store_true", help="write the record that RESULTS.md is rendered from")
     parser.add_argument("--child", nargs=3)
     arguments = parser.parse_args()
     if arguments.child:
@@ -86,9 +94,11 @@ def main() -> None:
         f"{parameters / 1e9:.3f} billion parameters, {count} rollouts, {found['plain']['tokens']} response tokens, {os.cpu_count()} cores"
     )
     print(f"mean difference of a log-prob: {difference:.1e} nats\n")
-    print(f"{'':12}{'tokens/s':>10}{'peak above the model, GiB':>28}")
-    for way, row in found.items():
-        print(f"{way:12}{row['tokens'] / row['seconds']:10.0f}{row['peak']:28.2f}")
+    rows = [
+        {"what": _WAYS[way], "rate": row["tokens"] / row["seconds"], "peak_gib": row["peak"]}
+        for way, row in found.items()
+    ]
+    Table("python benchmarks/logprob_speed.py", _COLUMNS, rows).show("logprobs", keep=arguments.keep)
     print(f"\ndriftline / plain: {found['plain']['seconds'] / found['driftline']['seconds']:.2f} times the speed")
 
 

@@ -25,41 +25,73 @@ from driftline import open_trajectory, scan
 from driftline.engines import open_engine
 from generate import generate
 from measure import DRIFTLINE, best, forget, measure, timed
+from tables import Table
 
 HERE = Path(__file__).parent
 PARTS = ("speed", "ray", "memory")
+_SPEED = (
+    {"key": "what", "title": ""},
+    {"key": "seconds", "title": "seconds", "decimals": 2},
+    {"key": "rate", "title": "GB/s", "digits": 3},
+    {"key": "cold", "title": "cold", "decimals": 2},
+    {"key": "cold_rate", "title": "GB/s", "digits": 3},
+    {"key": "peak_gib", "title": "peak GiB", "decimals": 2},
+    {"key": "over_plain", "title": "time / plain", "decimals": 2},
+)
+_RAY = (
+    {"key": "what", "title": "analyze on one node"},
+    {"key": "seconds", "title": "seconds", "decimals": 2},
+    {"key": "over_threads", "title": "/ threads", "decimals": 2},
+    {"key": "peak_gib", "title": "peak GiB", "decimals": 2},
+    {"key": "scan", "title": "the scan alone", "decimals": 2},
+    {"key": "scan_over_threads", "title": "/ threads", "decimals": 2},
+)
+_MEMORY = (
+    {"key": "billions", "title": "billion parameters, 3 checkpoints", "decimals": 3},
+    {"key": "peak_gib", "title": "peak GiB", "decimals": 2},
+)
 
 
 def analyze(run: Path, out: str, *options: str) -> list[str]:
     return [*DRIFTLINE, "analyze", str(run), "--out", out, "--overwrite", "--quiet", *options]
 
 
-def speed(run: Path, files: Sequence[str], gigabytes: float, repeats: int) -> None:
+def speed(run: Path, files: Sequence[str], gigabytes: float, repeats: int, *, keep: bool) -> None:
     cat = ["sh", "-c", 'cat "$@" > /dev/null', "cat", *files]
     plain = [sys.executable, str(HERE / "plain.py"), str(run)]
     with tempfile.TemporaryDirectory() as scratch:
         ours = analyze(run, f"{scratch}/out")
         measure(ours)  # compiles the kernels once, as after an installation
         warm = {
-            "cat of the same files": best(cat, repeats),
-            "driftline analyze, all weights": best(ours, repeats),
-            "the plain way, 0.1 %": best(plain, 1),
-            "the same, drawn by randperm": best([*plain, "--randperm"], 1),
+            "`cat` of the same files": best(cat, repeats),
+            "`driftline analyze`: every weight, Gram, null, report": best(ours, repeats),
+            "the plain way: 0.1 % of the weights, drawn by `randint`": best(plain, 1),
+            "the same, drawn by `randperm` as the paper's script does": best([*plain, "--randperm"], 1),
         }
         cold = [best(command, repeats, before=lambda: forget(files)) for command in (cat, ours)]
         cold.append(best(plain, 1, before=lambda: forget(files)))
-    reference = warm["the plain way, 0.1 %"][0]
-    print(f"{'':32}{'seconds':>9}{'GB/s':>8}{'cold':>8}{'GB/s':>8}{'peak GiB':>10}{'time / plain':>14}")
-    for place, (name, (seconds, memory)) in enumerate(warm.items()):
-        from_disk = f"{cold[place][0]:8.2f}{gigabytes / cold[place][0]:8.2f}" if place < len(cold) else " " * 16
-        print(f"{name:32}{seconds:9.2f}{gigabytes / seconds:8.2f}{from_disk}{memory:10.2f}{seconds / reference:14.3f}")
     trajectory = open_trajectory(run)
-    seconds = min(timed(lambda: deque(scan(trajectory), maxlen=0)) for _ in range(repeats))
-    print(f"\nthe scan alone, kernels loaded: {seconds:.2f} s, {gigabytes / seconds:.2f} GB/s")
-    ours_warm, cat_warm = warm["driftline analyze, all weights"], warm["cat of the same files"]
+    scan_seconds = min(timed(lambda: deque(scan(trajectory), maxlen=0)) for _ in range(repeats))
+    cat_warm, ours_warm, plain_warm, _ = warm.values()
+    rows: list[dict[str, Any]] = [
+        {
+            "what": what,
+            "seconds": seconds,
+            "rate": gigabytes / seconds,
+            "cold": cold[place][0] if place < len(cold) else None,
+            "cold_rate": gigabytes / cold[place][0] if place < len(cold) else None,
+            "peak_gib": memory,
+            "over_plain": seconds / plain_warm[0],
+        }
+        for place, (what, (seconds, memory)) in enumerate(warm.items())
+    ]
+    threads = len(os.sched_getaffinity(0))
+    alone = f"the scan alone, kernels loaded ({threads} thread{'s' * (threads > 1)})"
+    rows.append({"what": alone, "seconds": scan_seconds, "rate": gigabytes / scan_seconds})
+    Table("python benchmarks/scan.py --only speed", _SPEED, rows).show("scan-speed", keep=keep)
     print(
         f"driftline / cat: {ours_warm[0] / cat_warm[0]:.2f} times the time warm, {cold[1][0] / cold[0][0]:.2f} cold; "
-        f"driftline / plain: {ours_warm[1] / warm['the plain way, 0.1 %'][1]:.2f} of the memory"
+        f"driftline / plain: {ours_warm[1] / plain_warm[1]:.2f} of the memory"
     )
 
 
@@ -68,7 +100,7 @@ def peak(_: Any) -> tuple[int, float]:
     return os.getpid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def ray(run: Path, repeats: int) -> None:
+def ray(run: Path, repeats: int, *, keep: bool) -> None:
     """One node of all cores here: a Ray that is started for the call, one that runs already, and the scan alone."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
@@ -94,17 +126,25 @@ def ray(run: Path, repeats: int) -> None:
                 workers = dict(engine.map(peak, range(8 * cores)))
         finally:
             cluster.shutdown()
-    print(
-        f"\n{'analyze on one node':32}{'seconds':>9}{'/ threads':>11}{'peak GiB':>10}{'the scan alone':>17}{'/ threads':>11}"
-    )
-    for name, (seconds, memory) in rows.items():
-        only = f"{alone[name]:17.2f}{alone[name] / alone['threads']:11.2f}" if name in alone else ""
-        print(f"{name:32}{seconds:9.2f}{seconds / rows['threads'][0]:11.2f}{memory:10.2f}{only}")
+    print()
+    shown = [
+        {
+            "what": what,
+            "seconds": seconds,
+            "over_threads": seconds / rows["threads"][0],
+            "peak_gib": memory,
+            "scan": alone.get(what),
+            "scan_over_threads": alone[what] / alone["threads"] if what in alone else None,
+        }
+        for what, (seconds, memory) in rows.items()
+    ]
+    Table("python benchmarks/scan.py --only ray", _RAY, shown).show("scan-ray", keep=keep)
     print(f"peak of a Ray worker: {max(workers.values()):.2f} GiB ({len(workers)} workers)")
 
 
-def memory(data: Path, billions: Sequence[float]) -> None:
-    print("\nmemory as the model grows (3 checkpoints)")
+def memory(data: Path, billions: Sequence[float], *, keep: bool) -> None:
+    rows = []
+    print("\nmemory as the model grows")
     for size in billions:
         grown = data / f"grown-{size}"
         needed = 7 * size * 1e9
@@ -115,7 +155,9 @@ def memory(data: Path, billions: Sequence[float]) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             seconds, peak = measure(analyze(grown, f"{scratch}/out"))
         print(f"{count / 1e9:8.3f} billion parameters: {peak:.2f} GiB, {seconds:.1f} s", flush=True)
+        rows.append({"billions": count / 1e9, "peak_gib": peak})
         shutil.rmtree(grown)
+    Table("python benchmarks/scan.py --only memory", _MEMORY, rows).show("scan-memory", keep=keep)
 
 
 def main() -> None:
@@ -124,6 +166,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
     parser.add_argument("--data", type=Path, default=Path("bench-data"))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--keep", action="store_true", help="write the records that RESULTS.md is rendered from")
     arguments = parser.parse_args()
     arguments.data.mkdir(parents=True, exist_ok=True)
     if arguments.only != ["memory"]:
@@ -137,11 +180,11 @@ def main() -> None:
             f"{len(os.sched_getaffinity(0))} cores\n"
         )
     if "speed" in arguments.only:
-        speed(run, files, gigabytes, arguments.repeats)
+        speed(run, files, gigabytes, arguments.repeats, keep=arguments.keep)
     if "ray" in arguments.only:
-        ray(run, arguments.repeats)
+        ray(run, arguments.repeats, keep=arguments.keep)
     if "memory" in arguments.only:
-        memory(arguments.data, (0.02, 0.04) if arguments.small else (0.1, 0.4, 1.2, 3.0))
+        memory(arguments.data, (0.02, 0.04) if arguments.small else (0.1, 0.4, 1.2, 3.0), keep=arguments.keep)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,15 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
+
+from driftline.files.record import record_text
 
 NUMPY = {
     "F32": np.float32,
@@ -52,6 +55,11 @@ def save_tensors(path: Path, tensors: Weights, dtype: str = "F32") -> dict[str, 
     }
     safetensors.serialize_file(entries, str(path))
     return {name: value.astype(np.float32) for name, value in stored.items()}
+
+
+def plain(record: Any) -> Any:
+    """A record as the JSON of its file has it."""
+    return json.loads(record_text(record))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 
 import driftline
 from conftest import walk_weights
+from driftline.evaluation.records import Scored
 
 MakeRun = Callable[..., Path]
 
@@ -133,6 +134,26 @@ def test_every_finite_number_is_logged_under_its_path(result: Path) -> None:
     assert tracker.logged == [(expected, 7)]
     assert writer.scalars == {name: (value, 7) for name, value in expected.items()}
     assert writer.flushed
+
+
+def test_a_record_is_logged_by_the_keys_of_its_json() -> None:
+    figures = {
+        "avg_at_k": 0.5,
+        "interval": [0.4, 0.6],
+        "pass_at_k": {"1": 0.5},
+        "pass_at_k_interval": {"1": [0.4, 0.6]},
+    }
+    record = Scored(step=10, problems=8, **figures, response_tokens=3.0, truncated=0.0, mean_score=0.5)
+    logged = driftline.scalars(record)
+    assert logged == {
+        "driftline/avg@k": 0.5,
+        "driftline/pass@k/1": 0.5,
+        "driftline/response_tokens": 3.0,
+        "driftline/truncated": 0.0,
+        "driftline/mean_score": 0.5,
+        "driftline/step": 10.0,
+        "driftline/problems": 8.0,
+    }
 
 
 def test_what_cannot_be_logged_is_said(result: Path, tmp_path: Path) -> None:

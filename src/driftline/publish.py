@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from driftline.errors import InputError, first_line
 from driftline.files.atomic import replace_text
+from driftline.files.record import Record
 
 _RESULTS = ("summary.json", "backtest.json", "evaluation.json", "sweep.json", "comparison.json", "study.json")
 
@@ -92,25 +95,27 @@ def _name_base(card: Path, base_model: str) -> None:
     replace_text(card, str(read))
 
 
-def scalars(result: str | Path | dict[str, Any], prefix: str = "driftline") -> dict[str, float]:
+def scalars(result: str | Path | Record | dict[str, Any], prefix: str = "driftline") -> dict[str, float]:
     """Every finite number of a result, flat: `{"driftline/r2/median": .95, ...}`.
 
     Lists (steps, histograms, Gram matrices) are left out; true and false are 1 and 0. This is what trackers take:
     `wandb.log(driftline.scalars("analysis"))`.
 
     Args:
-        result: a folder that a command wrote, its JSON file, or the summary itself.
+        result: a folder that a command wrote, its JSON file, or the record itself.
         prefix: what the names begin with.
 
     Raises:
         InputError: the folder holds no result.
     """
-    if not isinstance(result, dict):
+    if isinstance(result, Record):
+        result = msgspec.to_builtins(result)
+    elif not isinstance(result, dict):
         result = _read(Path(result))
     return dict(_leaves(result, prefix))
 
 
-def log_results(result: str | Path | dict[str, Any], run: Any, *, step: int | None = None) -> dict[str, float]:
+def log_results(result: str | Path | Record | dict[str, Any], run: Any, *, step: int | None = None) -> dict[str, float]:
     """Log `scalars(result)` to a run of W&B or trackio, or to a `SummaryWriter` of TensorBoard.
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 WIDTHS = (1280, 390)
@@ -38,7 +39,8 @@ def show(driver: webdriver.Chrome, page: Path, width: int, height: int = 900) ->
     """Open a page in a window whose inside is `width` wide, as a phone's is where that is narrow."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    driver.get(page.as_uri())
+    driver.get(page.as_uri())  # which may return before the page is parsed
+    WebDriverWait(driver, 30).until(lambda _: driver.execute_script("return document.readyState") == "complete")
 
 
 def console(driver: webdriver.Chrome) -> list[dict[str, Any]]:

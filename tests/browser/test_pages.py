@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,21 @@ def test_charts_narrow_for_paper_and_widen_again(driver: Chrome, pages: dict[str
       return [...document.querySelectorAll(".chart .main-svg:first-child")].map((svg) => svg.getBoundingClientRect().width);"""
     assert max(driver.execute_script(widths, "beforeprint")) <= 640
     assert min(driver.execute_script(widths, "afterprint")) > 900
+
+
+def test_a_token_says_its_trajectory_when_pointed_at(driver: Chrome, pages: dict[str, Path]) -> None:
+    show(driver, pages["logprobs"], 1280)
+    said = driver.execute_script("""const mark = document.querySelector("mark[data-at]");
+      mark.dispatchEvent(new MouseEvent("mouseover", { bubbles: true }));
+      return mark.title;""")
+    assert re.fullmatch(r"0: -?\d+\.\d\d(, \d+: -?\d+\.\d\d)+, 110: -?\d+\.\d\d", said)
+
+
+def test_the_chosen_tensor_has_its_numbers(driver: Chrome, pages: dict[str, Path]) -> None:
+    show(driver, pages["analysis"], 1280)
+    about, listed, diagonal = driver.execute_script("""return [document.getElementById("tensor-about").textContent,
+      document.querySelectorAll("#tensor-table tr").length,
+      document.getElementById("tensor-cosines").data[0].z.map((row, place) => row[place])];""")
+    assert about == "30 parameters, 30 of them measured"
+    assert listed == 1 + 11
+    assert diagonal == [1] * 11

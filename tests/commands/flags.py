@@ -27,16 +27,27 @@ def flags_of(command: str) -> dict[str, dict[str, Any]]:
     The default is text, as printed; one that is empty is "". Words that stand in the help between the name and the
     default are free to change, and so is what stands for a value (`DIR`, `STEP`).
     """
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, str] = {}
+    name = None
     for line in _said([command, "--help"]).splitlines():
         text = line.strip("│").rstrip()
         if entry := _ENTRY.match(text):
-            found[name := entry["name"]] = {}
-            shown = _CHOICES.match(entry["rest"].strip())
-            if shown and (choices := [choice for choice in shown[1].split(",") if choice != "None"]):
-                found[name]["choices"] = choices
-        if found and (default := _DEFAULT.search(text)):
-            found[name]["default"] = None if default["required"] else default["value"].strip()
+            name = entry["name"]
+            entries[name] = entry["rest"].strip()
+        elif name and text.startswith("    "):
+            entries[name] = f"{entries[name]} {text.strip()}"
+        else:
+            name = None
+    return {name: _entry(text) for name, text in entries.items()}
+
+
+def _entry(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    shown = _CHOICES.match(text)
+    if shown and (choices := [choice for choice in shown[1].split(",") if choice != "None"]):
+        found["choices"] = choices
+    if default := _DEFAULT.search(text):
+        found["default"] = None if default["required"] else default["value"].strip()
     return found
 
 
@@ -44,7 +55,7 @@ def _said(words: list[str]) -> str:
     """What `driftline WORDS` prints, where it ends before it does anything."""
     text = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        patch.setenv("COLUMNS", "1000")  # so that only names that are long stand alone on a line
+        patch.setenv("COLUMNS", "120")  # wider, and long helps come in two columns
         patch.setattr("sys.argv", ["driftline", *words])
         with pytest.raises(SystemExit):
             cli.main()

@@ -43,9 +43,13 @@ def draws(early, late, alpha: float, shape, prompt: list[int], count: int) -> np
     found = []
     for start in range(0, count, 1000):
         completions = sampler.sample(
-            [prompt] * 1000, temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=3,
+            [prompt] * 1000,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            max_new_tokens=3,
             seeds=[row_seed(5, 0, sample) for sample in range(start, start + 1000)],
-        )  # fmt: skip
+        )
         found += [[*c.ids, -1, -1][:3] for c in completions]
     return np.array(found)
 

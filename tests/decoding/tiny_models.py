@@ -29,11 +29,20 @@ def pair(*, apart: float = 0.01, seed: int = 0, **changes) -> tuple[Qwen3ForCaus
     default_device()
     torch.manual_seed(seed)
     settings = {
-        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": CONTEXT,
-        "tie_word_embeddings": False, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None,
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": False,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": None,
         "initializer_range": 0.2,
-    }  # fmt: skip
+    }
     early = Qwen3ForCausalLM(Qwen3Config(**(settings | changes))).eval()
     with torch.no_grad():
         early.lm_head.weight *= 3  # so that a few dozen tokens are likely, not all

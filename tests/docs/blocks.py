@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,28 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(
     r"(?:^[ \t]*<!-- not run: (?P<reason>[^\n]+?) -->[ \t]*\n+)?"
+    r"(?P<printed>(?:^[ \t]*<!-- printed by: [^\n]+? -->[ \t]*\n+)*)"
     r"^(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
+_PRINTED = re.compile(r"<!-- printed by: ([^\n]+?) -->")
 _INLINE = re.compile(r"`(driftline [a-z]+[^`\n]* --[^`\n]*)`")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its page and line, its language, its code, and why it is not run, if so."""
+    """One fenced block: its page and line, its language, its code, and why it is not run, if so.
+
+    `printed_by` is of a text block: the commands whose output it shows. They stand in comments above it, or are those of
+    the shell block right before it.
+    """
 
     page: Path
     line: int
     language: str
     code: str
     reason: str | None
+    printed_by: tuple[tuple[str, ...], ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,16 +51,22 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
-    return [
-        Block(
+    found_so_far: list[Block] = []
+    for found in _FENCE.finditer(text):
+        before = found_so_far[-1] if found_so_far else None
+        named = [shlex.split(command) for command in _PRINTED.findall(found["printed"])]
+        if not named and before and before.language == "sh" and before.reason is None:
+            named = before.commands
+        block = Block(
             page,
             text.count("\n", 0, found.start("code")),
             found["language"],
             textwrap.dedent(found["code"]),
             found["reason"],
         )
-        for found in _FENCE.finditer(text)
-    ]
+        shows = block.language == "text" and block.reason is None
+        found_so_far.append(replace(block, printed_by=tuple(map(tuple, named))) if shows else block)
+    return found_so_far
 
 
 def inline_commands(page: Path) -> list[list[str]]:

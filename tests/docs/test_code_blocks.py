@@ -274,11 +274,11 @@ def test_worked_examples_pass_their_own_tests(
     for block in blocks(_EXAMPLES):
         if block.language == "python":
             exec(compile(block.code, block.name, "exec"), names)
-            if "NAME" in names and "verl" not in ran:
+            if "NAME" in names and "layout" not in ran:
                 layout = SimpleNamespace(**{name: names[name] for name in ("NAME", "holds", "open")})
                 known = layouts.all_layouts()
                 monkeypatch.setattr(layouts, "all_layouts", lambda first=layout, known=known: (first, *known))
-                ran.add("verl")
+                ran.add("layout")
                 names.pop("open")  # the module's own, not a test's
         for name in [name for name in names if name.startswith("test_") and name not in ran]:
             needed = inspect.signature(names[name]).parameters

@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from test_scan import SHAPES, reference
 
-from conftest import walk_weights
+from conftest import plain, walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.files.json import json_text
 from driftline.linearity.analysis import analyze
 
 MakeRun = Callable[..., Path]
@@ -24,7 +23,7 @@ def test_summary_agrees_with_an_independent_computation(
     make_run: MakeRun, rng: np.random.Generator, tmp_path: Path
 ) -> None:
     run = walk_weights(rng, STEPS, SHAPES, drift=0.2)
-    summary = analyze(open_trajectory(make_run(run)), tmp_path)
+    summary = plain(analyze(open_trajectory(make_run(run)), tmp_path))
     references = [reference(run, name, "F32", np.array(STEPS, float)) for name in SHAPES]
     r2 = np.concatenate([r["r2"] for r in references])
     gram = sum(r["gram"] for r in references)
@@ -42,7 +41,7 @@ def test_summary_agrees_with_an_independent_computation(
 
 def test_the_contract_of_summary_json(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
     run = make_run(walk_weights(rng, STEPS, SHAPES))
-    summary = json.loads(json_text(analyze(open_trajectory(run), tmp_path)))
+    summary = plain(analyze(open_trajectory(run), tmp_path))
     assert summary["kind"] == "weights"
     assert summary["steps"] == STEPS
     assert (summary["clock"], summary["filter"]) == ("step", "none")
@@ -122,7 +121,7 @@ def test_the_clock_may_be_the_summed_learning_rate(make_run: MakeRun, rng: np.ra
 
 def test_momentum_comes_from_the_run(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
     run = make_run(walk_weights(rng, STEPS, {"w": (500,)}))
-    assert analyze(open_trajectory(run), tmp_path)["optimizer"] == {
+    assert plain(analyze(open_trajectory(run), tmp_path))["optimizer"] == {
         "adam_beta1": 0.9, "adam_beta1_from": "assumed", "memory_steps": pytest.approx(28.4, abs=0.1),
     }  # fmt: skip
     (run / "run.json").write_text(json.dumps({"optimizer": {"name": "sgd", "adam_beta1": 0.0}}))
@@ -134,7 +133,7 @@ def test_short_runs_are_measured_but_not_judged(
     make_run: MakeRun, rng: np.random.Generator, tmp_path: Path, T: int
 ) -> None:
     run = make_run(walk_weights(rng, STEPS[:T], {"w": (500,)}, drift=1.0), run=f"run{T}")
-    summary = analyze(open_trajectory(run), tmp_path)
+    summary = plain(analyze(open_trajectory(run), tmp_path))
     assert summary["r2"]["median"] > 0.9
     if T < 5:
         assert summary["verdict"] == {"linear": False, "sentence": summary["verdict"]["sentence"]}

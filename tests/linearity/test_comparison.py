@@ -11,7 +11,7 @@ import pytest
 from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.files.json import json_text
+from driftline.files.record import write_record
 from driftline.linearity.analysis import analyze
 from driftline.linearity.comparison import compare
 from driftline.report import comparison as page
@@ -22,7 +22,7 @@ MakeRun = Callable[..., Path]
 def analysed(make_run: MakeRun, rng: np.random.Generator, folder: Path, drift: float) -> Path:
     run = make_run(walk_weights(rng, list(range(0, 200, 20)), {"a": (50, 40)}, drift=drift), run=f"run-{drift}")
     folder.mkdir()
-    (folder / "summary.json").write_text(json_text(analyze(open_trajectory(run), folder)))
+    write_record(folder / "summary.json", analyze(open_trajectory(run), folder))
     return folder
 
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from driftline.checkpoints.jumps import read_jumps
 from driftline.errors import InputError
 from driftline.training.command import CommandFailed
-from driftline.training.driver import Reground, reground
+from driftline.training.driver import RegroundingPlan, reground
 from driftline.training.furthest import furthest_checkpoint
 
 DRIFT = 0.25  # exact in binary, as are all forecasts of it
@@ -66,14 +66,14 @@ def base_model(folder: Path) -> Path:
 
 @pytest.fixture
 def asked(tmp_path):
-    def make(mode: str = "well", **changes) -> Reground:
+    def make(mode: str = "well", **changes) -> RegroundingPlan:
         script = tmp_path / "trainer.py"
         script.write_text(textwrap.dedent(TRAINER))
         base = tmp_path / "base"
         if not base.exists():
             base_model(base)
         command = (sys.executable, str(script), "{model}", "{steps}", "{output}", mode)
-        return Reground(**{"model": base, "m": 4, "n": 12, "cycles": 3, "command": command} | changes)
+        return RegroundingPlan(**{"model": base, "m": 4, "n": 12, "cycles": 3, "command": command} | changes)
 
     return make
 
@@ -125,7 +125,7 @@ def test_a_killed_call_goes_on_without_repeating_what_is_finished(tmp_path, aske
     code = (
         "import sys, json; from pathlib import Path; from driftline.training.driver import *\n"
         "asked = json.loads(sys.argv[1]); asked['model'] = Path(asked['model']); asked['command'] = tuple(asked['command'])\n"
-        "reground(Reground(**asked), Path(sys.argv[2]))"
+        "reground(RegroundingPlan(**asked), Path(sys.argv[2]))"
     )
     fields = {"model": str(request.model), "m": 4, "n": 12, "cycles": 3, "command": request.command}
     call = [sys.executable, "-c", code, json.dumps(fields), str(tmp_path / "out")]
@@ -310,7 +310,7 @@ def test_a_real_trl_run_as_the_command(tmp_path):
     """)
     )
     command = (sys.executable, str(script), "{model}", "{steps}", "{output}")
-    jumps = reground(Reground(shipped_base(), 4, 6, 2, command), tmp_path / "out")
+    jumps = reground(RegroundingPlan(shipped_base(), 4, 6, 2, command), tmp_path / "out")
     assert [(jump.trained_to, jump.projected_to) for jump in jumps] == [(4, 10), (14, 20)]
     for jump in jumps:
         early, late, ahead = (

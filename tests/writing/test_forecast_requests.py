@@ -11,7 +11,7 @@ from small_runs import ALL, SHAPES, STEPS, MakeRun, forecast, slowing, stored
 
 from conftest import walk_weights
 from driftline import InputError, open_trajectory
-from driftline.files.json import json_text
+from driftline.files.record import write_record
 from driftline.forecast.request import ForecastRequest, parse_targets
 from driftline.linearity.analysis import analyze
 from driftline.writing.extrapolate import extrapolate
@@ -37,7 +37,7 @@ def test_a_saved_analysis_gives_the_same_forecast_without_a_scan(
 ) -> None:
     (tmp_path / "an").mkdir()
     summary = analyze(open_trajectory(run), tmp_path / "an")
-    (tmp_path / "an" / "summary.json").write_text(json_text(summary))
+    write_record(tmp_path / "an" / "summary.json", summary)
     scanned = forecast(run, tmp_path / "a", targets=(120,), method="relex").records[0]
     monkeypatch.setattr("driftline.forecast.observations.scan", lambda *a, **k: pytest.fail("weights were read"))
     kept = forecast(run, tmp_path / "b", targets=(120,), method="relex", analysis=tmp_path / "an").records[0]

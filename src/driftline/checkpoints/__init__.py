@@ -1,1 +1,1 @@
-"""Where a trajectory comes from: finding checkpoints, reading tensors by slice, writing results safely."""
+"""Where a trajectory comes from: finding checkpoints, the layouts of trainers, reading tensors by slice."""

@@ -25,15 +25,35 @@ from driftline.errors import UnreadableCheckpoint
 
 PICKLE_LIMIT = 64 << 20  # bytes of a pickle; it says where tensors are, not what they hold
 DTYPES = {
-    "float64": "F64", "double": "F64", "float32": "F32", "float": "F32", "float16": "F16", "half": "F16",
-    "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int64": "I64", "int32": "I32",
-    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
-}  # fmt: skip
+    "float64": "F64",
+    "double": "F64",
+    "float32": "F32",
+    "float": "F32",
+    "float16": "F16",
+    "half": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 _STORAGES = {
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
-    "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL",
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
     "UntypedStorage": "U8",
-}  # fmt: skip
+}
 
 
 _REBUILT = ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_tensor")
@@ -98,7 +118,7 @@ def _named(module: str, name: str) -> type:
 
 
 @dataclass(frozen=True)
-class Storage:
+class TorchStorage:
     """A storage by its key in the archive: bytes from `offset` of the file on."""
 
     dtype: str
@@ -124,11 +144,11 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> type:
         return _named(module, name)
 
-    def persistent_load(self, pid: Any) -> Storage:
+    def persistent_load(self, pid: Any) -> TorchStorage:
         kind, storage, key, *_ = pid
         if kind != "storage" or key not in self._storages:
             raise ValueError("it names a storage that is not in the file")
-        return Storage(_STORAGES[called(storage)], *self._storages[key])
+        return TorchStorage(_STORAGES[called(storage)], *self._storages[key])
 
 
 def unpickle(content: bytes, where: str, storages: dict[str, tuple[int, int]] | None = None) -> Any:
@@ -230,7 +250,7 @@ def part_of(value: Any, where: str) -> Part | None:
         storage, first, shape, stride = value.args[:4]
         dtype = DTYPES[called(value.args[6])] if kind == "_rebuild_tensor_v3" else storage.dtype
         counts = [*shape, *stride, first]
-        if not isinstance(storage, Storage) or any(type(count) is not int or count < 0 for count in counts):
+        if not isinstance(storage, TorchStorage) or any(type(count) is not int or count < 0 for count in counts):
             raise ValueError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UnreadableCheckpoint(f"{where} holds a tensor that is damaged") from error

@@ -44,10 +44,9 @@ class Reground:
 
 def run(request: Reground) -> Jumps:
     """Make the cycles that are missing; the rows of `jumps.json`."""
-    from driftline.training.driver import Reground as Cycles
-    from driftline.training.driver import reground
+    from driftline.training.driver import RegroundingPlan, reground
 
-    cycles = Cycles(
+    cycles = RegroundingPlan(
         model=request.model,
         m=request.m,
         n=request.n,

@@ -1,1 +1,1 @@
-"""Output-space extrapolation: decode from two checkpoints, beyond the last one, without writing a third."""
+"""How does one decode beyond the last checkpoint, without writing a third model? Sampling, the endpoint, a processor."""

@@ -1,1 +1,1 @@
-"""Tasks, verifiers and metrics; and the model that other harnesses evaluate."""
+"""How good is a model, or a target? Tasks, scored samples, the control for sharpening, sweeps; and a model for lm-eval."""

@@ -32,7 +32,7 @@ from driftline.writing.write import write
 _SCRATCH = ".forecast-"  # folders of forecasts that are being scored
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """How to have a model ready, here or on another machine."""
 
     def open(self) -> AbstractContextManager[Sampler]: ...
@@ -44,7 +44,7 @@ class Candidate:
 
     name: str
     step: int
-    source: Source
+    source: ModelSource
 
 
 def in_weights(

@@ -26,7 +26,7 @@ from driftline.errors import InputError
 from driftline.evaluation.control import compare_with_late
 from driftline.evaluation.metrics import paired_difference
 from driftline.evaluation.records import UNSET, Against, Control, EvaluationRecord, UnsetType
-from driftline.evaluation.samples import Samples, figures, right, sampling
+from driftline.evaluation.samples import Samples, figures, resumable, right
 from driftline.evaluation.tasks import Task
 from driftline.evaluation.versions import versions
 from driftline.files.fingerprint import weights_of
@@ -43,7 +43,7 @@ _SAMPLES = "samples.jsonl"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationResult:
     """What was found, the samples of each arm that it was found from, and the work that holds them until it is written."""
 
     record: EvaluationRecord
@@ -67,7 +67,7 @@ def evaluate(
     batch_size: int = 16,
     progress: StartStage = no_progress,
     sampler: Sampler | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Score a model, or two checkpoints' extrapolated logits.
 
     Args:
@@ -88,7 +88,7 @@ def evaluate(
     sampler = sampler or sampler_of(settings)
     models = [source for source in (settings.late, settings.early) if source is not None]
     request = {"task": task.digest, "settings": asdict(settings), "models": weights_of(models)}
-    with sampling(out, request) as work:
+    with resumable(out, request) as work:
 
         def draw(arm: str, sampler: Sampler, settings: GenerationSettings) -> list[Row]:
             samples = Samples(work.folder / f"{arm}.jsonl", task, settings)
@@ -108,7 +108,7 @@ def evaluate(
             found = paired_difference(right(arms[main], settings.samples).mean(1), other)
             compared = Against(folder=str(against), avg_at_k=float(other.mean()), difference=found)
         record = _record(task, settings, arms[main], controlled, compared, started)
-    return Evaluation(record, arms, work)
+    return EvaluationResult(record, arms, work)
 
 
 def _record(

@@ -88,7 +88,7 @@ class Samples:
 
 
 @contextmanager
-def sampling(out: Path, request: dict[str, Any]) -> Iterator[Work]:
+def resumable(out: Path, request: dict[str, Any]) -> Iterator[Work]:
     """A hidden folder beside `out` for the samples of a request, to be removed when the result is written.
 
     It stays where the block is stopped, for the same request to go on from; not if no sample was drawn.

@@ -58,7 +58,7 @@ class Scorer:
         return sum(self.samples(arm, settings).missing(problems) for arm, settings in controls(self.settings).items())
 
 
-class Scores:
+class ScoredCandidates:
     """The samples of every model of one sweep."""
 
     def __init__(self, scorer: Scorer, engine: Engine, progress: StartStage) -> None:

@@ -23,8 +23,8 @@ from driftline.errors import InputError
 from driftline.evaluation.candidates import Candidate, checkpoints, in_logits, in_weights
 from driftline.evaluation.choice import choose
 from driftline.evaluation.records import ModelAtStep, Round, SweepRecord
-from driftline.evaluation.samples import sampling
-from driftline.evaluation.scores import Scorer, Scores
+from driftline.evaluation.samples import resumable
+from driftline.evaluation.scores import ScoredCandidates, Scorer
 from driftline.evaluation.tasks import Task
 from driftline.evaluation.versions import versions
 from driftline.files.record import write_record
@@ -37,7 +37,7 @@ _FEWEST_PROBLEMS = 16  # of the first round
 
 
 @dataclass(frozen=True)
-class Sweeping:
+class SweepResult:
     """What was found, and the work that holds the samples until it is written."""
 
     record: SweepRecord
@@ -61,7 +61,7 @@ def sweep(
     batch_size: int = 16,
     engine: Engine | None = None,
     progress: StartStage = no_progress,
-) -> Sweeping:
+) -> SweepResult:
     """Score the targets of `request` and the observed checkpoints.
 
     Args:
@@ -82,7 +82,7 @@ def sweep(
         raise InputError(f"--observed is {observed}: the last checkpoint is always scored, give 1 or more")
     started = time.monotonic()
     asked = {**identity(trajectory, (), kind="sweep", task=task.digest), "output_space": output_space}
-    with sampling(out, {**asked, "settings": asdict(settings), "request": repr(request)}) as work:
+    with resumable(out, {**asked, "settings": asdict(settings), "request": repr(request)}) as work:
         seen = sorted(request.seen) or list(trajectory.steps)
         if output_space:
             candidates, forecast = in_logits(trajectory, request, seen, settings.dtype)
@@ -90,7 +90,7 @@ def sweep(
             candidates, forecast = in_weights(trajectory, request, settings.dtype, work.folder, engine)
         beside = checkpoints(trajectory, observed, seen[-1], settings.dtype)
         problems = len(task.problems)
-        scores = Scores(Scorer(work.folder, task, settings, batch_size), engine or LocalEngine(), progress)
+        scores = ScoredCandidates(Scorer(work.folder, task, settings, batch_size), engine or LocalEngine(), progress)
         scores.score(beside, problems)
         rounds = schedule(len(candidates), problems)
         best, last = best_of(candidates, rounds, scores), next(c for c in beside if c.step == seen[-1])
@@ -121,7 +121,7 @@ def sweep(
             versions=versions(),
             seconds=time.monotonic() - started,
         )
-    return Sweeping(record, work)
+    return SweepResult(record, work)
 
 
 def schedule(candidates: int, problems: int) -> list[Round]:
@@ -136,7 +136,7 @@ def schedule(candidates: int, problems: int) -> list[Round]:
     ]
 
 
-def best_of(candidates: Sequence[Candidate], rounds: Sequence[Round], scores: Scores) -> Candidate:
+def best_of(candidates: Sequence[Candidate], rounds: Sequence[Round], scores: ScoredCandidates) -> Candidate:
     """The candidate that is left after all rounds; the first of several that score the same."""
     alive = list(candidates)
     for one in rounds:

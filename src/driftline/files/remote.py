@@ -35,7 +35,7 @@ _HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/+(.*?))?/*$")
 _WAITS = (0.5, 1.0, 2.0)  # seconds before a request is sent again
 _AT_ONCE = 32  # requests in flight
 _one_at_a_time = threading.Lock()  # for filesystems that may share one connection, such as ftp's
-_BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
+BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _FINAL = (
     FileNotFoundError,
     PermissionError,
@@ -304,7 +304,7 @@ def local_copy(source: str | Path, *, weights: bool = True) -> Iterator[str | Pa
     if isinstance(source, str) or not is_remote(source):
         yield source
         return
-    suffixes = (*_BESIDE_WEIGHTS, ".safetensors") if weights else _BESIDE_WEIGHTS
+    suffixes = (*BESIDE_WEIGHTS, ".safetensors") if weights else BESIDE_WEIGHTS
     with tempfile.TemporaryDirectory(prefix="driftline-") as copy:
         with _sentences(str(source)):
             names = [

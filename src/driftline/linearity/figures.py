@@ -30,10 +30,10 @@ from driftline.linearity.summary import (
     NullR2,
     Optimizer,
     PersistenceFigures,
-    Piece,
     RankOne,
     Regime,
     Statistics,
+    StraightPiece,
     Stretch,
     Summary,
 )
@@ -185,7 +185,7 @@ def of_run(
     null_gram = null.matched_gram(steps, beta1, lengths)
     test = drift.drift_test(gram, steps, clock, beta1)
     pieces = [
-        Piece(from_=int(steps[piece.first]), to=int(steps[piece.last]), r2=piece.r2)
+        StraightPiece(from_=int(steps[piece.first]), to=int(steps[piece.last]), r2=piece.r2)
         for piece in regime.segments(gram, clock, null_gram)
     ]
     found = Statistics(

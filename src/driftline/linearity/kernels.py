@@ -321,7 +321,16 @@ def describe(raw, tau, block, r2, slope, spread, distinct):
     for start in range(0, n, block):
         stop = min(start + block, n)
         finite &= _describe(
-            raw, start, stop, tau, x, scratch,
-            r2[start:stop], slope[start:stop], spread[start:stop], distinct[start:stop], same,
-        )  # fmt: skip
+            raw,
+            start,
+            stop,
+            tau,
+            x,
+            scratch,
+            r2[start:stop],
+            slope[start:stop],
+            spread[start:stop],
+            distinct[start:stop],
+            same,
+        )
     return finite

@@ -201,9 +201,16 @@ def _measure(stretch: _Stretch, tau: np.ndarray) -> tuple[_Stretch, _Sums]:
 
 def _accumulate(stretch: _Stretch, start: int, raw: np.ndarray, tau: np.ndarray, sums: _Sums) -> None:
     finite = kernels.accumulate(
-        raw, tau, kernels.block_size(tau.size),
-        sums.populations, sums.histograms, sums.distinct, sums.slopes, sums.kept, sums.gram,
-    )  # fmt: skip
+        raw,
+        tau,
+        kernels.block_size(tau.size),
+        sums.populations,
+        sums.histograms,
+        sums.distinct,
+        sums.slopes,
+        sums.kept,
+        sums.gram,
+    )
     if not finite or not np.isfinite(sums.gram).all():
         _refuse_not_finite(stretch, start, _as_float32(raw))
     first, last = np.searchsorted(stretch.candidates, [start, start + raw.shape[1]])

@@ -108,7 +108,7 @@ class HeldOutSkill(Record):
     null: dict[str, Figure]
 
 
-class Piece(Record, rename=_ENDS):
+class StraightPiece(Record, rename=_ENDS):
     """A straight piece of the run."""
 
     from_: int
@@ -117,7 +117,7 @@ class Piece(Record, rename=_ENDS):
 
 
 class Regime(Record):
-    segments: list[Piece]
+    segments: list[StraightPiece]
 
 
 class Stretch(Record, rename=_ENDS):

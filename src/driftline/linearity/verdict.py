@@ -6,7 +6,7 @@ import math
 
 from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.linearity.drift import LEVEL, DriftTest
-from driftline.linearity.summary import R2, HeldOutSkill, Jumped, NullR2, Piece, PValues, Statistics, Verdict
+from driftline.linearity.summary import R2, HeldOutSkill, Jumped, NullR2, PValues, Statistics, StraightPiece, Verdict
 
 
 def verdict(
@@ -39,7 +39,7 @@ def _too_little(steps: list[int], jumps: Jumped | UnsetType) -> str:
     return "the run stands still between some checkpoints, which leaves too little to tell drift from chance"
 
 
-def _where(pieces: list[Piece]) -> str:
+def _where(pieces: list[StraightPiece]) -> str:
     first, last = pieces[0], pieces[-1]
     if len(pieces) == 1:
         return f"Linear from step {first.from_} to {first.to}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ from driftline.outputs.hooks import decoder_layers, run_with_hooks
 from driftline.outputs.logprobs import tokenizer_of
 from driftline.outputs.rollouts import Rollout, read_rollouts
 from driftline.outputs.source_of_change import Change, change_of_outputs
+from driftline.progress import Advance, StartStage, no_progress, unseen
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ def activations(
     sampling: Sampling | None = None,
     clock: str = "step",
     dtype: str = "auto",
-    progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda tokens: None,
+    progress: StartStage = no_progress,
 ) -> ActivationsSummary:
     """Measure the run's activations; writes `activations.parquet` and returns the summary.
 
@@ -153,7 +154,7 @@ def caught(
     positions: Sequence[Array],
     sampling: Sampling,
     *,
-    progress: Callable[[int], None] = lambda tokens: None,
+    progress: Advance = unseen,
 ) -> Array:
     """What the blocks put out, float32 [blocks, positions x units]; positions in order of rollout."""
     out: dict[str, dict[int, Array]] = {name: {} for name in blocks}

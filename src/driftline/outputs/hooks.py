@@ -12,6 +12,7 @@ import numpy as np
 from driftline.errors import InputError
 from driftline.outputs.rollouts import Rollout, batches
 from driftline.outputs.teacher_forcing import padded
+from driftline.progress import Advance, unseen
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ def run_with_hooks(
     take: Callable[[str, list[int], Array], None],
     *,
     outputs: bool,
-    progress: Callable[[int], None] = lambda tokens: None,
+    progress: Advance = unseen,
 ) -> None:
     """Run the rollouts; `take(name, rows, values [positions, width])` what modules put out, or take in, at the positions."""
     import torch

@@ -7,7 +7,7 @@ so that a second call goes on. Writes `tokens.parquet` (a row for each token) an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from driftline.linearity.summary import Cost, LogprobsSummary
 from driftline.outputs import series
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.rollouts import Rollout, read_rollouts
+from driftline.progress import Advance, StartStage, no_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +47,7 @@ def logprobs(
     clock: str = "step",
     dtype: str = "auto",
     engine: Engine | None = None,
-    progress: Callable[[str, int], Callable[[int], None]] = lambda what, total: lambda tokens: None,
+    progress: StartStage = no_progress,
 ) -> LogprobsSummary:
     """Score the rollouts under every checkpoint and measure the result.
 
@@ -108,7 +109,7 @@ def context_of(trajectory: Trajectory) -> int | None:
 
 
 def _of_checkpoint(
-    checkpoint: tuple[int, Checkpoint], advance: Callable[[int], None], *, rollouts: Sequence[Rollout], dtype: str
+    checkpoint: tuple[int, Checkpoint], advance: Advance, *, rollouts: Sequence[Rollout], dtype: str
 ) -> np.ndarray:
     from driftline.outputs.teacher_forcing import token_logprobs
 

@@ -25,18 +25,18 @@ _WALKS = 200_000
 
 
 @dataclass(frozen=True)
-class Lines:
+class FittedLines:
     """The least-squares line of every series, [n]: R² (NaN where constant) and slope per unit of clock."""
 
     r2: Array
     slope: Array
 
 
-def lines(values: Array, clock: Array) -> Lines:
-    """Lines of `values` [T, n] against the clock [T]."""
+def lines(values: Array, clock: Array) -> FittedLines:
+    """FittedLines of `values` [T, n] against the clock [T]."""
     centred = clock - clock.mean()
     deltas = (values - values[0]).T.astype(np.float64)
-    return Lines(line_r2(clock, deltas), (deltas - deltas.mean(1, keepdims=True)) @ centred / (centred @ centred))
+    return FittedLines(line_r2(clock, deltas), (deltas - deltas.mean(1, keepdims=True)) @ centred / (centred @ centred))
 
 
 def summarize(kind: type[SomeSummary], values: Array, facts: Facts, *, what: str, **more: Any) -> SomeSummary:

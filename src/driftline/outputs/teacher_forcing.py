@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from driftline.outputs.rollouts import Rollout, batches
+from driftline.progress import Advance, unseen
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ def token_logprobs(
     model: PreTrainedModel,
     rollouts: Sequence[Rollout],
     *,
-    progress: Callable[[int], None] = lambda tokens: None,
+    progress: Advance = unseen,
 ) -> np.ndarray:
     """Log-prob, in nats, of every response token given all before it: float32 [tokens], rollout after rollout.
 

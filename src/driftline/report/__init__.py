@@ -1,1 +1,1 @@
-"""One self-contained HTML page per analysis: opens offline, asks no network for anything."""
+"""How is a result shown? One self-contained HTML page for each kind: opens offline, asks no network for anything."""

@@ -45,7 +45,7 @@ MARK = "reground.json"
 
 
 @dataclass(frozen=True)
-class Reground:
+class RegroundingPlan:
     """What to do.
 
     Attributes:
@@ -68,7 +68,7 @@ class Reground:
 
 
 def reground(
-    asked: Reground, out: Path, *, overwrite: bool = False, say: Callable[[str], None] = lambda sentence: None
+    asked: RegroundingPlan, out: Path, *, overwrite: bool = False, say: Callable[[str], None] = lambda sentence: None
 ) -> Jumps:
     """Run the cycles that are not finished; returns the contents of `jumps.json`.
 
@@ -99,7 +99,13 @@ def reground(
 
 
 def _cycle(
-    asked: Reground, command: list[str], out: Path, cycle: int, jumps: Jumps, lock: int, say: Callable[[str], None]
+    asked: RegroundingPlan,
+    command: list[str],
+    out: Path,
+    cycle: int,
+    jumps: Jumps,
+    lock: int,
+    say: Callable[[str], None],
 ) -> Jump:
     """Train, unless that is done, and project."""
     folder = out / f"cycle-{cycle}"
@@ -128,7 +134,7 @@ def _cycle(
     return jump
 
 
-def _dtype(asked: Reground, trajectory: Trajectory) -> str:
+def _dtype(asked: RegroundingPlan, trajectory: Trajectory) -> str:
     """What to write: where the trainer saves in another dtype than it was given, the trainer's."""
     changed = [series.dtype for series in trajectory if series.stored[0].dtype != series.dtype]
     if asked.dtype != "same" or not changed:
@@ -136,7 +142,7 @@ def _dtype(asked: Reground, trajectory: Trajectory) -> str:
     return next((name for name, code in DTYPES.items() if code == changed[0]), "bfloat16")
 
 
-def _check(asked: Reground, command: list[str]) -> None:
+def _check(asked: RegroundingPlan, command: list[str]) -> None:
     for name in ("m", "n", "cycles"):
         if getattr(asked, name) < 1:
             raise InputError(f"--{name} is {getattr(asked, name)}: it must be 1 or more")

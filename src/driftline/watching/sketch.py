@@ -26,7 +26,7 @@ _THREADS = 2  # that read; a trainer has the rest of the machine
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorRange:
     """One tensor of the parameters that are followed, as they lie one after the other."""
 
     name: str
@@ -38,11 +38,11 @@ class Part:
         return self.start + int(np.prod(self.shape, dtype=np.int64))
 
 
-def parts_of(trajectory: Trajectory) -> list[Part]:
+def parts_of(trajectory: Trajectory) -> list[TensorRange]:
     """The tensors of a run, laid one after the other in order of name, so that shards may be cut anew."""
     parts, start = [], 0
     for tensor in sorted(trajectory, key=lambda tensor: tensor.name):
-        parts.append(Part(tensor.name, tensor.shape, start))
+        parts.append(TensorRange(tensor.name, tensor.shape, start))
         start = parts[-1].stop
     return parts
 
@@ -78,7 +78,7 @@ def fold(values, start, sketch):
 
 def read_checkpoint(
     tensors: dict[str, TensorSeries],
-    parts: list[Part],
+    parts: list[TensorRange],
     positions: np.ndarray,
     *,
     progress: Callable[[int], None] = lambda weights: None,
@@ -98,17 +98,17 @@ def read_checkpoint(
     return sample, sketch
 
 
-_Chunk = tuple[Part, TensorSeries, int, int]
+_Chunk = tuple[TensorRange, TensorSeries, int, int]
 
 
-def _chunks(tensors: dict[str, TensorSeries], parts: list[Part]) -> Iterator[_Chunk]:
+def _chunks(tensors: dict[str, TensorSeries], parts: list[TensorRange]) -> Iterator[_Chunk]:
     for part in parts:
         size = part.stop - part.start
         for start in range(0, size, _CHUNK):
             yield part, tensors[part.name], start, min(start + _CHUNK, size)
 
 
-def _read(chunk: _Chunk) -> tuple[Part, int, np.ndarray]:
+def _read(chunk: _Chunk) -> tuple[TensorRange, int, np.ndarray]:
     part, tensor, start, stop = chunk
     values = np.empty((1, stop - start), np.float32)
     tensor.read(start, stop, values, np.empty(8 * (stop - start), np.uint8))

@@ -29,7 +29,7 @@ from driftline.files.fingerprint import digest
 from driftline.files.json import json_text
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder
-from driftline.watching.sketch import SAMPLE, Part, parts_of, read_checkpoint, sample_positions
+from driftline.watching.sketch import SAMPLE, TensorRange, parts_of, read_checkpoint, sample_positions
 
 _SEED = 0
 _BLOCK = 1 << 16  # of sketches, when they are multiplied
@@ -62,7 +62,7 @@ class State:
 
     def __init__(self, folder: Path, run: str) -> None:
         self._folder = folder
-        self.parts: list[Part] = []
+        self.parts: list[TensorRange] = []
         self.left_out: dict[str, str] = {}
         self.positions = np.empty(0, np.int64)
         self._reference = np.empty(0)
@@ -122,9 +122,15 @@ class State:
         dtypes = {tensor.name: tensor.dtype for tensor in opened}
         checkpoint = opened.checkpoints[0]
         row = Row(
-            step, str(checkpoint.path), checkpoint.layout, content, files, written,
-            [dtypes[part.name] for part in self.parts], products,
-        )  # fmt: skip
+            step,
+            str(checkpoint.path),
+            checkpoint.layout,
+            content,
+            files,
+            written,
+            [dtypes[part.name] for part in self.parts],
+            products,
+        )
         with output_folder(self._row(step), overwrite=True, mark="row.json") as folder:
             sample.tofile(folder / "sample.f32")
             delta.tofile(folder / "sketch.f32")
@@ -203,7 +209,7 @@ class State:
             raise InputError(f"--out {self._folder.parent} holds the watch of {plan['run']}: choose another folder")
         start = 0
         for name, shape in plan["tensors"]:
-            self.parts.append(Part(name, tuple(shape), start))
+            self.parts.append(TensorRange(name, tuple(shape), start))
             start = self.parts[-1].stop
         self.left_out = plan["left_out"]
         self.positions = np.fromfile(self._folder / "plan" / "positions.i64", np.int64)

@@ -13,7 +13,7 @@ from driftline.writing.storage import DTYPES, NORM_LAYERS, Storage, matches
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputTensor:
     """A tensor of the output.
 
     Attributes:
@@ -37,7 +37,7 @@ class Output:
         return self.placed.entry.dtype
 
 
-def lay_out(trajectory: Trajectory, storage: Storage) -> list[Output]:
+def lay_out(trajectory: Trajectory, storage: Storage) -> list[OutputTensor]:
     """Every tensor to write, in the file order of the last checkpoint.
 
     A tied tensor is left out: `from_pretrained` makes it from the forecast embedding.
@@ -56,7 +56,7 @@ def lay_out(trajectory: Trajectory, storage: Storage) -> list[Output]:
     kept = [tensor is not None and matches(info.name, storage.keep) for info, tensor in found]
     entries = list(_entries(found, kept, storage))
     placed = place(entries, storage.shard_bytes)
-    return [Output(*one, keeps, at) for one, keeps, at in zip(found, kept, placed, strict=True)]
+    return [OutputTensor(*one, keeps, at) for one, keeps, at in zip(found, kept, placed, strict=True)]
 
 
 def _entries(

@@ -18,18 +18,17 @@ from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import json_text
 from driftline.forecast.forecast import Forecast
-from driftline.writing.layout import Output
+from driftline.writing.layout import OutputTensor
 from driftline.writing.storage import Storage
 
 MARK = "driftline.json"
 _HASH_BLOCK = 1 << 16
-_COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", MARK)
 
 
 def recipe(
     trajectory: Trajectory,
-    layout: Sequence[Output],
+    layout: Sequence[OutputTensor],
     forecast: Forecast,
     storage: Storage,
     *,
@@ -107,7 +106,7 @@ def copy_beside(model: Path, folder: Path, dtype: str) -> None:
     """
     with remote.local_copy(model, weights=False) as here:
         for file in sorted(Path(here).iterdir()):
-            wanted = file.is_file() and file.name.endswith(_COPIED_SUFFIXES)
+            wanted = file.is_file() and file.name.endswith(remote.BESIDE_WEIGHTS)
             if wanted and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _NOT_COPIED):
                 shutil.copyfile(file, folder / file.name)
     config = folder / "config.json"

@@ -9,7 +9,7 @@ import numpy as np
 
 from driftline.checkpoints.trajectory import TensorSeries
 from driftline.forecast.forecast import Forecast, Rule
-from driftline.writing.layout import Output
+from driftline.writing.layout import OutputTensor
 from driftline.writing.storage import DTYPES, Storage
 
 Array = np.ndarray
@@ -43,7 +43,7 @@ class TensorPlan:
         fused: bfloat16 in and out, rounded to nearest, which one kernel does.
     """
 
-    output: Output
+    output: OutputTensor
     rows: tuple[int, ...] = ()
     series: TensorSeries | None = None
     mixtures: tuple[Mixture, ...] = ()
@@ -56,7 +56,7 @@ class TensorPlan:
         return self.output.info.remote or (self.output.series is not None and self.output.series.remote)
 
 
-def plan_tensor(output: Output, forecasts: Sequence[Forecast], storage: Storage) -> TensorPlan:
+def plan_tensor(output: OutputTensor, forecasts: Sequence[Forecast], storage: Storage) -> TensorPlan:
     """The plan for one tensor of all forecasts."""
     if output.series is None or output.dtype not in DTYPES.values():
         return TensorPlan(output)

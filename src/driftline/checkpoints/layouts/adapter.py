@@ -24,9 +24,16 @@ from driftline.files.json import read_json
 NAME = "lora-adapter"
 _WEIGHTS, _CONFIG, _STATE_DICT = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
 _OTHER_KINDS = (
-    "use_dora", "use_bdlora", "use_qalora", "arrow_config", "kasa_config", "monteclora_config", "layer_replication",
-    "alora_invocation_tokens", "target_parameters",
-)  # fmt: skip
+    "use_dora",
+    "use_bdlora",
+    "use_qalora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "target_parameters",
+)
 
 
 def holds(folder: Path) -> bool:

@@ -47,9 +47,11 @@ def open(folder: Path) -> Checkpoint:
         tensors[short] = _tensor(place, name, short, described[name], boxes.get(name, []))
     if not tensors:
         raise UnreadableCheckpoint(f"{place} holds no tensors of a model")
-    notes = () if (folder / "config.json").is_file() else (
-        f"{folder} has no config.json: models can be made of it with --base, if its names are those of the base",
-    )  # fmt: skip
+    notes = (
+        ()
+        if (folder / "config.json").is_file()
+        else (f"{folder} has no config.json: models can be made of it with --base, if its names are those of the base",)
+    )
     return Checkpoint(folder, NAME, tensors, huggingface.tied(folder, tensors), notes=notes)
 
 

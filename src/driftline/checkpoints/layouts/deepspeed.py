@@ -47,7 +47,9 @@ def open(folder: Path) -> Checkpoint:
     world = max(ranks, default=-1) + 1
     missing = [rank for rank in range(world) if rank not in ranks]
     if missing or not world:
-        raise UnreadableCheckpoint(f"{place} lacks the optimizer states of rank {missing[0] if missing else 0}: still being written, or lost")  # fmt: skip
+        raise UnreadableCheckpoint(
+            f"{place} lacks the optimizer states of rank {missing[0] if missing else 0}: still being written, or lost"
+        )
     states = [_optimizer(ranks[rank]) for rank in range(world)]
     stage, partitions = states[0].get("zero_stage"), states[0].get("partition_count", world)
     stage = stage.args[0] if isinstance(stage, Node) and stage.args else stage  # an enumeration

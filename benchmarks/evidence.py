@@ -1,0 +1,213 @@
+"""From a study's study.json the record of its table in the documentation.
+
+    python benchmarks/evidence.py DIR/study.json...      writes docs/evidence/STUDY.json, whose columns it keeps
+
+What a study tells of each run is summed up over seeds: the median, and the range where it shows. `make tables` then
+renders the documents. A column that study.json says nothing of is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from driftline.studies.weight_targets import SAID
+from tables import ROOT, Row, Table, read
+
+EVIDENCE = ROOT / "docs" / "evidence"
+Study = dict[str, Any]
+
+
+def over_seeds(values: Iterable[float | None], digits: int = 2) -> Any:
+    """The one value, or median and range; null where there is none. Null is never reached: counted."""
+    given = list(values)
+    found = sorted(value for value in given if value is not None and np.isfinite(value))
+    never = len(given) - len(found)
+    if not found:
+        return None
+    if not never and found[-1] - found[0] < 0.5 * 10**-digits:
+        return float(np.median(found))
+    middle = float(np.median([*found, *[np.inf] * never]))
+    spread = {"median": middle if np.isfinite(middle) else None, "low": found[0], "high": found[-1]}
+    return spread | ({"never": never} if never else {})
+
+
+def by(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows in groups that agree in `keys`, in the order in which they come."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def summed(rows: Sequence[Row], *keys: str) -> dict[str, Any]:
+    return {key: over_seeds(row[key] for row in rows) for key in keys}
+
+
+def drift(rows: Sequence[Row]) -> dict[str, Any]:
+    return {"drift": f"{sum(row['linear'] for row in rows)} of {len(rows)}"}
+
+
+def noise(study: Study) -> list[Row]:
+    figures = ("r2_mean", "r2_median", "null_median", "cosine", "growth")
+    return [
+        {"level": level} | summed(rows, *figures) | drift(rows) for (level,), rows in by(study["rows"], "level").items()
+    ]
+
+
+def rl_vs_sft(study: Study) -> list[Row]:
+    figures = ("accuracy", "r2", "null_r2", "cosine", "growth", "skill")
+    names = {"rl": "GRPO", "sft": "SFT"}
+    groups = by(study["rows"], "kind", "cut").items()
+    return [
+        {"run": f"{names[kind]}, {cut}, up to step {max(row['last'] for row in rows)}"} | summed(rows, *figures)
+        for (kind, cut), rows in groups
+    ]
+
+
+def robustness(study: Study) -> list[Row]:
+    medians = ("weights", "null_weights", "logprobs", "null_logprobs")
+    found: list[Row] = []
+    for (group, setting), rows in by(study["rows"], "group", "setting").items():
+        figures = [
+            {key: row[key]["median"] for key in medians} | {key: row[key] for key in ("cosine", "skill")}
+            for row in rows
+        ]
+        found.append({"setting": f"{group}: {setting}"} | summed(figures, *figures[0]) | drift(rows))
+    return found
+
+
+def rank(study: Study) -> list[Row]:
+    def ends(values: list[float]) -> Any:
+        return {"low": min(values), "high": max(values)} if np.ptp(values) >= 5e-4 else values[0]
+
+    figures = ("energy", "null_energy", "coefficient_r2", "null_coefficient_r2", "skill", "null_skill")
+    groups = by(study["rows"], "rank").items()
+    return [{"rank": r} | {key: ends([row[key] for row in rows]) for key in figures} for (r,), rows in groups]
+
+
+def output_change(study: Study) -> list[Row]:
+    """The median over layers of each run, then over runs."""
+    terms = ("input", "weight", "second_order")
+    found: list[Row] = []
+    for (step,), rows in by(study["rows"], "step").items():
+        runs = by(rows, "run").values()
+        found.append(
+            {"step": step}
+            | {t: over_seeds(float(np.nanmedian([row[t] for row in run])) for run in runs) for t in terms}
+        )
+    return found
+
+
+def weight_targets(study: Study) -> list[Row]:
+    def correlation(rows: Sequence[Row], key: str) -> tuple[float | None, float | None]:
+        pairs = np.array([(row["best_horizon"], row[key]) for row in rows if row[key] is not None], float).reshape(
+            -1, 2
+        )
+        if len(pairs) < 3 or not np.ptp(pairs, axis=0).all():
+            return None, None
+        found = spearmanr(pairs)
+        return float(found.statistic), float(found.pvalue)
+
+    seeds = by([{**row, "seed": row["run"].rpartition("seed ")[2]} for row in study["rows"]], "seed").values()
+    found: list[Row] = []
+    for key, said in SAID.items():
+        rho, p = correlation(study["rows"], key)
+        found.append({"measure": said, "rho": rho, "p": p, "by_seed": [correlation(rows, key)[0] for rows in seeds]})
+    return found
+
+
+def output_targets(study: Study) -> list[Row]:
+    found: list[Row] = []
+    for (name, alpha), rows in by(
+        [{**row, "of": row["run"].rpartition(", seed")[0]} for row in study["rows"]], "of", "alpha"
+    ).items():
+        scores = {
+            key: over_seeds(row[f"{key}_score"] for row in rows) for key in ("late", "forecast", "matched", "best")
+        }
+        greedy = [float(np.median([row["greedy"][which] for row in rows])) for which in ("late", "forecast")]
+        found.append({"run": name, "alpha": alpha, **scores, "greedy": greedy})
+    return found
+
+
+def speedup(study: Study) -> list[Row]:
+    shown = [row for row in study["best"] if row["threshold"] >= 0.75]
+    return [
+        {
+            "threshold": row["threshold"],
+            "schedule": row["schedule"],
+            "rate": f"{row['rate']:g}",
+            "steps": over_seeds(row["steps_by_seed"], 0) or {"median": None},
+            **{key: row[key] for key in ("seconds", "speedup_steps", "speedup_seconds")},
+        }
+        for row in shown
+    ]
+
+
+def filter_bias(study: Study) -> list[Row]:
+    """First the walks as they are, in float32; then those that the filter keeps, by the size of the update."""
+    plain, momentum = by([row for row in study["rows"] if row["kind"] == "walk"], "momentum").values()
+    kinds = {"plain": plain, "momentum": momentum}
+    exact: dict[str, Any] = {"size": "all, float32"}
+    for kind, rows in kinds.items():
+        for key, figure in (("r2", "median"), ("above", "share_above_0.7")):
+            exact[f"{key}_{kind}"] = float(np.mean([row["exact"][figure] for row in rows]))
+    found: list[Row] = [exact]
+    for place, row in enumerate(plain):
+        line: dict[str, Any] = {"size": f"{row['size']:.0e}".replace("e-0", "e-")}
+        for kind, rows in kinds.items():
+            kept = rows[place]["kept"] or {}
+            line |= {
+                f"kept_{kind}": rows[place]["kept_share"],
+                f"r2_{kind}": kept.get("median"),
+                f"above_{kind}": kept.get("share_above_0.7"),
+            }
+        if line["kept_plain"] or line["kept_momentum"]:
+            found.append(line)
+    return found
+
+
+SUMMARIES: dict[str, Callable[[Study], list[Row]]] = {
+    "noise": noise,
+    "rl-vs-sft": rl_vs_sft,
+    "robustness": robustness,
+    "rank": rank,
+    "output-change": output_change,
+    "weight-targets": weight_targets,
+    "output-targets": output_targets,
+    "speedup": speedup,
+    "filter-bias": filter_bias,
+}
+
+
+def table_of(study: Study, before: Table) -> Table:
+    """The record of a study, with the columns of the one before it."""
+    name = study["study"]
+    rows = SUMMARIES[name](study)
+    columns = [column for column in before.columns if any(column["key"] in row for row in rows)]
+    command = " ".join(
+        ["driftline", "study", name, *(["--runs", *study["runs"]] if study["runs"] else []), "--out", "DIR"]
+    )
+    return replace(
+        before, command=command, columns=columns, rows=rows, source=f"study.json of driftline {study['driftline']}"
+    )
+
+
+def main(files: list[str]) -> None:
+    for file in files:
+        study = json.loads(Path(file).read_text(encoding="utf-8"))
+        if study["quick"]:
+            sys.exit(f"{file} is of a smoke-sized study: run it without --quick")
+        record = EVIDENCE / f"{study['study']}.json"
+        table_of(study, read(record)).keep(record)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

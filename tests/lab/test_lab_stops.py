@@ -45,11 +45,11 @@ def leave(out: Path, settings: LabRun = SETTINGS, *, completed: bool = False) ->
     return out
 
 
-def accepted(out: Path, **options: bool) -> list[str]:
+def accepted(out: Path, *, overwrite: bool = False) -> list[str]:
     """What `train` says where it would begin."""
     said: list[str] = []
     with pytest.raises(Accepted):
-        lab.train(out, SETTINGS, say=said.append, **options)
+        lab.train(out, SETTINGS, say=said.append, overwrite=overwrite)
     return said
 
 

@@ -78,8 +78,8 @@ def target(**known: Any) -> weight_targets.WeightTarget:
 @pytest.mark.parametrize("name", [name for name in STUDIES if name not in ("speedup", "filter-bias")])
 def test_quick_studies_train_and_draw(tmp_path: Path, name: str) -> None:
     record = run_study(name, tmp_path / "out", quick=True)
-    page.write(tmp_path / "out", record, command=f"driftline study {name}")
     assert record is not None
+    page.write(tmp_path / "out", record, command=f"driftline study {name}")
     assert record.rows
     assert all("nan" not in finding for finding in record.findings)
     assert record == read_record(tmp_path / "out" / "study.json", type(record), what="driftline study")

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from driftline import cli, terminal
+from driftline.lab.record import DemoScores, ModelScore
 from driftline.linearity.comparison import Comparison
 
 
@@ -20,8 +21,9 @@ def test_tables_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
         **{"linear": True, "sentence": ""},
     }
     terminal.comparison(msgspec.convert({"driftline": "0", "rows": [row, row]}, Comparison))
-    scores = [{"model": "step 123456, forecast from steps 0 to 100000", "greedy": 1.0, "sampled": 0.5}]
-    terminal.scores(scores, problems=256, samples=8)
+    name = "step 123456, forecast from steps 0 to 100000"
+    score = ModelScore(model=name, folder="demo/forecast", greedy=1.0, sampled=0.5)
+    terminal.scores(DemoScores(problems=256, samples=8, rows=[score]))
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) > 5
     assert max(map(len, printed)) <= 80

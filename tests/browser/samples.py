@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ from driftline.linearity.comparison import compare
 from driftline.outputs import activations, series
 from driftline.report import analysis, comparison, outputs, study, sweep
 from driftline.report import backtest as backtest_page
+from driftline.studies.rank import RankRecord
 
 MARKUP = '</script><script>planted=1</script><img src=x onerror=planted=1><a href="https://planted.invalid">p</a>'
 STEPS = list(range(0, 120, 10))
@@ -217,7 +219,7 @@ def _sweep() -> records.SweepRecord:
     )
 
 
-def _study() -> dict[str, Any]:
+def _study() -> RankRecord:
     keys = (
         "energy",
         "null_energy",
@@ -229,4 +231,4 @@ def _study() -> dict[str, Any]:
     )
     rows = [{"run": MARKUP, "rank": rank} | dict.fromkeys(keys, 0.1 * rank) for rank in (1, 2, 4)]
     record = {"driftline": "0", "study": "rank", "quick": True, "runs": [MARKUP], "rows": rows, "seconds": 1.0}
-    return record | {"findings": [f"Rank one holds most {MARKUP}"]}
+    return msgspec.convert(record | {"findings": [f"Rank one holds most {MARKUP}"]}, RankRecord)

@@ -20,14 +20,16 @@ def test_the_filter_makes_driftless_walks_look_straight() -> None:
     """In float32 a plain walk has Nelson and Kang's .44; what the filter keeps of it in bf16 far more."""
     rng = np.random.default_rng(1)
     row = filter_bias.simulated(0.0, 1e-4, 50_000, rng)
-    assert row["exact"]["mean"] == pytest.approx(0.44, abs=0.02)
-    assert row["kept_share"] < 0.4
-    assert row["kept"]["median"] > row["exact"]["median"] + 0.15
+    assert row.exact.mean == pytest.approx(0.44, abs=0.02)
+    assert row.kept_share < 0.4
+    assert row.kept is not None
+    assert row.kept.median > row.exact.median + 0.15
     large = filter_bias.simulated(0.0, 1e-2, 50_000, rng)
-    assert large["kept_share"] > 0.99
-    assert large["kept"]["median"] == pytest.approx(large["exact"]["median"], abs=0.02)
+    assert large.kept_share > 0.99
+    assert large.kept is not None
+    assert large.kept.median == pytest.approx(large.exact.median, abs=0.02)
     tiny = filter_bias.simulated(0.0, 1e-9, 5_000, rng)
-    assert tiny["kept"] is None
+    assert tiny.kept is None
 
 
 def test_the_filter_is_the_one_of_the_scan() -> None:
@@ -39,9 +41,9 @@ def test_a_walk_is_nearly_of_rank_one_and_forecasts_nothing(make_run: MakeRun, r
     steps = list(range(0, 400, 10))
     walk = open_trajectory(make_run(walk_weights(rng, steps, {"a": (60, 500)})))
     rows = rank.of_run("walk", walk)
-    assert [row["rank"] for row in rows] == [1, 2, 3, 5]
-    assert rows[0]["energy"] == pytest.approx(8 / math.pi**2, abs=0.03)
-    assert rows[0]["null_energy"] == pytest.approx(8 / math.pi**2, abs=0.12)  # its null has momentum
+    assert [row.rank for row in rows] == [1, 2, 3, 5]
+    assert rows[0].energy == pytest.approx(8 / math.pi**2, abs=0.03)
+    assert rows[0].null_energy == pytest.approx(8 / math.pi**2, abs=0.12)  # its null has momentum
     assert rows[0]["skill"] < 0.1
     assert rows[3]["energy"] > rows[0]["energy"]
 
@@ -66,9 +68,10 @@ def test_both_run_on_a_run_that_is_there(
     run = make_run(walk_weights(rng, list(range(0, 100, 10)), {"model.layers.0.a": (40, 30)}, drift=0.3))
     out = tmp_path / "out"
     record = run_study(name, out, quick=True, runs=[str(run)])
+    assert record is not None
     page.write(out, record, command=f"driftline study {name}")
-    assert record["study"] == name
-    assert all("nan" not in finding for finding in record["findings"])
+    assert record.study == name
+    assert all("nan" not in finding for finding in record.findings)
     html = (out / "report.html").read_text()
     assert "<table>" in html
     assert 'class="chart"' in html

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_like import write_run
 
 from driftline.engines import LocalEngine
+from driftline.files.record import Record
 from driftline.lab.settings import LabRun
 from driftline.studies import study
+from driftline.studies.record import Findings, StudyRecord
 from driftline.studies.study import lab_runs, run_study
 
 PLAN = {f"seed {seed}": LabRun(steps=4, seed=seed) for seed in range(3)}
@@ -25,8 +26,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def train(out: Path, settings: LabRun, *, overwrite: bool) -> None:
         names.append(out.name)
-        out.mkdir(parents=True)
-        (out / "run.json").write_text(json.dumps({"completed": True, "settings": asdict(settings)}))
+        write_run(out, settings)
 
     monkeypatch.setattr("driftline.lab.run.train", train)
     return names
@@ -53,15 +53,24 @@ def test_an_engine_trains_what_is_missing(tmp_path: Path, trained: list[str]) ->
 def test_of_several_processes_the_first_alone_measures(
     tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Named:
-        plan = staticmethod(lambda quick: PLAN)
-        measure = staticmethod(lambda runs, quick: study.Outcome([{"runs": len(runs)}], ["found"], {}))
+    class Row(Record):
+        runs: int
 
-    monkeypatch.setattr(study, "study_named", lambda name: Named)
+    class OfRows(StudyRecord):
+        rows: list[Row]
+
+    class Named:
+        RECORD = OfRows
+        plan = staticmethod(lambda quick: PLAN)
+        measure = staticmethod(lambda runs, quick: Findings([Row(runs=len(runs))], ["found"]))
+
+    monkeypatch.setattr(study, "experiment_named", lambda name: Named)
     monkeypatch.setenv("RANK", "1")
-    assert run_study("rank", tmp_path / "other", quick=True) == {}
+    assert run_study("rank", tmp_path / "other", quick=True) is None
     assert len(trained) == 3
     assert not (tmp_path / "other" / "study.json").exists()
     monkeypatch.setenv("RANK", "0")
-    assert run_study("rank", tmp_path / "out", quick=True)["rows"] == [{"runs": 3}]
+    record = run_study("rank", tmp_path / "out", quick=True)
+    assert record is not None
+    assert record.rows == [Row(runs=3)]
     assert (tmp_path / "out" / "study.json").exists()

@@ -6,7 +6,7 @@ second call goes on from there. Each stage is the command of its name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,13 +126,11 @@ def _extrapolate(request: Demo, horizon: float) -> list[tuple[str, Path]]:
 
 def _forecast(request: Demo, seen: str, target: int, folder: Path) -> tuple[str, Path]:
     """What was forecast, in words, and where it lies."""
-    asked = extrapolate.Extrapolate(
-        source=Source(run=request.source.run, steps=seen),
-        output=extrapolate.ModelOutput(out=folder, overwrite=True),
-        to=str(target),
-        printing=request.said,
+    told = extrapolate.Extrapolate(
+        source=Source(run=request.source.run, steps=seen), output=extrapolate.ModelOutput(out=folder), to=str(target)
     )
-    print(command_line(asked))
+    print(command_line(told))
+    asked = replace(told, output=replace(told.output, overwrite=True), printing=request.said)
     outcome = extrapolate.run(asked)
     extrapolate.show(outcome, asked)
     print()

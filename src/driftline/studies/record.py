@@ -38,12 +38,12 @@ class Findings:
     """What a study shows.
 
     Attributes:
-        rows: one for each thing compared, for programs and tables.
+        rows: records, one for each thing compared, for programs and tables.
         sentences: each with its figures.
         more: what its record has besides.
     """
 
-    rows: Sequence[Record]
+    rows: Sequence[Any]
     sentences: list[str]
     more: Mapping[str, Any] = field(default_factory=dict)
 

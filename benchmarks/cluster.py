@@ -35,7 +35,7 @@ import numpy as np
 from driftline import open_trajectory, scan
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine, LocalEngine, open_engine
-from driftline.forecast.forecast import Forecast
+from driftline.forecast.forecast import Forecast, Origin
 from driftline.writing.storage import Storage
 from driftline.writing.write import write
 from generate import generate, shapes
@@ -157,7 +157,8 @@ def run_once(command: str, run: Trajectory, engine: Engine, data: Path) -> None:
         return
     pair = run.only([run.steps[0], run.steps[-1]])
     with scratch(data) as folder:
-        forecast = Forecast({t.name: np.array([-0.5, 1.5]) for t in pair}, {"target": 1, "method": "two-point"})
+        origin = Origin(target=1, method="two-point", observed=list(pair.steps))
+        forecast = Forecast({t.name: np.array([-0.5, 1.5]) for t in pair}, origin)
         write(pair, {folder: forecast}, Storage(keep=()), engine=engine)
 
 

@@ -13,6 +13,7 @@ import msgspec
 from driftline.errors import InputError, first_line
 from driftline.files.atomic import replace_text
 from driftline.files.record import Record
+from driftline.writing.record import Recipe, read_recipe
 
 _RESULTS = ("summary.json", "backtest.json", "evaluation.json", "sweep.json", "comparison.json", "study.json")
 
@@ -61,7 +62,7 @@ def push(
         api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
-            commit_message=f"{recipe['method']} forecast of {recipe['target']:g}, by driftline {recipe['driftline']}",
+            commit_message=f"{recipe.method} forecast of {recipe.target:g}, by driftline {recipe.driftline}",
         )
     except LocalTokenNotFoundError as error:
         raise InputError(f"{repo_id}: the Hub knows you by a token: run hf auth login, or give token=") from error
@@ -74,16 +75,11 @@ def push(
     return f"{api.endpoint}/{repo_id}"
 
 
-def _recipe(folder: Path) -> dict[str, Any]:
-    try:
-        recipe: dict[str, Any] = json.loads((folder / "driftline.json").read_bytes())
-        for file in ("README.md", "config.json"):
-            (folder / file).stat()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder} holds no forecast model ({error}): give what driftline extrapolate wrote"
-        ) from error
-    return recipe
+def _recipe(folder: Path) -> Recipe:
+    for file in ("README.md", "config.json"):
+        if not (folder / file).is_file():
+            raise InputError(f"{folder} holds no forecast model (no {file}): give what driftline extrapolate wrote")
+    return read_recipe(folder)
 
 
 def _name_base(card: Path, base_model: str) -> None:

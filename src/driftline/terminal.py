@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from driftline.checkpoints.inspection import Inspection
     from driftline.decoding.generate import GenerateReport
     from driftline.evaluation.records import EvaluationRecord, SweepRecord
+    from driftline.forecast.record import BacktestRecord
     from driftline.lab.record import DemoScores, ScoredStep
     from driftline.linearity.comparison import Comparison
     from driftline.linearity.summary import Line, PersistenceFigures, Summary
+    from driftline.writing.extrapolate import WrittenForecasts
 
 
 def _console() -> Any:
@@ -187,39 +189,36 @@ def comparison(record: Comparison) -> None:
     _table(None, ["", "drift", "R² median", "chance", "cosine", "chance"], rows)
 
 
-def backtest(r: dict[str, Any], out: Path) -> None:
+def backtest(record: BacktestRecord) -> None:
     """Skill of each method near and far, and how far ahead to trust it."""
-    say = _console().print
-    shown = {name: found for name, found in r["pooled"].items() if name != "hold" and found}
+    shown = {name: found for name, found in record.pooled.items() if name != "hold" and found}
     rows, heads = [], ["", ""]
     for name, found in shown.items():
         near, middle = found[0], found[(len(found) - 1) // 2]
-        heads = [f"{near['horizon']:g} steps", f"{middle['horizon']:g} steps"]
-        horizon = number(float(r["horizons"][name]), 0)
-        rows.append((name, number(near["skill"], 2), number(middle["skill"], 2), horizon))
+        heads = [f"{near.horizon:g} steps", f"{middle.horizon:g} steps"]
+        horizon = number(float(record.horizons[name]), 0)
+        rows.append((name, number(near.skill, 2), number(middle.skill, 2), horizon))
     _table(None, ["skill against holding", *heads, "good to"], rows)
-    _persistence(r["persistence"])
-    say(f"\n{r['sentence']}\n")
-    say(f"report: {out / 'report.html'}")
+    _persistence(record.persistence)
+    _console().print(f"\n{record.sentence}\n")
 
 
-def forecast(outcome: Any, out: Path) -> None:
+def forecast(written: WrittenForecasts, out: Path) -> None:
     """What was written, why, and what rounding lost."""
     say = _console().print
-    if outcome.warning:
-        print(f"driftline: note: {outcome.sentence}", file=sys.stderr)
+    if written.warning:
+        print(f"driftline: note: {written.sentence}", file=sys.stderr)
     else:
-        say(outcome.sentence)
-    for record in outcome.records:
-        folder = out if len(outcome.records) == 1 else out / f"checkpoint-{record['target']:.0f}"
-        kept = f"{len(record['kept'])} tensors kept" + (f", {len(record['copied'])} copied" if record["copied"] else "")
-        what = "score" if record["method"] == "alpharl" else "step"
-        reached = record.get("reached", record["target"])
-        asked = f" (asked for {record['target']:g})" if reached != record["target"] else ""
-        say(f"{what} {reached:g}{asked}: {folder}, {kept}")
-        loss = record["rounding_loss"]
+        say(written.sentence)
+    for recipe in written.records:
+        folder = out if len(written.records) == 1 else out / f"checkpoint-{recipe.target:.0f}"
+        kept = f"{len(recipe.kept)} tensors kept" + (f", {len(recipe.copied)} copied" if recipe.copied else "")
+        what = "score" if recipe.method == "alpharl" else "step"
+        asked = f" (asked for {recipe.target:g})" if recipe.goal != recipe.target else ""
+        say(f"{what} {recipe.goal:g}{asked}: {folder}, {kept}")
+        loss = recipe.rounding_loss
         lost = f"rounding lost {loss:.2%} of the update" if loss else "nothing was lost to rounding"
-        say(f"  {lost} ({record['written_dtype']}, {record['rounding']})")
+        say(f"  {lost} ({recipe.written_dtype}, {recipe.rounding})")
 
 
 def scores(record: DemoScores) -> None:

@@ -1,81 +1,93 @@
-"""What to do next after each command: quoted nowhere, decided from the record."""
+"""What to do next after each command, decided from its record, as a request for the same run."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from driftline.commands import next as after
+from driftline.commands import activations, analyze, backtest, compare, logprobs, study, train
+from driftline.commands.requests import make, words
+from driftline.files.record import read_record
+from driftline.forecast.record import BacktestRecord
+from driftline.linearity.comparison import Comparison
+from driftline.linearity.summary import ActivationsSummary, LogprobsSummary, WeightsSummary
+from driftline.studies import rank
+
+FORMER = Path(__file__).parents[1] / "records" / "former"
 
 
-@pytest.mark.parametrize(
-    ("space", "better", "surer", "expected"),
-    [
-        ("weights", True, False, "extrapolate a run --to 150 --method damped --out s-step-150"),
-        ("logits", True, False, "evaluate --early r/checkpoint-0 --late r/checkpoint-100 --alpha 1.5 --task sums "
-         "--samples 2 --seed 4 --temperature 1 --out s-confirm"),
-        ("weights", False, True, "evaluate r/checkpoint-100 --task sums --samples 2 --seed 4 --temperature 0.543 --out s-colder"),
-        ("logits", False, False, "backtest a run --out s-backtest"),
-    ],
-)  # fmt: skip
-def test_after_a_sweep(space: str, better: bool, surer: bool, expected: str) -> None:
-    record = {
-        "space": space, "temperature": 1.0, "seed": 3, "best": {"step": 150, "better": better, "surer": surer},
-        "early": {"step": 0, "folder": "r/checkpoint-0"}, "late": {"step": 100, "folder": "r/checkpoint-100"},
-        "control": {"late_matched": {"temperature": 0.54321}},
-    }  # fmt: skip
-    of_task = ["--task", "sums", "--samples", "2"]
-    ((_, words),) = after.sweep(record, ["a", "run"], ["--method", "damped"], of_task, "s")
-    assert words == ["driftline", *expected.split()]
+def former(name: str, kind: Any) -> Any:
+    return read_record(FORMER / f"{name}.json", kind, what="driftline")
 
 
 @pytest.mark.parametrize(("linear", "said"), [(True, "how far ahead"), (False, "little to stand on")])
 def test_after_an_analysis(linear: bool, said: str) -> None:
-    ((why, words),) = after.analysis({"verdict": {"linear": linear}}, ["my run"], ["--steps", "0:9"], "an out")
-    assert said in why
-    assert words == [
-        "driftline",
-        "backtest",
-        "my run",
-        "--steps",
-        "0:9",
-        "--analysis",
-        "an out",
-        "--out",
-        "an out-backtest",
-    ]
+    summary = former("analysis", WeightsSummary)
+    summary = replace(summary, verdict=replace(summary.verdict, linear=linear))
+    asked = make(analyze.Analyze, run="my run", out="an out", steps="0:9", overwrite=True, engine="ray")
+    (step,) = analyze.next_steps(summary, asked)
+    assert said in step.why
+    options = ["--steps", "0:9", "--out", "an out-backtest", "--analysis", "an out"]
+    assert words(step.request) == ["driftline", "backtest", "my run", *options]
 
 
 @pytest.mark.parametrize(
     ("horizon", "expected"),
-    [(30.0, "extrapolate r --to 130 --method damped --rank 2 --out o-step-130"), (0.0, "watch r --out o-watch")],
+    [
+        (30.0, "extrapolate r --steps 0:100 --out o-step-130 --to 130 --method damped --rank 2"),
+        (0.0, "watch r --out o-watch"),
+    ],
 )
 def test_after_a_backtest(horizon: float, expected: str) -> None:
-    record = {"recommended_horizon": horizon, "steps": [0, 100], "best_method": "damped"}
-    ((_, words),) = after.backtest(record, ["r"], ["--rank", "2"], "o")
-    assert words == ["driftline", *expected.split()]
+    found = replace(
+        former("backtest", BacktestRecord), recommended_horizon=horizon, steps=[0, 100], best_method="damped"
+    )
+    asked = make(backtest.Backtest, run="r", out="o", rank=2, steps="0:100")
+    (step,) = backtest.next_steps(found, asked)
+    assert words(step.request) == ["driftline", *expected.split()]
+
+
+def test_after_log_probs_and_activations() -> None:
+    for command, kind, name in (
+        (logprobs, LogprobsSummary, "logprobs"),
+        (activations, ActivationsSummary, "activations"),
+    ):
+        asked = make(getattr(command, name.capitalize()), run="r", rollouts="f", out="o", clock="lr", dtype="float32")
+        (step,) = command.next_steps(former(name, kind), asked)
+        assert words(step.request) == ["driftline", *["backtest", "r", "--out", "o-backtest", "--clock", "lr"]]
 
 
 def test_after_a_comparison_comes_the_most_predictable_run_that_drifts() -> None:
-    def row(name: str, skill: float | None, *, linear: bool = True, kind: str = "weights") -> dict[str, Any]:
-        return {"linear": linear, "kind": kind, "run": name, "folder": f"{name}-out", "skill": {"damped": skill}}
+    (one, *_) = former("comparison", Comparison).rows
+
+    def row(name: str, skill: float | None, *, linear: bool = True, kind: str = "weights") -> Any:
+        return replace(one, linear=linear, kind=kind, run=name, folder=f"{name}-out", skill={"damped": skill})
 
     rows = [row("a", None), row("b", 0.5), row("c", 0.9, linear=False), row("d", 0.9, kind="logprobs")]
-    ((_, words),) = after.comparison({"rows": rows})
-    assert words == ["driftline", *["backtest", "b", "--analysis", "b-out", "--out", "b-out-backtest"]]
-    assert after.comparison({"rows": rows[2:]}) == []
+    asked = make(compare.Compare, results=("x", "y"), out="o")
+    (step,) = compare.next_steps(Comparison(driftline="0", rows=rows), asked)
+    assert words(step.request) == ["driftline", *["backtest", "b", "--out", "b-out-backtest", "--analysis", "b-out"]]
+    assert compare.next_steps(Comparison(driftline="0", rows=rows[2:]), asked) == []
 
 
 @pytest.mark.parametrize(
     ("quick", "runs", "expected"),
     [
         (True, [], ["--out", "o-full"]),
-        (True, ["my run"], ["--runs", "my run", "--out", "o-full"]),
-        (False, [], ["--runs", "RUN", "--out", "o-of-mine"]),
+        (True, ["my run"], ["--out", "o-full", "--runs", "my run"]),
+        (False, [], ["--out", "o-of-mine", "--runs", "RUN"]),
         (False, ["my run"], None),
     ],
 )
 def test_after_a_study(quick: bool, runs: list[str], expected: list[str] | None) -> None:
-    found = after.study({"study": "rank", "quick": quick, "runs": runs}, "o")
-    assert [words for _, words in found] == ([["driftline", "study", "rank", *expected]] if expected else [])
+    asked = make(study.Study, name="rank", out="o", quick=quick, runs=runs)
+    found = study.next_steps(former("study-rank", rank.RECORD), asked)
+    assert [words(step.request) for step in found] == ([["driftline", "study", "rank", *expected]] if expected else [])
+
+
+def test_after_training() -> None:
+    (step,) = train.next_steps([], make(train.Train, out="a run"))
+    assert words(step.request) == ["driftline", "analyze", "a run", "--out", "a run-analysis"]

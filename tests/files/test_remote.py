@@ -30,12 +30,13 @@ from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 from driftline.files import remote
 from driftline.files.output import refuse_occupied
-from driftline.forecast.backtest import write as write_backtest
+from driftline.forecast.backtest import measure
 from driftline.forecast.observations import observe
 from driftline.forecast.request import ForecastRequest
 from driftline.linearity import scan as scanning
 from driftline.linearity.analysis import analyze
-from driftline.watching.watch import Watch, watch
+from driftline.watching.request import Following
+from driftline.watching.watch import watch
 from driftline.writing.extrapolate import extrapolate
 
 MakeRun = Callable[..., Path]
@@ -307,7 +308,7 @@ def test_backtests_are_those_of_a_local_copy(run: Path, upload: Upload, tmp_path
     for name, source in (("here", str(run)), ("there", upload(run))):
         (tmp_path / name).mkdir()
         observed = observe(open_trajectory(source), clock="step")
-        records.append(write_backtest(tmp_path / name, observed, run="run", clock="step"))
+        records.append(measure(observed, run="run", clock="step")[0])
     assert without(records[0], "cost") == without(records[1], "cost")
 
 
@@ -322,7 +323,7 @@ def test_results_are_not_written_to_addresses(run: Path, tmp_path: Path, out: st
 @pytest.mark.parametrize("arguments", [("s3://u:key@bucket/run",), ("1=s3://u:key@bucket/a", "2=/b")])
 def test_watch_refuses_addresses(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match=r"s3://bucket/\w+ is a remote address, which watch does not follow"):
-        watch(Watch(arguments), tmp_path / "out", show=print, say=print)
+        watch(Following(arguments), tmp_path / "out", show=print, say=print)
     assert not (tmp_path / "out").exists()
 
 

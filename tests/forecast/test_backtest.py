@@ -3,20 +3,20 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import walk_weights
+from conftest import plain, walk_weights
 from driftline import open_trajectory
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
-from driftline.forecast.backtest import backtest, score, write
+from driftline.forecast.backtest import backtest, measure, score, write_groups
 from driftline.forecast.extrapolators import methods
 from driftline.forecast.observations import Observations, observe
 from driftline.linearity.analysis import analyze
+from driftline.linearity.summary import PersistenceFigures
 
 
 def observed_of(weights: dict[str, np.ndarray], steps: np.ndarray, beta1: float = 0.0) -> Observations:
@@ -113,9 +113,10 @@ def test_on_lines_the_recommended_horizon_grows_with_drift_over_noise() -> None:
 def test_the_record_and_the_groups_on_disk(rng: np.random.Generator, tmp_path: Path) -> None:
     weights = {"model.layers.0.up.weight": walk(rng, 12, 300, 1.0), "model.norm.weight": walk(rng, 12, 30, 1.0)}
     observed = observed_of(weights, np.arange(12) * 10)
-    record = write(tmp_path, observed, run="run", clock="step")
-    saved = json.loads((tmp_path / "backtest.json").read_text())
-    assert saved["recommended_horizon"] == record["recommended_horizon"] > 0
+    record, tests = measure(observed, run="run", clock="step")
+    write_groups(tmp_path / "groups.parquet", tests, observed.steps)
+    saved = plain(record)
+    assert saved["recommended_horizon"] == record.recommended_horizon > 0
     assert saved["best_method"] in saved["horizons"]
     assert {"method", "cutoff", "horizon", "skill", "relative_error", "cosine"} == set(saved["skill"][0])
     assert {(row["cutoff"], row["horizon"]) for row in saved["skill"]} == {
@@ -137,18 +138,16 @@ def test_the_persistence_length_is_that_of_analyze_whatever_the_clock(
     trajectory = open_trajectory(run)
     by_steps = persistence_of(tmp_path / "step", trajectory, "step")
     assert persistence_of(tmp_path / "lr", trajectory, "lr") == by_steps
-    assert by_steps["length"] > 0
+    assert by_steps.length
 
 
-def persistence_of(folder: Path, trajectory: Trajectory, clock: str) -> dict[str, Any]:
+def persistence_of(folder: Path, trajectory: Trajectory, clock: str) -> PersistenceFigures:
     """What the back-tests say of it, after a check that the analysis says the same."""
     folder.mkdir()
     summary = analyze(trajectory, folder, clock=clock)
-    write(folder, observe(trajectory, clock=clock), run="run", clock=clock)
-    said = json.loads((folder / "backtest.json").read_text())["persistence"]
-    assert said["length"] == summary["persistence"]["length"]
-    assert said["interval"] == summary["persistence"]["interval"]
-    return said
+    record, _ = measure(observe(trajectory, clock=clock), run="run", clock=clock)
+    assert record.persistence == summary.persistence
+    return record.persistence
 
 
 def test_a_run_at_rest_has_no_skill_and_no_horizon() -> None:
@@ -157,7 +156,6 @@ def test_a_run_at_rest_has_no_skill_and_no_horizon() -> None:
     assert np.isnan(tests.run("two-point").skill).all()
 
 
-def test_three_checkpoints_are_refused(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_three_checkpoints_are_refused(rng: np.random.Generator) -> None:
     with pytest.raises(InputError, match="3 checkpoints: a back-test needs 3 to forecast from and a later one"):
-        write(tmp_path, observed_of({"w": walk(rng, 3, 9)}, np.arange(3)), run="run", clock="step")
-    assert list(tmp_path.iterdir()) == []
+        measure(observed_of({"w": walk(rng, 3, 9)}, np.arange(3)), run="run", clock="step")

@@ -48,8 +48,8 @@ def test_where_rollouts_are_named_the_caller_chooses(
     assert plan.trajectory.steps == steps
     assert plan.sentence.startswith("because")
     assert plan.warning == warning
-    assert [forecast.recipe["method"] for forecast in plan.forecasts] == [choice.method] * 2
-    reached = [forecast.recipe["reached"] for forecast in plan.forecasts]
+    assert [forecast.origin.method for forecast in plan.forecasts] == [choice.method] * 2
+    reached = [forecast.origin.reached for forecast in plan.forecasts]
     assert reached == [min(target, 70 + choice.horizon) for target in (80.0, 90.0)]
     for forecast in plan.forecasts:
         for a in forecast.coefficients.values():

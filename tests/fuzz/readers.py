@@ -36,8 +36,8 @@ from driftline.checkpoints.inspection import inspect
 from driftline.checkpoints.jumps import read_jumps, regrounded
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.files.json import json_text
 from driftline.files.record import record_text
+from driftline.linearity.figures import jumped
 from driftline.watching.checkpoint_files import files_of
 from driftline.watching.sketch import parts_of, read_checkpoint, sample_positions
 
@@ -200,7 +200,7 @@ def read_everything(run: Path) -> str:
     learning_rates(trajectory)
     jumps = regrounded(read_jumps(run), list(trajectory.steps))
     if jumps:
-        json_text(jumps.summary()).encode()
+        record_text(jumped(jumps)).encode()
     clock_values(trajectory, "step")
     for folder in (run / "checkpoint-0", run / "checkpoint-10"):
         files_of(folder)

@@ -104,7 +104,7 @@ def test_forecasts_rest_on_what_was_trained(make_run: MakeRun, rng: np.random.Ge
     assert recipe["observed"] == [180, 185, 190, 195]
     assert recipe["alpha"] == pytest.approx((225 - 180) / (195 - 180))
     plan = make_plan(trajectory, ForecastRequest((225,), method="two-point", seen=(0, 195)))
-    assert plan.forecasts[0].recipe["alpha"] == pytest.approx((225 + CYCLES * N) / (195 + CYCLES * N))
+    assert plan.forecasts[0].origin.alpha == pytest.approx((225 + CYCLES * N) / (195 + CYCLES * N))
     with pytest.raises(InputError, match="one checkpoint, step 180, since its last jump"):
         make_plan(trajectory.only([0, 5, 10, 180]), ForecastRequest((225,), method="two-point"))
     with pytest.raises(InputError, match="use --clock step"):

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from driftline.commands import next as next_steps
-from driftline.forecast.backtest import write
+from driftline.commands.backtest import Backtest, next_steps
+from driftline.commands.requests import make, spelled_out
+from driftline.forecast.backtest import measure, write_groups
 from driftline.forecast.observations import Observations
 from driftline.report import backtest
 from driftline.report.grid import layer_grid
@@ -25,8 +26,9 @@ def page(request: pytest.FixtureRequest, rng: np.random.Generator, tmp_path: Pat
         walk = np.cumsum(rng.standard_normal((T, n)) + request.param * rng.standard_normal(n), 0)
         grams[name] = (walk - walk[0]) @ (walk - walk[0]).T
     observed = Observations(np.arange(T) * 10, np.arange(T) * 10.0, 0.0, grams)
-    record = write(tmp_path, observed, run=EVIL, clock="step")
-    steps = next_steps.backtest(record, [EVIL], [], "out")
+    record, tests = measure(observed, run=EVIL, clock="step")
+    write_groups(tmp_path / "groups.parquet", tests, observed.steps)
+    steps = spelled_out(next_steps(record, make(Backtest, run=EVIL, out="out")))
     backtest.write(tmp_path, record, command=f"driftline backtest {EVIL}", next_steps=steps)
     return (tmp_path / "report.html").read_text()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +11,10 @@ import pytest
 
 from conftest import save_tensors, walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
-from driftline.forecast.backtest import write
+from driftline.forecast.backtest import measure, write_groups
 from driftline.forecast.observations import Observations
 from driftline.linearity.analysis import analyze
+from driftline.linearity.summary import WeightsSummary
 from driftline.report import analysis, backtest, tensors
 
 LARGEST = 2_000_000
@@ -26,7 +26,7 @@ NAMES = [f"model.layers.{layer}.{module}.weight" for layer in range(80) for modu
 
 
 @pytest.fixture(params=[20, pytest.param(150, marks=pytest.mark.slow)])
-def analysed(request: pytest.FixtureRequest, rng: np.random.Generator, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+def analysed(request: pytest.FixtureRequest, rng: np.random.Generator, tmp_path: Path) -> tuple[Path, WeightsSummary]:
     """A result of that many checkpoints of 560 tensors, all alike."""
     steps = list(range(0, 10 * request.param, 10))
     for step, weights in walk_weights(rng, steps, {"model.layers.0.a": (9, 9)}, drift=0.3).items():
@@ -44,7 +44,7 @@ def size(folder: Path) -> int:
     return (folder / "report.html").stat().st_size
 
 
-def test_of_an_analysis(analysed: tuple[Path, dict[str, Any]]) -> None:
+def test_of_an_analysis(analysed: tuple[Path, WeightsSummary]) -> None:
     folder, summary = analysed
     analysis.write(folder, summary, command="driftline analyze run --out out")
     assert size(folder) < LARGEST
@@ -57,7 +57,8 @@ def test_of_a_backtest(rng: np.random.Generator, tmp_path: Path, T: int) -> None
     walk = np.cumsum(rng.standard_normal((T, 300)) + rng.standard_normal(300), 0)
     gram = (walk - walk[0]) @ (walk - walk[0]).T
     observed = Observations(np.arange(T) * 10, np.arange(T) * 10.0, 0.0, {NAMES[0]: gram})
-    record = write(tmp_path, observed, run="run", clock="step")
+    record, tests = measure(observed, run="run", clock="step")
+    write_groups(tmp_path / "groups.parquet", tests, observed.steps)
     one = pq.read_table(tmp_path / "groups.parquet")
     rows = [
         row | {"layer": layer, "module": module} for layer in range(80) for module in MODULES for row in one.to_pylist()

@@ -14,7 +14,7 @@ from small_runs import ALL, SHAPES, STEPS, MakeRun, bfloat16_run, forecast, rewr
 from conftest import walk_weights
 from driftline import InputError, open_trajectory
 from driftline.checkpoints.trajectory import TensorSeries
-from driftline.forecast.forecast import Forecast
+from driftline.forecast.forecast import Forecast, Origin
 from driftline.writing.storage import Storage, parse_size
 from driftline.writing.write import write
 
@@ -176,7 +176,15 @@ def test_the_recipe_makes_the_same_bytes_again(make_run: MakeRun, rng: np.random
         *(tuple(recipe["keep"]), recipe["dtype"], recipe["rounding"], recipe["seed"], recipe["shard_bytes"])
     )
     (tmp_path / "again").mkdir()
-    write(trajectory, {tmp_path / "again": Forecast(coefficients, {"target": 140, "method": "relex"})}, again)
+    write(
+        trajectory,
+        {
+            tmp_path / "again": Forecast(
+                coefficients, Origin(target=140, method="relex", observed=list(trajectory.steps))
+            )
+        },
+        again,
+    )
     for file in (tmp_path / "out").glob("*.safetensors*"):
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import walk_weights
 from driftline import open_trajectory
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
-from driftline.forecast.forecast import Forecast
+from driftline.forecast.forecast import Forecast, Origin
 from driftline.writing.layout import lay_out
 from driftline.writing.storage import Storage
 from driftline.writing.tensor_plan import TensorPlan, plan_tensor
@@ -38,7 +38,10 @@ def trajectory(make_run: Callable[..., Path], rng: np.random.Generator) -> Traje
 
 def of(*vectors: list[float], rule: Doubled | None = None) -> list[Forecast]:
     """One forecast for each of the coefficients, which all tensors share."""
-    return [Forecast(dict.fromkeys(SHAPES, np.array(vector)), {}, rule) for vector in vectors]
+    return [
+        Forecast(dict.fromkeys(SHAPES, np.array(vector)), Origin(target=1, method="hold", observed=[0]), rule)
+        for vector in vectors
+    ]
 
 
 def plans(trajectory: Trajectory, forecasts: list[Forecast], storage: Storage) -> dict[str, TensorPlan]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from driftline.commands.options import Clock, Output, Printing, Quiet, Source
 from driftline.commands.requests import Next, beside, command_line, spelled_out
+
+if TYPE_CHECKING:
+    from driftline.forecast.record import BacktestRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +30,13 @@ class Backtest:
     printing: Printing = Printing()
 
 
-def run(request: Backtest) -> dict[str, Any]:
+def run(request: Backtest) -> BacktestRecord:
     """Test every method, and write `backtest.json`, `groups.parquet` and `report.html`."""
     from driftline.files.output import output_folder, refuse_occupied
-    from driftline.forecast.backtest import MARK, write
+    from driftline.files.record import write_record
+    from driftline.forecast.backtest import measure, write_groups
     from driftline.forecast.observations import observe
+    from driftline.forecast.record import MARK
     from driftline.progress import progress_bar
     from driftline.report import backtest as page
 
@@ -42,36 +47,39 @@ def run(request: Backtest) -> dict[str, Any]:
         with progress_bar("reading weights", trajectory.nbytes, quiet=request.printing.quiet) as advance:
             observed = observe(trajectory, clock=request.clock, analysis=request.analysis, progress=advance)
         note = trajectory.regrounded.sentence if trajectory.regrounded else ""
-        record = write(folder, observed, run=trajectory.name, clock=request.clock, rank=request.rank, note=note)
+        record, tests = measure(observed, run=trajectory.name, clock=request.clock, rank=request.rank, note=note)
+        write_groups(folder / "groups.parquet", tests, observed.steps)
+        write_record(folder / MARK, record)
         steps = spelled_out(next_steps(record, request))
         page.write(folder, record, command=command_line(request), next_steps=steps)
     return record
 
 
-def show(record: dict[str, Any], request: Backtest) -> None:
+def show(record: BacktestRecord, request: Backtest) -> None:
     from driftline import terminal
 
-    terminal.backtest(record, request.output.out)
+    terminal.backtest(record)
+    terminal.report(request.output.out)
 
 
-def next_steps(record: dict[str, Any], request: Backtest) -> list[Next]:
+def next_steps(record: BacktestRecord, request: Backtest) -> list[Next]:
     """The model as far ahead as was recommended; or to train on."""
     from driftline.commands.extrapolate import Extrapolate, ModelOutput
     from driftline.commands.options import Run
     from driftline.commands.watch import Watch
 
     source, out = request.source, request.output.out
-    if not record["recommended_horizon"] > 0:
+    if not record.recommended_horizon > 0:
         why = "No forecast of this run is to be trusted yet. Train on, and ask again with the checkpoints to come."
         followed = Run(run=source.run, base=source.base)
         return [Next(why, Watch(source=followed, out=beside(out, "-watch"), printing=Quiet()))]
-    target = f"{record['steps'][-1] + record['recommended_horizon']:g}"
+    target = f"{record.steps[-1] + record.recommended_horizon:g}"
     why = "Write the model that far ahead; then score it on your task with driftline evaluate."
     asked = Extrapolate(
         source=source,
         output=ModelOutput(out=beside(out, f"-step-{target}")),
         to=target,
-        method=record["best_method"],
+        method=record.best_method,
         rank=request.rank,
         clock=request.clock,
     )

@@ -134,8 +134,8 @@ def _forecast(request: Demo, seen: str, target: int, folder: Path) -> tuple[str,
     outcome = extrapolate.run(asked)
     extrapolate.show(outcome, asked)
     print()
-    record = outcome.records[0]
-    reached = record.get("reached", target) if record["method"] != "hold" else record["steps"][-1]
+    (recipe,) = outcome.records
+    reached = recipe.goal if recipe.method != "hold" else recipe.steps[-1]
     return f"step {reached:g}, forecast from steps {seen.replace(':', ' to ')}", folder
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.errors import InputError
-from driftline.forecast.forecast import Forecast, Plan
+from driftline.forecast.forecast import Forecast, Origin, Plan
 from driftline.linearity.names import layer_and_module
 
 Array = np.ndarray
@@ -109,15 +109,16 @@ def plan(trajectory: Trajectory, scores: Path | None, target: float | None) -> P
     T = len(trajectory.steps)
     first, last = np.eye(T)[0], np.eye(T)[-1]
     coefficients = {tensor.name: first if rule.applies(tensor) else last for tensor in trajectory}
-    recipe = {
-        "target": target,
-        "method": "alpharl",
-        "observed": list(trajectory.steps),
-        "scores": {str(step): score for step, score in zip(trajectory.steps, rule.scores, strict=True)},
-        "by_rule": [tensor.name for tensor in trajectory if rule.applies(tensor)],
-    }
+    assert target is not None  # the rule is fitted to it
+    origin = Origin(
+        target=target,
+        method="alpharl",
+        observed=list(trajectory.steps),
+        scores={str(step): score for step, score in zip(trajectory.steps, rule.scores, strict=True)},
+        by_rule=[tensor.name for tensor in trajectory if rule.applies(tensor)],
+    )
     sentence = f"alpharl at score {target:g}, from {T} scored checkpoints"
-    return Plan(trajectory, (Forecast(coefficients, recipe, rule),), sentence, False)
+    return Plan(trajectory, (Forecast(coefficients, origin, rule),), sentence, False)
 
 
 def _matrix(tensor: TensorSeries, row: int) -> Array:

@@ -15,22 +15,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
 from driftline._version import __version__
 from driftline.errors import InputError
-from driftline.files.json import json_text
 from driftline.forecast import gaussian
 from driftline.forecast.extrapolators import Method, methods
 from driftline.forecast.observations import Observations
+from driftline.forecast.record import BacktestCost, BacktestRecord, Calibration, ForecastSkill, PooledSkill
 from driftline.linearity.drift import DriftTest, drift_test
+from driftline.linearity.figures import persistence_figures
 from driftline.linearity.persistence import persistence
 
 Array = np.ndarray
 
-MARK = "backtest.json"
 FEWEST_SEEN = 3
 _MOST = 30  # cutoffs, and targets of each: thinned evenly in longer runs
 _ONE_SIDED = 1.645  # standard errors below the pooled skill: its lower 95 % end
@@ -155,7 +155,7 @@ def recommended_horizon(pooled: Sequence[Pooled], test: DriftTest | None) -> flo
     return furthest
 
 
-def calibration(observed: Observations, dimension: float, seed: int = 0) -> dict[str, float]:
+def calibration(observed: Observations, dimension: float, seed: int = 0) -> Calibration:
     """How honest the standard errors of `blup` are: over the back-tests, the mean ratio of true to expected
     squared error, and the share of ratios inside the band that holds 95 % of them in so many dimensions."""
     clock, gram, T = observed.clock, observed.total, observed.clock.size
@@ -172,15 +172,15 @@ def calibration(observed: Observations, dimension: float, seed: int = 0) -> dict
             if prediction.expected_error > 0:
                 ratios.append(float(b @ gram @ b) / prediction.expected_error)
     if not ratios:
-        return {"forecasts": 0, "mean_ratio": math.nan, "inside_95": math.nan}
+        return Calibration(forecasts=0, mean_ratio=None, inside_95=None)
     d = max(dimension, 1.0)
     low, high = np.quantile(np.random.default_rng(seed).chisquare(d, 100_000) / d, [0.025, 0.975])
     inside = np.mean([low <= ratio <= high for ratio in ratios])
-    return {"forecasts": len(ratios), "mean_ratio": float(np.mean(ratios)), "inside_95": float(inside)}
+    return Calibration(forecasts=len(ratios), mean_ratio=float(np.mean(ratios)), inside_95=float(inside))
 
 
 @dataclass(frozen=True)
-class Backtest:
+class BackTests:
     """Back-tests of every method: the scores of each group, and what they come to for the whole run."""
 
     scores: dict[str, dict[tuple[int | None, str], Scores]]
@@ -201,20 +201,20 @@ class Backtest:
         return max(able, key=lambda name: np.mean([p.skill for p in self.pooled[name] if p.horizon <= furthest]))
 
 
-def backtest(observed: Observations, *, rank: int = 1, only: Sequence[str] | None = None) -> Backtest:
+def backtest(observed: Observations, *, rank: int = 1, only: Sequence[str] | None = None) -> BackTests:
     """Back-tests of all methods, or of those named in `only`; no weight is read."""
     test = drift_test(observed.total, observed.steps, observed.clock, observed.beta1)
     known = methods(beta1=observed.beta1, rank=rank)
     scores = {name: score(observed, known[name]) for name in only or known}
     pooled = {name: pool(reduce(Scores.__add__, groups.values()), observed.clock) for name, groups in scores.items()}
     horizons = {name: recommended_horizon(found, test) for name, found in pooled.items() if name != "hold"}
-    return Backtest(scores, pooled, test, horizons)
+    return BackTests(scores, pooled, test, horizons)
 
 
-def write(
-    folder: Path, observed: Observations, *, run: str, clock: str, rank: int = 1, note: str = ""
-) -> dict[str, Any]:
-    """Back-test every method: writes `backtest.json` and `groups.parquet` into `folder`, returns the former.
+def measure(
+    observed: Observations, *, run: str, clock: str, rank: int = 1, note: str = ""
+) -> tuple[BacktestRecord, BackTests]:
+    """Back-test every method: the contents of `backtest.json`, and the scores that it sums up.
 
     Args:
         note: of the run, to be said with the result.
@@ -222,9 +222,6 @@ def write(
     Raises:
         InputError: too few checkpoints to forecast one from three others.
     """
-    import pyarrow as pa  # slow to import, and not needed to choose a forecast
-    import pyarrow.parquet as pq
-
     steps = observed.steps
     if steps.size <= FEWEST_SEEN:
         raise InputError(
@@ -233,45 +230,46 @@ def write(
         )
     started = time.monotonic()
     tests = backtest(observed, rank=rank)
-    record = {"driftline": __version__, "run": run, "clock": clock} | _record(tests, observed)
-    record["sentence"] += f" {note}" if note else ""
-    record["cost"] = {"seconds_after_the_scan": time.monotonic() - started}
+    test, best = tests.test, tests.best
+    kept = persistence(observed.total, steps, observed.beta1, test.least_dimension) if test else None
+    record = BacktestRecord(
+        driftline=__version__,
+        run=run,
+        clock=clock,
+        recommended_horizon=tests.horizons[best] if best != "hold" else 0,
+        best_method=best,
+        sentence=_sentence(tests, observed) + (f" {note}" if note else ""),
+        steps=steps.tolist(),
+        drift_found=bool(test and test.found),
+        horizons=tests.horizons,
+        pooled={name: [_pooled(one) for one in found] for name, found in tests.pooled.items()},
+        persistence=persistence_figures(kept),
+        calibration=calibration(observed, test.effective_dimension if test else 1.0),
+        skill=[row for name in tests.scores for row in _rows(name, tests.run(name), steps)],
+        cost=BacktestCost(seconds_after_the_scan=time.monotonic() - started),
+    )
+    return record, tests
+
+
+def write_groups(path: Path, tests: BackTests, steps: Array) -> None:
+    """The forecasts of every layer and module, as a Parquet table."""
+    import pyarrow as pa  # slow to import, and not needed to choose a forecast
+    import pyarrow.parquet as pq
+
     groups = [
-        {"method": method, "layer": layer, "module": module, **row}
+        {"method": method, "layer": layer, "module": module, **msgspec.structs.asdict(row)}
         for method, scored in tests.scores.items()
         for (layer, module), scores in scored.items()
-        for row in _rows(scores, steps)
+        for row in _rows(method, scores, steps)
     ]
-    pq.write_table(pa.Table.from_pylist(groups), folder / "groups.parquet", compression="zstd")
-    (folder / MARK).write_text(json_text(record))
-    return record
+    pq.write_table(pa.Table.from_pylist(groups), path, compression="zstd")
 
 
-def _record(tests: Backtest, observed: Observations) -> dict[str, Any]:
-    steps, test, best = observed.steps, tests.test, tests.best
-    kept = persistence(observed.total, observed.steps, observed.beta1, test.least_dimension) if test else None
-    return {
-        "recommended_horizon": tests.horizons[best] if best != "hold" else 0,
-        "best_method": best,
-        "sentence": _sentence(tests, observed),
-        "steps": steps.tolist(),
-        "drift_found": bool(test and test.found),
-        "horizons": tests.horizons,
-        "pooled": {
-            name: [{"horizon": p.horizon, "skill": p.skill, "low": p.low, "cutoffs": p.cutoffs} for p in found]
-            for name, found in tests.pooled.items()
-        },
-        "persistence": {
-            "length": kept.length if kept else math.nan,
-            "interval": [kept.low, kept.high] if kept else [math.nan, math.nan],
-            "at_least": kept.at_least if kept else False,
-        },
-        "calibration": calibration(observed, test.effective_dimension if test else 1.0),
-        "skill": [{"method": name, **row} for name in tests.scores for row in _rows(tests.run(name), steps)],
-    }
+def _pooled(one: Pooled) -> PooledSkill:
+    return PooledSkill(horizon=one.horizon, skill=one.skill, low=one.low, cutoffs=one.cutoffs)
 
 
-def _sentence(tests: Backtest, observed: Observations) -> str:
+def _sentence(tests: BackTests, observed: Observations) -> str:
     """What the back-tests come to."""
     best, last = tests.best, int(observed.steps[-1])
     if best != "hold":
@@ -295,13 +293,14 @@ def _sentence(tests: Backtest, observed: Observations) -> str:
     return "There is drift, but no method beat holding the last checkpoint reliably: horizon 0."
 
 
-def _rows(scores: Scores, steps: Array) -> list[dict[str, Any]]:
-    columns = {
-        "cutoff": steps[scores.cutoff],
-        "horizon": steps[scores.target] - steps[scores.cutoff],
-        "skill": scores.skill,
-        "relative_error": scores.relative_error,
-        "cosine": scores.cosine,
-    }
-    lists = {name: column.tolist() for name, column in columns.items()}
-    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+def _rows(method: str, scores: Scores, steps: Array) -> list[ForecastSkill]:
+    columns = (
+        steps[scores.cutoff],
+        steps[scores.target] - steps[scores.cutoff],
+        scores.skill,
+        scores.relative_error,
+        scores.cosine,
+    )
+    names = ("cutoff", "horizon", "skill", "relative_error", "cosine")
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [ForecastSkill(method=method, **dict(zip(names, row, strict=True))) for row in rows]

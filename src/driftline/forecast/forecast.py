@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
+from driftline.files.record import UNSET, Figure, Record, UnsetType
 
 Array = np.ndarray
 
@@ -21,18 +22,46 @@ class Rule(Protocol):
         """Float32, flat, [size]."""
 
 
+class Origin(Record, kw_only=True):
+    """How a forecast came about, as its recipe tells; a key that does not apply is absent.
+
+    Attributes:
+        target: the step asked for, or the score of `alpharl`.
+        chosen: why `auto` chose the method; reached: the step that the forecast stops at.
+        skill_in_logprobs: of each contender, where rollouts chose.
+        observed: the steps that take part; fitted_per: `tensor`, `group` or `run`.
+        rank, reconstruct: of `relex`; alpha: of `two-point`; standard_error: of `blup`, in the units of the weights.
+        scores, by_rule: of `alpharl`, the score of each step and the tensors that its rule makes.
+    """
+
+    target: float
+    method: str
+    chosen: str | UnsetType = UNSET
+    reached: float | UnsetType = UNSET
+    skill_in_logprobs: dict[str, Figure] | UnsetType = UNSET
+    clock: str | UnsetType = UNSET
+    observed: list[int]
+    fitted_per: str | UnsetType = UNSET
+    rank: int | UnsetType = UNSET
+    reconstruct: bool | UnsetType = UNSET
+    alpha: float | UnsetType = UNSET
+    standard_error: Figure | UnsetType = UNSET
+    scores: dict[str, float] | UnsetType = UNSET
+    by_rule: list[str] | UnsetType = UNSET
+
+
 @dataclass(frozen=True)
 class Forecast:
     """One model to make.
 
     Attributes:
         coefficients: of each tensor over the trajectory's checkpoints, float64 [T].
-        recipe: how this forecast came about, for `driftline.json`; `target` and `method` at least.
+        origin: how this forecast came about, for `driftline.json`.
         rule: makes the tensors that it applies to instead.
     """
 
     coefficients: dict[str, Array]
-    recipe: dict[str, Any]
+    origin: Origin
     rule: Rule | None = None
 
 

@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError
+from driftline.files.record import UNSET
 from driftline.forecast import alpharl, gaussian
 from driftline.forecast.choose import FEWEST, Choice, ChooseBy, choose, untested
 from driftline.forecast.extrapolators import method_named, reconstruction
-from driftline.forecast.forecast import Forecast, Plan
+from driftline.forecast.forecast import Forecast, Origin, Plan
 from driftline.forecast.observations import Observations, clock_in_steps, observe
 from driftline.forecast.request import ForecastRequest, refuse_contradictions, seen_steps, target_steps
 
@@ -124,7 +124,7 @@ def _plan(trajectory: Trajectory, request: ForecastRequest, targets: list[float]
     forecasts = [
         Forecast(
             {name: vector[k] for name, vector in vectors.items()},
-            {"target": target, **_recipe(request, way, fitted, k, float(reached[k]))},
+            _origin(request, way, fitted, k, target, float(reached[k])),
         )
         for k, target in enumerate(targets)
     ]
@@ -174,21 +174,24 @@ def _of(fitted: _Fitted, name: str, way: _Way) -> Array:
     )
 
 
-def _recipe(request: ForecastRequest, way: _Way, fitted: _Fitted, k: int, reached: float) -> dict[str, Any]:
+def _origin(request: ForecastRequest, way: _Way, fitted: _Fitted, k: int, target: float, reached: float) -> Origin:
     """How the forecast of the k-th target came about."""
-    recipe: dict[str, Any] = {"method": way.method if way.method != _BETWEEN else "two-point"}
-    if way.choice:
-        recipe |= {"chosen": way.choice.sentence, "reached": reached}
-        if way.choice.scores:
-            recipe["skill_in_logprobs"] = way.choice.scores
-    recipe |= {"clock": request.clock, "observed": way.seen, "fitted_per": fitted.per}
-    if way.method == "relex":
-        recipe |= {"rank": request.rank, "reconstruct": request.reconstruct}
-    if way.method == "two-point":
-        recipe["alpha"] = float(next(iter(fitted.vectors.values()))[k, -1])
-    if way.method == "blup" and way.observed is not None and fitted.per == "run":
-        recipe["standard_error"] = _standard_error(way.observed, reached)
-    return recipe
+    choice, relex = way.choice, way.method == "relex"
+    by_blup = way.method == "blup" and way.observed is not None and fitted.per == "run"
+    return Origin(
+        target=target,
+        method=way.method if way.method != _BETWEEN else "two-point",
+        chosen=choice.sentence if choice else UNSET,
+        reached=reached if choice else UNSET,
+        skill_in_logprobs=dict(choice.scores) if choice and choice.scores else UNSET,
+        clock=request.clock,
+        observed=way.seen,
+        fitted_per=fitted.per,
+        rank=request.rank if relex else UNSET,
+        reconstruct=request.reconstruct if relex else UNSET,
+        alpha=float(next(iter(fitted.vectors.values()))[k, -1]) if way.method == "two-point" else UNSET,
+        standard_error=_standard_error(way.observed, reached) if by_blup and way.observed else UNSET,
+    )
 
 
 def _standard_error(observed: Observations, target: float) -> float | None:

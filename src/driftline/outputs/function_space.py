@@ -25,7 +25,7 @@ from driftline.errors import InputError
 from driftline.forecast.backtest import skill_with_low
 from driftline.forecast.choose import Choice
 from driftline.forecast.extrapolators import method_named
-from driftline.forecast.forecast import Forecast
+from driftline.forecast.forecast import Forecast, Origin
 from driftline.forecast.observations import Observations
 from driftline.linearity.drift import drift_test
 from driftline.outputs.checkpoint_model import load_checkpoint
@@ -197,8 +197,8 @@ def _forecast_logprobs(
     a[contender.first :] = method.extrapolate(seen.clock, seen.total, float(observed.clock[-1]))
     folder = Path(tempfile.mkdtemp(prefix=".driftline-", dir=scratch))
     try:
-        recipe = {"target": float(observed.steps[-1]), "method": contender.method}
-        write(prefix, {folder: Forecast({tensor.name: a for tensor in prefix}, recipe)}, storage)
+        origin = Origin(target=float(observed.steps[-1]), method=contender.method, observed=list(prefix.steps))
+        write(prefix, {folder: Forecast({tensor.name: a for tensor in prefix}, origin)}, storage)
         return token_logprobs(models.load_model(folder), trial.rollouts)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from driftline.forecast.record import BacktestRecord
 from driftline.report import charts, maps, page
 from driftline.report.grid import layer_grid
 from driftline.report.page import Steps, made, number, section, table
@@ -18,7 +18,7 @@ _LOWEST = -1.0  # skill below this is drawn as this: far worse than holding is a
 _TABLED, _HORIZONS = 1500, 100  # forecasts, at most, that a table lists, and horizons of each method
 
 
-def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Steps = ()) -> None:
+def write(folder: Path, record: BacktestRecord, *, command: str, next_steps: Steps = ()) -> None:
     """`report.html` from the record of `backtest.json` and `groups.parquet` in `folder`; `command` made it."""
     body = [
         _verdict(record),
@@ -29,51 +29,48 @@ def write(folder: Path, record: dict[str, Any], *, command: str, next_steps: Ste
         _calibration(record),
         _how(record, command),
     ]
-    page.write(folder, f"driftline backtest · {record['run']}", body)
+    page.write(folder, f"driftline backtest · {record.run}", body)
 
 
-def _verdict(r: dict[str, Any]) -> Markup:
-    best = r["best_method"]
-    nearest = r["pooled"][best][0]
+def _verdict(r: BacktestRecord) -> Markup:
+    best = r.best_method
+    nearest = r.pooled[best][0]
     cards = [
-        (number(float(r["recommended_horizon"]), 0), "recommended horizon, steps", f"by {best}"),
-        (number(nearest["skill"]), f"skill of {best}", f"{number(nearest['horizon'], 0)} steps ahead, all cutoffs"),
-        page.persistence_card(r["persistence"]),
+        (number(float(r.recommended_horizon), 0), "recommended horizon, steps", f"by {best}"),
+        (number(nearest.skill), f"skill of {best}", f"{number(nearest.horizon, 0)} steps ahead, all cutoffs"),
+        page.persistence_card(r.persistence),
     ]
-    return page.verdict(r["sentence"], r["recommended_horizon"] > 0, cards)
+    return page.verdict(r.sentence, r.recommended_horizon > 0, cards)
 
 
-def _by_horizon(r: dict[str, Any]) -> Markup:
-    pooled = {name: [found[i] for i in thinned(len(found), _HORIZONS)] for name, found in r["pooled"].items()}
+def _by_horizon(r: BacktestRecord) -> Markup:
+    pooled = {name: [found[i] for i in thinned(len(found), _HORIZONS)] for name, found in r.pooled.items()}
     drawn = {name: found for name, found in pooled.items() if name not in ("hold", "mean", "ema")}
     rows = [
-        (name, p["horizon"], p["skill"], p["low"], p["cutoffs"])
-        for name, found in pooled.items()
-        for p in found
-        if name != "hold"
+        (name, p.horizon, p.skill, p.low, p.cutoffs) for name, found in pooled.items() for p in found if name != "hold"
     ]
     return section(
         "How far ahead each method beats holding the last checkpoint",
         "Skill over all cutoffs: 1 is perfect, 0 no better than the last checkpoint seen, below 0 worse. A bar reaches down to "
         "the lower 95 % end; the recommended horizon is where the first method's lower end stays above 0. These are errors in "
         "weights, not scores on a task.",
-        charts.skill_by_horizon(drawn, r["recommended_horizon"], _LOWEST),
+        charts.skill_by_horizon(drawn, r.recommended_horizon, _LOWEST),
         table(["method", "steps ahead", "skill", "lower end", "cutoffs"], rows),
     )
 
 
-def _by_cutoff(r: dict[str, Any]) -> Markup:
-    scores = [row for row in r["skill"] if row["method"] != "hold"]
-    cutoffs = sorted({row["cutoff"] for row in scores})
-    targets = sorted({row["cutoff"] + row["horizon"] for row in scores})
-    names = [r["best_method"], *r["pooled"]]
+def _by_cutoff(r: BacktestRecord) -> Markup:
+    scores = [row for row in r.skill if row.method != "hold"]
+    cutoffs = sorted({row.cutoff for row in scores})
+    targets = sorted({row.cutoff + row.horizon for row in scores})
+    names = [r.best_method, *r.pooled]
     grids = {}
     for method in dict.fromkeys(name for name in names if name != "hold"):
         grid = np.full((len(cutoffs), len(targets)), np.nan)
         for row in scores:
-            if row["method"] == method:
-                cell = cutoffs.index(row["cutoff"]), targets.index(row["cutoff"] + row["horizon"])
-                grid[cell] = row["skill"]
+            if row.method == method:
+                cell = cutoffs.index(row.cutoff), targets.index(row.cutoff + row.horizon)
+                grid[cell] = row.skill
         grids[method] = grid
     return section(
         "Every forecast of every later checkpoint",
@@ -84,14 +81,14 @@ def _by_cutoff(r: dict[str, Any]) -> Markup:
         ),
         table(
             ["method", "cutoff", "steps ahead", "skill", "relative error", "cosine"],
-            [(s["method"], s["cutoff"], s["horizon"], s["skill"], s["relative_error"], s["cosine"]) for s in scores],
+            [(s.method, s.cutoff, s.horizon, s.skill, s.relative_error, s.cosine) for s in scores],
         )
         if len(scores) <= _TABLED
         else page.NOTHING,
     )
 
 
-def _by_group(r: dict[str, Any], folder: Path) -> Markup:
+def _by_group(r: BacktestRecord, folder: Path) -> Markup:
     """Skill one interval ahead, the mean over cutoffs, of every layer and module."""
     rows = pq.read_table(folder / "groups.parquet").to_pylist()
     first = {
@@ -100,7 +97,7 @@ def _by_group(r: dict[str, Any], folder: Path) -> Markup:
     near = [row for row in rows if row["horizon"] == first[row["cutoff"]] and row["method"] != "hold"]
     places = list(dict.fromkeys((row["layer"], row["module"]) for row in near))
     means = {}
-    for method in dict.fromkeys([r["best_method"], *r["pooled"]]):
+    for method in dict.fromkeys([r.best_method, *r.pooled]):
         found: dict[tuple[int | None, str], list[float]] = {}
         for row in near:
             if row["method"] == method and row["skill"] is not None:
@@ -132,21 +129,21 @@ def _switched(
     return page.switch(name, "method", list(measures), views) + drawn
 
 
-def _calibration(r: dict[str, Any]) -> Markup:
-    c = r["calibration"]
+def _calibration(r: BacktestRecord) -> Markup:
+    c = r.calibration
     aid = (
-        f"Over {c['forecasts']} back-tests of blup the true squared error was {number(c['mean_ratio'])} times the one it expected "
-        f"(1 is honest), and {number(c['inside_95'])} of them lay inside the band that should hold 0.95."
+        f"Over {c.forecasts} back-tests of blup the true squared error was {number(c.mean_ratio)} times the one it expected "
+        f"(1 is honest), and {number(c.inside_95)} of them lay inside the band that should hold 0.95."
     )
     return section("Are blup's error bars honest?", aid, page.NOTHING)
 
 
-def _how(r: dict[str, Any], command: str) -> Markup:
+def _how(r: BacktestRecord, command: str) -> Markup:
     rows = [
-        ("driftline", r["driftline"]),
-        ("run", r["run"]),
-        ("steps", ", ".join(map(str, r["steps"]))),
-        ("clock", r["clock"]),
-        ("after the scan", f"{r['cost']['seconds_after_the_scan']:.2f} s"),
+        ("driftline", r.driftline),
+        ("run", r.run),
+        ("steps", ", ".join(map(str, r.steps))),
+        ("clock", r.clock),
+        ("after the scan", f"{r.cost.seconds_after_the_scan:.2f} s"),
     ]
     return made(command, rows)

@@ -6,29 +6,29 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.files import remote
 from driftline.files.json import read_json
+from driftline.writing.record import Recipe
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NAMED_IN_CARD = re.compile(r"^base_model:\s*[\"']?([^\s\"']+)", re.MULTILINE)
 _CARD_LIMIT = 64 << 10  # bytes of a trainer's model card that are looked at
 
 
-def card(record: dict[str, Any], trajectory: Trajectory) -> str:
+def card(record: Recipe, trajectory: Trajectory) -> str:
     """The text of `README.md`, with the fields that the Hub reads."""
     base = base_model(trajectory)
     named = f"base_model: {json.dumps(base)}\nbase_model_relation: finetune\n" if base else ""
-    used = ", ".join(str(step) for step in sorted({source["step"] for source in record["sources"]}))
+    used = ", ".join(str(step) for step in sorted({source.step for source in record.sources}))
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n{named}"
         f"tags:\n- driftline\n- rlvr\n- extrapolated\n{_recipe(record)}---\n\n"
         f"# {_what(record)}\n\n"
-        f"These weights were not trained: driftline {record['driftline']} computed them from the checkpoints of steps {used}, "
-        f"method `{record['method']}`. `driftline.json` holds the recipe: coefficients, sources with their hashes, "
-        f"kept tensors, dtype. Rounding lost {record['rounding_loss']:.2%} of the update.\n"
+        f"These weights were not trained: driftline {record.driftline} computed them from the checkpoints of steps {used}, "
+        f"method `{record.method}`. `driftline.json` holds the recipe: coefficients, sources with their hashes, "
+        f"kept tensors, dtype. Rounding lost {record.rounding_loss:.2%} of the update.\n"
     )
 
 
@@ -71,7 +71,7 @@ def _in_card(path: Path) -> Iterator[str]:
         yield found[1]
 
 
-def _recipe(record: dict[str, Any]) -> str:
+def _recipe(record: Recipe) -> str:
     """The recipe in short, as a field of the card; JSON is YAML too."""
     short = {
         key: record[key] for key in ("driftline", "method", "target", "reached", "steps", "alpha") if key in record
@@ -79,11 +79,10 @@ def _recipe(record: dict[str, Any]) -> str:
     return f"driftline: {json.dumps(short)}\n"
 
 
-def _what(record: dict[str, Any]) -> str:
-    if record["method"] == "alpharl":
-        return f"Forecast at score {record['target']:g}"
-    if record["method"] == "hold":
-        return f"Step {record['steps'][-1]}, held"
-    reached = record.get("reached", record["target"])
-    asked = f" (asked for {record['target']:g})" if reached != record["target"] else ""
-    return f"Forecast of step {reached:g}{asked}"
+def _what(record: Recipe) -> str:
+    if record.method == "alpharl":
+        return f"Forecast at score {record.target:g}"
+    if record.method == "hold":
+        return f"Step {record.steps[-1]}, held"
+    asked = f" (asked for {record.target:g})" if record.goal != record.target else ""
+    return f"Forecast of step {record.goal:g}{asked}"

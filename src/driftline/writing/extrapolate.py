@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
-from driftline.files.json import json_text
 from driftline.files.output import output_folder, refuse_occupied
+from driftline.files.record import write_record
 from driftline.forecast.choose import ChooseBy
 from driftline.forecast.plan import OpenBar, make_plan, no_bar
 from driftline.forecast.request import ForecastRequest
-from driftline.writing.recipe import MARK
+from driftline.writing.record import MARK, Recipe, Recipes
 from driftline.writing.storage import Storage
 from driftline.writing.write import bytes_read, write
 
@@ -22,7 +21,7 @@ from driftline.writing.write import bytes_read, write
 class WrittenForecasts:
     """The contents of each written model's `driftline.json`, and the sentence that says how they came about."""
 
-    records: list[dict[str, Any]]
+    records: list[Recipe]
     sentence: str
     warning: bool
 
@@ -52,13 +51,13 @@ def extrapolate(
     with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         forecasts = {folder: plan.forecasts[0]}
         if len(plan.forecasts) > 1:
-            forecasts = {folder / f"checkpoint-{one.recipe['target']:.0f}": one for one in plan.forecasts}
+            forecasts = {folder / f"checkpoint-{one.origin.target:.0f}": one for one in plan.forecasts}
             for model in forecasts:
                 model.mkdir()
         with progress("writing the forecast", bytes_read(plan.trajectory)) as advance:
             records = write(plan.trajectory, forecasts, storage, engine=engine, progress=advance)
         if len(records) > 1:
-            shared = {key: records[0][key] for key in ("driftline", "method", "steps")}
-            targets = [record["target"] for record in records]
-            (folder / MARK).write_text(json_text({**shared, "targets": targets}))
+            first, targets = records[0], [record.target for record in records]
+            shared = Recipes(driftline=first.driftline, method=first.method, steps=first.steps, targets=targets)
+            write_record(folder / MARK, shared)
     return WrittenForecasts(records, plan.sentence, plan.warning)

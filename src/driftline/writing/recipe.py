@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from blake3 import blake3
 
 from driftline._version import __version__
@@ -19,9 +20,9 @@ from driftline.files import remote
 from driftline.files.json import json_text
 from driftline.forecast.forecast import Forecast
 from driftline.writing.layout import OutputTensor
+from driftline.writing.record import MARK, Recipe, SourceFile
 from driftline.writing.storage import Storage
 
-MARK = "driftline.json"
 _HASH_BLOCK = 1 << 16
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", MARK)
 
@@ -32,9 +33,9 @@ def recipe(
     forecast: Forecast,
     storage: Storage,
     *,
-    sources: list[dict[str, Any]],
+    sources: list[SourceFile],
     rounding_loss: float,
-) -> dict[str, Any]:
+) -> Recipe:
     """The contents of `driftline.json`.
 
     Args:
@@ -42,23 +43,23 @@ def recipe(
         rounding_loss: ||rounding error|| / ||forecast - first checkpoint used||.
     """
     per, coefficients = _coefficients(trajectory, forecast)
-    return {
-        "driftline": __version__,
-        **forecast.recipe,
-        "steps": list(trajectory.steps),
-        "coefficients_per": per,
-        "coefficients": coefficients,
-        "sources": sources,
-        "keep": list(storage.keep),
-        "kept": [output.name for output in layout if output.kept],
-        "copied": [output.name for output in layout if output.series is None],
-        "dtype": storage.dtype,
-        "written_dtype": "+".join(sorted({output.dtype for output in layout if output.series is not None})),
-        "rounding": storage.rounding,
-        "seed": storage.seed,
-        "shard_bytes": storage.shard_bytes,
-        "rounding_loss": rounding_loss,
-    }
+    return Recipe(
+        driftline=__version__,
+        **msgspec.structs.asdict(forecast.origin),
+        steps=list(trajectory.steps),
+        coefficients_per=per,
+        coefficients=coefficients,
+        sources=sources,
+        keep=list(storage.keep),
+        kept=[output.name for output in layout if output.kept],
+        copied=[output.name for output in layout if output.series is None],
+        dtype=storage.dtype,
+        written_dtype="+".join(sorted({output.dtype for output in layout if output.series is not None})),
+        rounding=storage.rounding,
+        seed=storage.seed,
+        shard_bytes=storage.shard_bytes,
+        rounding_loss=rounding_loss,
+    )
 
 
 def _coefficients(trajectory: Trajectory, forecast: Forecast) -> tuple[str, dict[str, Any]]:
@@ -83,19 +84,19 @@ def files_read(trajectory: Trajectory, forecasts: Iterable[Forecast]) -> list[tu
     ]
 
 
-def source(read: tuple[int, Path]) -> dict[str, Any]:
+def source(read: tuple[int, Path]) -> SourceFile:
     """One file that is read, with its size and BLAKE3 hash (what `b3sum` prints); a remote one is not read twice for it."""
     (step, file), digest, block = read, blake3(), memoryview(bytearray(_HASH_BLOCK))
     try:
         if remote.is_remote(file):
-            return {"step": step, "file": str(file), **remote.origin(file)}
+            return SourceFile(step=step, file=str(file), **remote.origin(file))
         with open(file, "rb", buffering=0) as handle:
             while count := handle.readinto(block):
                 digest.update(block[:count])
             size = os.fstat(handle.fileno()).st_size
     except OSError as error:
         raise UnreadableCheckpoint(f"{file} cannot be read ({error.strerror})") from error
-    return {"step": step, "file": str(file), "bytes": size, "blake3": digest.hexdigest()}
+    return SourceFile(step=step, file=str(file), bytes=size, blake3=digest.hexdigest())
 
 
 def copy_beside(model: Path, folder: Path, dtype: str) -> None:

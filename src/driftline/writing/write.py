@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from driftline.checkpoints.safetensors_writer import reserved, write_index
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine, LocalEngine
-from driftline.files.json import json_text
+from driftline.files.record import write_record
 from driftline.forecast.forecast import Forecast
 from driftline.writing.card import card
 from driftline.writing.checks import refuse_differences
 from driftline.writing.layout import lay_out
-from driftline.writing.recipe import MARK, copy_beside, files_read, recipe, source
+from driftline.writing.recipe import copy_beside, files_read, recipe, source
+from driftline.writing.record import MARK, Recipe
 from driftline.writing.storage import Storage
 from driftline.writing.streaming import stream
 from driftline.writing.tensor_plan import plan_tensor
@@ -33,7 +33,7 @@ def write(
     *,
     engine: Engine | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
-) -> list[dict[str, Any]]:
+) -> list[Recipe]:
     """Write every forecast, reading each weight once for all of them.
 
     Args:
@@ -64,7 +64,7 @@ def write(
         write_index(folder, placed)
         copy_beside(trajectory.checkpoints[-1].model, folder, storage.dtype)
         record = recipe(trajectory, layout, forecast, storage, sources=sources, rounding_loss=loss.share)
-        (folder / MARK).write_text(json_text(record))
+        write_record(folder / MARK, record)
         (folder / "README.md").write_text(card(record, trajectory), encoding="utf-8")
         records.append(record)
     return records

@@ -117,7 +117,8 @@ def _number(value: float, column: Column, *, zero: bool) -> str:
     elif "decimals" in column:
         text = f"{value:.{column['decimals']}f}"
     else:
-        text = f"{value:.{column.get('digits', 4)}g}"
+        digits = column.get("digits", 4)
+        text = f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
     return text if zero else re.sub(r"^(-?)0\.", r"\1.", text)
 
 

@@ -66,6 +66,7 @@ def test_cells() -> None:
         "100 %",
     ]
     assert (cell(None, column), cell("3 of 3", column), cell(4.233, {"digits": 2})) == ("", "3 of 3", "4.2")
+    assert [cell(rate, {"digits": 3}) for rate in (1058.3, 180.2, 23.14)] == ["1058", "180", "23.1"]
     table = Table(
         "c", [{"key": "what", "title": ""}, {"key": "s", "title": "s"}], [{"what": "a", "s": 1.5}, {"what": "bb"}]
     )

@@ -137,7 +137,7 @@ def test_every_finite_number_is_logged_under_its_path(result: Path) -> None:
 
 
 def test_a_record_is_logged_by_the_keys_of_its_json() -> None:
-    figures = {
+    figures: dict[str, Any] = {
         "avg_at_k": 0.5,
         "interval": [0.4, 0.6],
         "pass_at_k": {"1": 0.5},

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec.structs import replace
 
 from conftest import save_tensors, walk_weights
 from driftline.checkpoints.jumps import Jump, write_jumps
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.evaluation import records
-from driftline.files.json import json_text
+from driftline.files.record import write_record
 from driftline.forecast import backtest
 from driftline.forecast.observations import observe
 from driftline.lab import model as lab_model
 from driftline.linearity.analysis import analyze
 from driftline.linearity.comparison import compare
+from driftline.linearity.figures import Facts
+from driftline.linearity.summary import ActivationsSummary, Cost, LogprobsSummary
 from driftline.outputs import activations, series
+from driftline.outputs.logprobs import summarize
 from driftline.report import analysis, comparison, outputs, study, sweep
 from driftline.report import backtest as backtest_page
 from driftline.studies.rank import RankRecord
@@ -51,7 +54,7 @@ def make_pages(folder: Path) -> dict[str, Path]:
         out.mkdir()
     trajectory = open_trajectory(run)
     summary = analyze(trajectory, made["analysis"])
-    (made["analysis"] / "summary.json").write_text(json_text(summary))
+    write_record(made["analysis"] / "summary.json", summary)
     analysis.write(
         made["analysis"], summary, command=f"driftline analyze '{run}' --out '{made['analysis']}'", next_steps=HOSTILE
     )
@@ -68,14 +71,14 @@ def make_pages(folder: Path) -> dict[str, Path]:
     outputs.write_activations(
         made["activations"], found, next_steps=HOSTILE, command=f"driftline activations '{run}' --rollouts x --out y"
     )
-    tested = backtest.write(
-        made["backtest"], observe(trajectory, analysis=made["analysis"]), run=str(run), clock="step"
-    )
+    observed = observe(trajectory, analysis=made["analysis"])
+    tested, scores = backtest.measure(observed, run=str(run), clock="step")
+    backtest.write_groups(made["backtest"] / "groups.parquet", scores, observed.steps)
     backtest_page.write(
         made["backtest"], tested, next_steps=HOSTILE, command=f"driftline backtest '{run}' --out '{made['backtest']}'"
     )
     logprobs = _logprobs(made["logprobs"], rng, str(run))
-    (made["logprobs"] / "summary.json").write_text(json_text(logprobs))
+    write_record(made["logprobs"] / "summary.json", logprobs)
     outputs.write_logprobs(
         made["logprobs"],
         logprobs,
@@ -108,7 +111,7 @@ def _jump(cycle: int) -> Jump:
     )
 
 
-def _activations(folder: Path, run: Path) -> dict[str, Any]:
+def _activations(folder: Path, run: Path) -> ActivationsSummary:
     """Those of the lab's base, moved along one direction."""
     import torch
 
@@ -125,10 +128,10 @@ def _activations(folder: Path, run: Path) -> dict[str, Any]:
     rollouts.write_text(
         "\n".join(json.dumps({"prompt": f"{a}+31+10=", "response": f"{a + 31};{a + 41}"}) for a in range(9))
     )
-    return {**activations.activations(open_trajectory(run), rollouts, folder, folder), "cost": {"seconds": 1.0}}
+    return activations.activations(open_trajectory(run), rollouts, folder, folder)
 
 
-def _logprobs(folder: Path, rng: np.random.Generator, run: str) -> dict[str, Any]:
+def _logprobs(folder: Path, rng: np.random.Generator, run: str) -> LogprobsSummary:
     """A summary and tables as `driftline logprobs` writes them, of 60 rollouts of 40 tokens."""
     T, sequences, length = len(STEPS), 60, 40
     n = sequences * length
@@ -154,13 +157,8 @@ def _logprobs(folder: Path, rng: np.random.Generator, run: str) -> dict[str, Any
     columns = {name: pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), T) for name, v in lists.items()}
     pq.write_table(pa.table({"sequence": np.arange(sequences), "tokens": np.full(sequences, length), **columns}),
                    folder / "sequences.parquet")  # fmt: skip
-    summary = series.summarize(values, STEPS, clock, 0.9, what="tokens")
-    summary["optimizer"]["adam_beta1_from"] = "assumed"
-    return {
-        "driftline": "0", "kind": "logprobs", "run": run, "clock": "step", "clock_values": clock.tolist(), "filter": "none",
-        "rollouts": sequences, **summary, "paper_filter": series.paper_filter(values, STEPS, clock, 0.9),
-        "mean_logprob": values.mean(1).tolist(), "left_out": {}, "skipped": {}, "cost": {"seconds": 1.0},
-    }  # fmt: skip
+    facts = Facts(run, tuple(STEPS), "step", clock, 0.9, "assumed")
+    return replace(summarize(values, sequences, facts), cost=Cost(seconds=1.0))
 
 
 def _figures(score: float) -> dict[str, Any]:

@@ -100,9 +100,9 @@ def test_forecasts_rest_on_what_was_trained(make_run: MakeRun, rng: np.random.Ge
     trajectory = open_trajectory(made(make_run, rng, drift=0.05))
     assert observe(trajectory).steps.tolist() == list(range(0, 60, 5))
     plan = make_plan(trajectory, ForecastRequest((225,), method="two-point"))
-    recipe = plan.forecasts[0].recipe
-    assert recipe["observed"] == [180, 185, 190, 195]
-    assert recipe["alpha"] == pytest.approx((225 - 180) / (195 - 180))
+    origin = plan.forecasts[0].origin
+    assert origin.observed == [180, 185, 190, 195]
+    assert origin.alpha == pytest.approx((225 - 180) / (195 - 180))
     plan = make_plan(trajectory, ForecastRequest((225,), method="two-point", seen=(0, 195)))
     assert plan.forecasts[0].origin.alpha == pytest.approx((225 + CYCLES * N) / (195 + CYCLES * N))
     with pytest.raises(InputError, match="one checkpoint, step 180, since its last jump"):

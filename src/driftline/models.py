@@ -169,7 +169,7 @@ def _on_disk(source: str | Path, *, weights: bool = False) -> Iterator[str | Pat
 
 def _gguf(source: str | Path) -> dict[str, str]:
     """How transformers is told which file of a folder to read, where the source is a GGUF file."""
-    path = Path(source)
+    path = Path(source) if isinstance(source, str) else source
     return {"gguf_file": path.name} if path.suffix == ".gguf" and path.is_file() else {}
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
+from conftest import plain
 from driftline import InputError, open_trajectory
 from driftline.lab import model as lab_model
 from driftline.linearity.summary import Cost
@@ -76,7 +77,7 @@ def test_tokens_and_sequences_hold_the_log_probs_of_every_checkpoint(run: Path, 
     assert summary["kind"] == "logprobs"
     assert summary["steps"] == STEPS
     assert {"r2", "null_r2", "drift", "persistence", "rank1", "skill", "regime", "verdict", "paper_filter"} <= set(
-        summary
+        plain(summary)
     )
 
 

@@ -169,8 +169,8 @@ def _on_disk(source: str | Path, *, weights: bool = False) -> Iterator[str | Pat
 
 def _gguf(source: str | Path) -> dict[str, str]:
     """How transformers is told which file of a folder to read, where the source is a GGUF file."""
-    path = Path(source)
-    return {"gguf_file": path.name} if path.suffix == ".gguf" and path.is_file() else {}
+    named = str(source)  # of an address, which has no local path
+    return {"gguf_file": Path(named).name} if named.endswith(".gguf") and Path(named).is_file() else {}
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:

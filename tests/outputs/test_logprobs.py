@@ -76,7 +76,7 @@ def test_tokens_and_sequences_hold_the_log_probs_of_every_checkpoint(run: Path, 
     assert summary["kind"] == "logprobs"
     assert summary["steps"] == STEPS
     assert {"r2", "null_r2", "drift", "persistence", "rank1", "skill", "regime", "verdict", "paper_filter"} <= set(
-        summary
+        summary.__struct_encode_fields__
     )
 
 

@@ -13,7 +13,6 @@ import pytest
 
 import driftline
 from conftest import walk_weights
-from driftline.files.json import json_text
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -99,9 +98,7 @@ def _analysed(
     """The notebook's code cells, and an analysis for them to read."""
     shapes = {f"model.layers.{k}.mlp.down_proj.weight": (16, 8) for k in range(2)}
     run = make_run(walk_weights(rng, list(range(0, 60, 10)), shapes, drift=0.5))
-    (tmp_path / "analysis").mkdir()
-    summary = driftline.analyze(driftline.open_trajectory(run), tmp_path / "analysis")
-    (tmp_path / "analysis" / "summary.json").write_text(json_text(summary))
+    driftline.analyze(run, tmp_path / "analysis")
     monkeypatch.setenv("ANALYSIS", str(tmp_path / "analysis"))
     notebook = nbformat.read(EXAMPLES / "tensors.ipynb", as_version=4)
     nbformat.validate(notebook)

@@ -1,16 +1,13 @@
 """SIGKILL at random moments: what is there afterwards is complete or absent, and a second call succeeds.
 
-`watch`, which is meant to be killed and continued, has its own in `linearity/test_watch.py`.
+`watch`, which is meant to be killed and continued, has its own in `watching/test_watch.py`.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,69 +19,116 @@ from safetensors.numpy import load_file, save_file
 
 from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.files.output import refuse_occupied
+from driftline.files.record import read_record
+from driftline.forecast.record import BacktestRecord
+from driftline.linearity.comparison import Comparison
+from driftline.linearity.summary import read_summary
+from driftline.writing.record import read_recipe
 
 MakeRun = Callable[..., Path]
 STEPS = list(range(0, 80, 10))
-COMMANDS = {"analyze": [], "extrapolate": ["--to", "100", "--method", "two-point"]}
+KILLS = 20  # of each command
+FILES = {
+    "analyze": {"summary.json", "tensors.parquet", "report.html"},
+    "backtest": {"backtest.json", "groups.parquet", "report.html"},
+    "compare": {"comparison.json", "report.html"},
+    "extrapolate": {"driftline.json", "README.md", "config.json", "model.safetensors"},
+}
 
 
 def complete(command: str, out: Path) -> None:
     """Every file of the result is there and can be read."""
-    if command == "analyze":
-        assert {path.name for path in out.iterdir()} == {"summary.json", "tensors.parquet", "report.html"}
-        assert json.loads((out / "summary.json").read_text())["steps"] == STEPS
-        assert pq.read_table(out / "tensors.parquet").num_rows == 2
+    assert {path.name for path in out.iterdir()} == FILES[command]
+    if "report.html" in FILES[command]:
         assert (out / "report.html").read_text().rstrip().endswith("</html>")
+    if command == "analyze":
+        assert read_summary(out).steps == STEPS
+        assert pq.read_table(out / "tensors.parquet").num_rows == 2
+    elif command == "backtest":
+        record = read_record(out / "backtest.json", BacktestRecord, what="driftline backtest")
+        assert pq.read_table(out / "groups.parquet").num_rows == 2 * len(record.skill)
+    elif command == "compare":
+        assert len(read_record(out / "comparison.json", Comparison, what="driftline compare").rows) == 2
     else:
-        assert json.loads((out / "driftline.json").read_text())["target"] is not None
+        assert read_recipe(out).target == 100
         (tensor,) = [t for t in open_trajectory([f"100={out}"]) if t.name == "up.weight"]
         values = np.empty((1, tensor.size), np.float32)
         tensor.read(0, tensor.size, values, np.empty(8 * tensor.size, np.uint8))
         assert np.isfinite(values).all()
 
 
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, and two analyses of it to compare."""
+    folder = tmp_path_factory.mktemp("given")
+    shapes = {"up.weight": (2000, 500), "norm.weight": (500,)}
+    for step, weights in walk_weights(np.random.default_rng(0), STEPS, shapes, drift=0.2).items():
+        (folder / "run" / f"checkpoint-{step}").mkdir(parents=True)
+        save_file(
+            {k: v.astype(np.float32) for k, v in weights.items()},
+            folder / "run" / f"checkpoint-{step}" / "model.safetensors",
+        )
+        (folder / "run" / f"checkpoint-{step}" / "config.json").write_text("{}")
+    for name in ("one", "two"):
+        finished(["analyze", str(folder / "run"), "--out", str(folder / name), "--quiet"])
+    return folder
+
+
+def words(command: str, given: Path, out: Path) -> list[str]:
+    asked = {
+        "analyze": [str(given / "run"), "--quiet"],
+        "backtest": [str(given / "run"), "--quiet"],
+        "compare": [str(given / "one"), str(given / "two")],
+        "extrapolate": [str(given / "run"), "--to", "100", "--method", "two-point", "--quiet"],
+    }
+    return [command, *asked[command], "--out", str(out)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("command", list(COMMANDS))
-def test_killed_at_fifty_moments_the_result_is_complete_or_absent(
-    make_run: MakeRun, rng: np.random.Generator, tmp_path: Path, command: str
+@pytest.mark.parametrize("command", list(FILES))
+def test_killed_at_any_moment_the_result_is_complete_or_absent_and_the_same_call_finishes(
+    given: Path, rng: np.random.Generator, tmp_path: Path, command: str
 ) -> None:
-    run = make_run(walk_weights(rng, STEPS, {"up.weight": (2000, 500), "norm.weight": (500,)}, drift=0.2))
-
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "driftline", command, str(run), "--out", str(out), *COMMANDS[command]]
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-    def finish(out: Path) -> None:
-        process = start(out)
-        assert (process.communicate()[1], process.returncode) == (b"", 0)
-        complete(command, out)
-
-    finish(tmp_path / "warm")  # compiles kernels
-    began = time.monotonic()
-    finish(tmp_path / "timed")
-    whole = time.monotonic() - began
-    work = tmp_path / "work"
-    work.mkdir()
-    kills = absent = tries = 0
-    while kills < 50:
-        tries += 1
-        out = work / str(tries)
-        process = start(out)
-        time.sleep(rng.uniform(0.2, 1.0) * whole)
-        process.kill()
-        process.communicate()
-        if process.returncode != -signal.SIGKILL:
-            whole *= 0.9  # the machine is quicker now
-        kills += process.returncode == -signal.SIGKILL
+    place = tmp_path / "place"
+    place.mkdir()
+    out = place / "out"
+    finished(words(command, given, tmp_path / "warm"))
+    whole = finished(words(command, given, tmp_path / "timed"))
+    kills = absent = left = 0
+    while kills < KILLS:
+        kills += killed(words(command, given, out), rng.uniform(0.05, 1.1) * whole)
         if out.exists():
             complete(command, out)
+            shutil.rmtree(out)
         else:
             absent += 1
-            assert all(path.name.startswith(f".{tries}.partial-") for path in work.glob(f"*{tries}.partial*"))
-            if absent % 5 == 1:
-                finish(out)
-    assert absent >= 10
+            left += any(place.iterdir())
+            assert all(path.name.startswith(".out.partial-") for path in place.iterdir())
+    finished(words(command, given, out))
+    complete(command, out)
+    assert list(place.iterdir()) == [out]  # what the killed ones had begun is gone
+    assert absent >= KILLS // 4
+    assert left >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_result_that_is_being_replaced_is_never_lost(given: Path, rng: np.random.Generator, tmp_path: Path) -> None:
+    """Killed at any moment of --overwrite, the former result or the new one is there for the next call."""
+    place = tmp_path / "place"
+    place.mkdir()
+    out = place / "out"
+    again = [*words("analyze", given, out), "--overwrite"]
+    finished(again)
+    whole = finished(again)
+    kills = 0
+    while kills < KILLS:
+        kills += killed(again, rng.uniform(0.3, 1.1) * whole)
+        refuse_occupied(out, overwrite=True, mark="summary.json")  # what every call does first
+        complete("analyze", out)
+    assert list(place.iterdir()) == [out]
 
 
 _TRAINER = """

@@ -70,12 +70,26 @@ def two_point(run: Path, program: str, scratch: Path, repeats: int, title: str, 
     link.symlink_to(run.absolute())
     recipe = scratch / "merge.yml"
     settings = {
-        "merge_method": "task_arithmetic", "dtype": "bfloat16", "base_model": str(link / early.name),
+        "merge_method": "task_arithmetic",
+        "dtype": "bfloat16",
+        "base_model": str(link / early.name),
         "models": [{"model": str(link / late.name), "parameters": {"weight": ALPHA}}],
-    }  # fmt: skip
+    }
     recipe.write_text(json.dumps(settings))  # JSON is YAML
-    ours = [*DRIFTLINE, "extrapolate", str(run), "--method", "two-point", "--alpha", str(ALPHA), "--keep", "none",
-            "--quiet", "--out", str(out)]  # fmt: skip
+    ours = [
+        *DRIFTLINE,
+        "extrapolate",
+        str(run),
+        "--method",
+        "two-point",
+        "--alpha",
+        str(ALPHA),
+        "--keep",
+        "none",
+        "--quiet",
+        "--out",
+        str(out),
+    ]
     theirs = [program, str(recipe), str(out), "--no-copy-tokenizer"]
     copy = ["cp", files[0], str(out)]
     floor = ["sh", "-c", f"cat {files[1]} > /dev/null; cp {files[0]} {out}; sync {out}"]
@@ -127,8 +141,20 @@ def relex(run: Path, scratch: Path, repeats: int, title: str, keep: str | None) 
     target = str(int(max(run.glob("checkpoint-*"), key=lambda f: int(f.name.split("-")[1])).name.split("-")[1]) + 100)
     out = scratch / "out"
     clean = partial(shutil.rmtree, out, ignore_errors=True)
-    ours = [*DRIFTLINE, "extrapolate", str(run), "--method", "relex", "--to", target, "--keep", "none", "--quiet",
-            "--out", str(out)]  # fmt: skip
+    ours = [
+        *DRIFTLINE,
+        "extrapolate",
+        str(run),
+        "--method",
+        "relex",
+        "--to",
+        target,
+        "--keep",
+        "none",
+        "--quiet",
+        "--out",
+        str(out),
+    ]
     plain = [sys.executable, str(HERE / "plain_relex.py"), str(run), target, str(out)]
     rows = {
         "`driftline extrapolate --method relex`, nothing stored": best(ours, repeats, before=clean),

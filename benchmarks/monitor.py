@@ -55,15 +55,31 @@ def run(out: Path, steps: int) -> tuple[Timed, RegroundingCallback]:
     monitor, jumps = Timed(), RegroundingCallback(steps, 1)
     model, tokenizer = load(shipped_base())
     config = GRPOConfig(
-        output_dir=str(out), max_steps=steps, learning_rate=1e-5, lr_scheduler_type="constant",
-        per_device_train_batch_size=256, num_generations=GROUP, max_completion_length=MAX_NEW_TOKENS, beta=0.0,
-        save_strategy="no", logging_steps=1, report_to="none", disable_tqdm=True, use_cpu=True, bf16=False,
-        gradient_checkpointing=False, dataloader_pin_memory=False,
-    )  # fmt: skip
+        output_dir=str(out),
+        max_steps=steps,
+        learning_rate=1e-5,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=256,
+        num_generations=GROUP,
+        max_completion_length=MAX_NEW_TOKENS,
+        beta=0.0,
+        save_strategy="no",
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+    )
     trainer = GRPOTrainer(
-        model=model, reward_funcs=[right], args=config, train_dataset=Dataset.from_list(problems(4096, 0)),
-        processing_class=tokenizer, callbacks=[monitor, jumps],
-    )  # fmt: skip
+        model=model,
+        reward_funcs=[right],
+        args=config,
+        train_dataset=Dataset.from_list(problems(4096, 0)),
+        processing_class=tokenizer,
+        callbacks=[monitor, jumps],
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return monitor, jumps
@@ -84,8 +100,10 @@ def main(steps: int) -> None:
         monitor, jumps = run(Path(scratch), steps)
     took = np.diff(monitor.at)
     spent = np.array(monitor.spent[:-1])
-    print(f"step of the lab: median {np.median(took):.2f} s; monitor: median {1e3 * np.median(spent):.1f} ms a log, "
-          f"worst {1e3 * spent.max():.0f} ms; overhead {100 * spent.sum() / (took.sum() - spent.sum()):.2f} %")  # fmt: skip
+    print(
+        f"step of the lab: median {np.median(took):.2f} s; monitor: median {1e3 * np.median(spent):.1f} ms a log, "
+        f"worst {1e3 * spent.max():.0f} ms; overhead {100 * spent.sum() / (took.sum() - spent.sum()):.2f} %"
+    )
     jump = jumps.jumps[0]
     assert jump.seconds is not UNSET
     assert jump.parameters is not UNSET

@@ -27,15 +27,27 @@ def main(out: str, steps: int) -> None:
         reward_funcs=[right],
         train_dataset=Dataset.from_list(problems(4096, seed=0)),
         args=GRPOConfig(
-            output_dir=out, max_steps=steps, learning_rate=1e-5, lr_scheduler_type="constant", beta=0.0,
-            per_device_train_batch_size=128, num_generations=16, max_completion_length=16, temperature=1.0,
-            logging_steps=1, save_steps=10, report_to="none", use_cpu=True, bf16=False, dataloader_pin_memory=False,
+            output_dir=out,
+            max_steps=steps,
+            learning_rate=1e-5,
+            lr_scheduler_type="constant",
+            beta=0.0,
+            per_device_train_batch_size=128,
+            num_generations=16,
+            max_completion_length=16,
+            temperature=1.0,
+            logging_steps=1,
+            save_steps=10,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            dataloader_pin_memory=False,
         ),
         callbacks=[
             LinearityCallback(),  # linearity/... in every log
             RegroundingCallback(m=10, n=10, accept="reward"),  # 10 steps trained, 10 projected, and again
         ],
-    )  # fmt: skip
+    )
     trainer.train()
 
 

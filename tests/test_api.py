@@ -40,9 +40,13 @@ def contents(folder: Path) -> dict[str, object]:
         ("analyze", {"steps": [0, 10, 20, 30, 40, 50]}, ["--steps", "0,10,20,30,40,50"]),
         ("backtest", {"rank": 2}, ["--rank", "2"]),
         ("extrapolate", {"to": [110, 120], "method": "damped"}, ["--to", "110,120", "--method", "damped"]),
-        ("extrapolate", {"to": 110, "from_": (0, 90), "keep": "none"}, ["--to", "110", "--from", "0", "90", "--keep", "none"]),
+        (
+            "extrapolate",
+            {"to": 110, "from_": (0, 90), "keep": "none"},
+            ["--to", "110", "--from", "0", "90", "--keep", "none"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_function_writes_what_its_command_writes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, object], words: list[str]
 ) -> None:

@@ -118,9 +118,12 @@ class Writer:
 @pytest.fixture
 def result(tmp_path: Path) -> Path:
     summary = {
-        "kind": "weights", "steps": [0, 10], "r2": {"median": 0.9, "share_above_0.7": None},
-        "drift": {"noise_to_drift": float("inf")}, "verdict": {"linear": True, "sentence": "Linear"},
-    }  # fmt: skip
+        "kind": "weights",
+        "steps": [0, 10],
+        "r2": {"median": 0.9, "share_above_0.7": None},
+        "drift": {"noise_to_drift": float("inf")},
+        "verdict": {"linear": True, "sentence": "Linear"},
+    }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     return tmp_path
 

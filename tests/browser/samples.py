@@ -145,19 +145,24 @@ def _logprobs(folder: Path, rng: np.random.Generator, run: str) -> LogprobsSumma
     pq.write_table(
         pa.table(
             {
-                "sequence": np.repeat(np.arange(sequences), length), "position": np.tile(np.arange(length), sequences),
-                "token": [words[i % len(words)] for i in range(n)], "slope": found.slope, "r2": found.r2,
+                "sequence": np.repeat(np.arange(sequences), length),
+                "position": np.tile(np.arange(length), sequences),
+                "token": [words[i % len(words)] for i in range(n)],
+                "slope": found.slope,
+                "r2": found.r2,
                 "change": values[-1] - values[0],
                 "logprob": pa.FixedSizeListArray.from_arrays(pa.array(values.T.ravel()), T),
             }
         ),
         folder / "tokens.parquet",
-    )  # fmt: skip
+    )
     sums = values.reshape(T, sequences, length).sum(2, dtype=np.float64).T
     lists = {"logprob": sums, "kl_from_first": np.square(sums - sums[:, :1])}
     columns = {name: pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), T) for name, v in lists.items()}
-    pq.write_table(pa.table({"sequence": np.arange(sequences), "tokens": np.full(sequences, length), **columns}),
-                   folder / "sequences.parquet")  # fmt: skip
+    pq.write_table(
+        pa.table({"sequence": np.arange(sequences), "tokens": np.full(sequences, length), **columns}),
+        folder / "sequences.parquet",
+    )
     facts = Facts(run, tuple(STEPS), "step", clock, 0.9, "assumed")
     return replace(summarize(values, sequences, facts), cost=Cost(seconds=1.0))
 

@@ -171,7 +171,10 @@ def test_damaged_side_files_cost_at_most_their_checkpoint(run: Path, file: str, 
     assert all(str(run / "checkpoint-20") in reason for reason in trajectory.skipped.values())
 
 
-@pytest.mark.parametrize("row", [{"step": [1], "learning_rate": 1}, {"step": 1, "learning_rate": "x"}, {"step": 1e999, "learning_rate": None}])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [{"step": [1], "learning_rate": 1}, {"step": 1, "learning_rate": "x"}, {"step": 1e999, "learning_rate": None}],
+)
 def test_damaged_logs_are_passed_over(run: Path, row: dict[str, Any]) -> None:
     good = {"step": 30, "learning_rate": 1e-6}
     (run / "checkpoint-30" / "trainer_state.json").write_text(json.dumps({"log_history": [row, good, 3]}))

@@ -121,10 +121,16 @@ def test_a_product_is_computed_by_range(tmp_path, transposed, with_base):
         base = Stored("w", expected.shape, "F32", tmp_path / "base", 0)
         expected = expected + below
     tensor = LowRank(
-        "w", expected.shape, "F32", tmp_path / "a",
-        Stored("B", (11, 3), "BF16", tmp_path / "b", 0), Stored("A", (3, 7), "BF16", tmp_path / "a", 0),
-        0.25, transposed, base,
-    )  # fmt: skip
+        "w",
+        expected.shape,
+        "F32",
+        tmp_path / "a",
+        Stored("B", (11, 3), "BF16", tmp_path / "b", 0),
+        Stored("A", (3, 7), "BF16", tmp_path / "a", 0),
+        0.25,
+        transposed,
+        base,
+    )
     flat = expected.reshape(-1).astype(np.float32)
     for start, stop in [(0, 77), (5, 6), (6, 9), (10, 70), (76, 77)]:
         np.testing.assert_allclose(tensor.values(start, stop), flat[start:stop], rtol=1e-7)

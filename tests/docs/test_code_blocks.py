@@ -167,8 +167,9 @@ def _reads_a_run(words: list[str]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "block", [b for b in of("sh") if any(w[0] == "driftline" and _reads_a_run(w[1:] or [""]) for w in b.values[0].commands)]
-)  # fmt: skip
+    "block",
+    [b for b in of("sh") if any(w[0] == "driftline" and _reads_a_run(w[1:] or [""]) for w in b.values[0].commands)],
+)
 def test_commands_that_read_a_run_do_what_they_say(
     block: Block, house: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,9 +242,16 @@ def _names(block: Block) -> dict[str, Any]:
         from transformers import Qwen2Config, Qwen2ForCausalLM
 
         config = Qwen2Config(
-            vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=2, eos_token_id=None, bos_token_id=None, pad_token_id=0,
-        )  # fmt: skip
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            eos_token_id=None,
+            bos_token_id=None,
+            pad_token_id=0,
+        )
         early, late = (Qwen2ForCausalLM(config).eval() for _ in range(2))
         ids = torch.tensor([[5, 6, 7], [0, 8, 9]])
         batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}

@@ -69,7 +69,12 @@ def test_the_wheel_installs_with_the_core_alone_and_measures(
     _run(command, "backtest", run, "--analysis", "analysis", "--out", "backtest", cwd=tmp_path)
     _run(command, "extrapolate", run, "--analysis", "analysis", "--to", 120, "--out", "model", cwd=tmp_path)
     (tmp_path / "p").write_text('{"prompt": "1+1="}\n')
-    asked = subprocess.run([command, "generate", "--late", run / "checkpoint-0", "--prompts", "p", "--out", "o"],
-                           capture_output=True, text=True, check=False, cwd=tmp_path)  # fmt: skip
+    asked = subprocess.run(
+        [command, "generate", "--late", run / "checkpoint-0", "--prompts", "p", "--out", "o"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert asked.returncode == 2
     assert "pip install 'driftline[models]'" in asked.stderr

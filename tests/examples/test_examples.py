@@ -51,9 +51,13 @@ def test_the_verl_launch_runs_with_a_stand_in(make_run: Callable[..., Path], tmp
     given = {"MODEL": str(base), "DATA": "data", "OUT": "out", "M": "2", "N": "3", "CYCLES": "2"}
     given |= {"TRAINER": f"{sys.executable} verl.py", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
-        [str(EXAMPLES / "verl_regrounding.sh")], env=os.environ | given, cwd=tmp_path, capture_output=True, text=True,
+        [str(EXAMPLES / "verl_regrounding.sh")],
+        env=os.environ | given,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     jumps = json.loads((tmp_path / "out" / "jumps.json").read_text())
     assert [jump["projected_to"] for jump in jumps] == [5, 10]

@@ -55,8 +55,14 @@ def test_a_record_answers_to_the_keys_of_its_json() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"name": 3}', json.dumps({"name": "x", "figures": {}, "inner": {"from": 3, "share_above_0.7": 1, "new": 2}, "rows": []})],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "{",
+        '{"name": 3}',
+        json.dumps({"name": "x", "figures": {}, "inner": {"from": 3, "share_above_0.7": 1, "new": 2}, "rows": []}),
+    ],
+)
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(InputError, match=r"r\.json is not what a test writes \(.+\): make it again"):

@@ -42,10 +42,43 @@ from driftline.watching.checkpoint_files import files_of
 from driftline.watching.sketch import parts_of, read_checkpoint, sample_positions
 
 LONGEST, LARGEST = 5.0, 512  # seconds of a case, MiB of the process
-_NUMBERS = ["-1", "0", "1", "4", "2147483648", "9223372036854775807", "18446744073709551616", "1e999", "0.5", "true",
-            "null", "9" * 400, "9" * 5000]  # fmt: skip
-_STRINGS = ["..", "../../etc/passwd", "/etc/passwd", "", ".", "a/b", "x" * 300, "x" * 5000, "\\u0000", "\\ud800", "~",
-            "model.safetensors", "F32", "BF16", "F4", "F8_E4M3", "I64", "__metadata__", "新", "s3://b/c"]  # fmt: skip
+_NUMBERS = [
+    "-1",
+    "0",
+    "1",
+    "4",
+    "2147483648",
+    "9223372036854775807",
+    "18446744073709551616",
+    "1e999",
+    "0.5",
+    "true",
+    "null",
+    "9" * 400,
+    "9" * 5000,
+]
+_STRINGS = [
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "",
+    ".",
+    "a/b",
+    "x" * 300,
+    "x" * 5000,
+    "\\u0000",
+    "\\ud800",
+    "~",
+    "model.safetensors",
+    "F32",
+    "BF16",
+    "F4",
+    "F8_E4M3",
+    "I64",
+    "__metadata__",
+    "新",
+    "s3://b/c",
+]
 _PIECES = ["{", "}", "[", "]", ",", ":", '"', "[" * 5000, '{"a":' * 3000, "NaN", "\\", "\n", "\x1b[2J"]
 
 _OURS = (sys.base_prefix, sys.prefix, str(Path(driftline.__file__).parent))  # modules that are imported late

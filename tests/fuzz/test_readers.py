@@ -11,7 +11,10 @@ import pytest
 def test_no_mutated_run_crashes_hangs_or_is_read_outside_its_folder(cases: int) -> None:
     script = Path(__file__).with_name("readers.py")
     result = subprocess.run(
-        [sys.executable, str(script), "--cases", str(cases), "--seed", str(cases)], capture_output=True, text=True, check=False
-    )  # fmt: skip
+        [sys.executable, str(script), "--cases", str(cases), "--seed", str(cases)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"{cases:,} cases" in result.stdout

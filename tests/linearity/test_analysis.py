@@ -122,8 +122,10 @@ def test_the_clock_may_be_the_summed_learning_rate(make_run: MakeRun, rng: np.ra
 def test_momentum_comes_from_the_run(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
     run = make_run(walk_weights(rng, STEPS, {"w": (500,)}))
     assert plain(analyze(open_trajectory(run), tmp_path))["optimizer"] == {
-        "adam_beta1": 0.9, "adam_beta1_from": "assumed", "memory_steps": pytest.approx(28.4, abs=0.1),
-    }  # fmt: skip
+        "adam_beta1": 0.9,
+        "adam_beta1_from": "assumed",
+        "memory_steps": pytest.approx(28.4, abs=0.1),
+    }
     (run / "run.json").write_text(json.dumps({"optimizer": {"name": "sgd", "adam_beta1": 0.0}}))
     assert analyze(open_trajectory(run), tmp_path)["optimizer"]["memory_steps"] == 0
 

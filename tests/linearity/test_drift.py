@@ -10,9 +10,18 @@ from driftline.linearity.drift import drift_test
 
 
 def simulate(
-    rng: np.random.Generator, T: int, gap: int, *, N: int = 1000, beta1: float = 0.0, drift: float = 0.0, noise: float = 1.0,
-    independent: float = 0.0, directions: int | None = None, bend: int | None = None,
-) -> np.ndarray:  # fmt: skip
+    rng: np.random.Generator,
+    T: int,
+    gap: int,
+    *,
+    N: int = 1000,
+    beta1: float = 0.0,
+    drift: float = 0.0,
+    noise: float = 1.0,
+    independent: float = 0.0,
+    directions: int | None = None,
+    bend: int | None = None,
+) -> np.ndarray:
     """Gram of a run of T checkpoints: walk with momentum, drift and independent noise, per interval.
 
     `directions`: the walk lives in so few random directions. `bend`: there the drift takes a new direction.

@@ -18,9 +18,14 @@ transformers = pytest.importorskip("transformers")
 def model_of(seed: int):
     torch.manual_seed(seed)
     config = transformers.Qwen2Config(
-        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
     return transformers.Qwen2ForCausalLM(config).float().eval()
 
 

@@ -136,8 +136,12 @@ def test_a_large_model_is_sketched_and_sampled_close_to_its_exact_figures(
     (tmp_path / "analysis").mkdir()
     exact = plain(analyze(open_trajectory(run), tmp_path / "analysis"))
     assert summary["sampled"] | {"sentence": ""} == {
-        "weights": 10_000, "of": 100_500, "sketch": 10_007, "gram_standard_error": (2 / 10_007) ** 0.5, "sentence": "",
-    }  # fmt: skip
+        "weights": 10_000,
+        "of": 100_500,
+        "sketch": 10_007,
+        "gram_standard_error": (2 / 10_007) ** 0.5,
+        "sentence": "",
+    }
     assert summary["parameters"]["total"] == 100_500
     for one, other in ((summary["r2"], exact["r2"]), (summary["null_r2"], exact["null_r2"])):
         for key in ("mean", "median", "share_above_0.7"):
@@ -401,7 +405,7 @@ def moving(
         way = direction if turn is None or k < turn else turned * other
         step = 1e-3 * (drift * way + rng.standard_normal(3000))
         weights.append(weights[-1] + step * (3 if faster is not None and k >= faster else 1))
-    return {10 * k: {"w": value} for k, value in enumerate(weights)}  # fmt: skip
+    return {10 * k: {"w": value} for k, value in enumerate(weights)}
 
 
 def warnings_of(weights: dict[int, dict[str, np.ndarray]], folder: Path) -> list[dict[str, Any]]:

@@ -22,10 +22,15 @@ def model() -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     return Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=97, hidden_size=18, intermediate_size=25, num_hidden_layers=2, num_attention_heads=3,
-            num_key_value_heads=1, tie_word_embeddings=True,
+            vocab_size=97,
+            hidden_size=18,
+            intermediate_size=25,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
         )
-    )  # fmt: skip
+    )
 
 
 def with_adapter(plain):
@@ -49,9 +54,12 @@ def save_with_accelerate(built, folder: Path, state_dict_type: str) -> None:
         "LOCAL_RANK": os.environ["RANK"],
     }  # asked for, not used
     plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, state_dict_type=state_dict_type, cpu_ram_efficient_loading=False,
-        auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
-    )  # fmt: skip
+        fsdp_version=2,
+        state_dict_type=state_dict_type,
+        cpu_ram_efficient_loading=False,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
+    )
     accelerator = Accelerator(fsdp_plugin=plugin, cpu=True)
     save_fsdp_model(plugin, accelerator, accelerator.prepare(built), str(folder / "saved"))
 

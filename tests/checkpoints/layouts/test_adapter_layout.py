@@ -26,23 +26,34 @@ pytestmark = [
 KINDS = {
     "plain": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]},
     "rank-stabilised, ranks and scales by module": {
-        "r": 4, "lora_alpha": 3, "use_rslora": True, "target_modules": ["q_proj", "down_proj", "v_proj"],
-        "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.v_proj": 7},
+        "r": 4,
+        "lora_alpha": 3,
+        "use_rslora": True,
+        "target_modules": ["q_proj", "down_proj", "v_proj"],
+        "rank_pattern": {"q_proj": 2},
+        "alpha_pattern": {"layers.1.self_attn.v_proj": 7},
     },
     "embeddings and a head trained whole": {
-        "r": 3, "target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["lm_head"],
+        "r": 3,
+        "target_modules": ["q_proj", "embed_tokens"],
+        "modules_to_save": ["lm_head"],
     },
-}  # fmt: skip
+}
 
 
 def qwen() -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     return Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, tie_word_embeddings=False,
+            vocab_size=97,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=False,
         )
-    )  # fmt: skip
+    )
 
 
 def gpt2() -> GPT2LMHeadModel:

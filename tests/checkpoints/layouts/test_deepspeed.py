@@ -29,7 +29,11 @@ def save(folder: Path, values: dict[str, torch.Tensor], stage: int, world: int =
     parts: list[list[torch.Tensor]] = [[] for _ in range(world)]
     for group in groups:
         if stage == 3:
-            cut = [torch.nn.functional.pad(v.flatten(), (0, -v.numel() % world)).chunk(world) for v in map(values.get, group) if v is not None]  # fmt: skip
+            cut = [
+                torch.nn.functional.pad(v.flatten(), (0, -v.numel() % world)).chunk(world)
+                for v in map(values.get, group)
+                if v is not None
+            ]
             flat = [torch.cat([piece[rank] for piece in cut]) for rank in range(world)]
         else:
             whole = torch.cat([values[name].flatten() for name in group])
@@ -84,7 +88,9 @@ def test_paddings_between_parameters(tmp_path):
     place = tmp_path / "global_step1"
     place.mkdir()
     gaps = [3, 5, 0]
-    flat = torch.cat([torch.cat([values[name].flatten(), torch.full((gap,), 9.0)]) for name, gap in zip(SHAPES, gaps, strict=True)])  # fmt: skip
+    flat = torch.cat(
+        [torch.cat([values[name].flatten(), torch.full((gap,), 9.0)]) for name, gap in zip(SHAPES, gaps, strict=True)]
+    )
     flat = torch.nn.functional.pad(flat, (0, -len(flat) % 4))
     model = {"module": {}, "buffer_names": [], "param_shapes": [{name: value.shape for name, value in values.items()}]}
     torch.save(model, place / "mp_rank_00_model_states.pt")
@@ -139,7 +145,9 @@ def test_lora_is_put_together_from_its_fp32_masters(tmp_path, monkeypatch, with_
         f"{prefix}.lora_B.default.weight": (5, 2),
         "base_model.model.x": (3,),
     }
-    monkeypatch.setattr(sys.modules[__name__], "SHAPES", dict(zip(("a.weight", "b.weight", "a.bias"), factors.values(), strict=True)))  # fmt: skip
+    monkeypatch.setattr(
+        sys.modules[__name__], "SHAPES", dict(zip(("a.weight", "b.weight", "a.bias"), factors.values(), strict=True))
+    )
     base = torch.randn(5, 7).bfloat16()
     for step in (1, 2):
         place = tmp_path / f"checkpoint-{step}" / f"global_step{step}"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from driftline.files.record import UNSET, Figure, Record, UnsetType, read_record
+from driftline.files.record import UNSET, Record, UnsetType, read_record
+from driftline.forecast.forecast import Origin
 
 MARK = "driftline.json"
 
@@ -24,24 +25,10 @@ class SourceFile(Record):
     fingerprint: str | UnsetType = UNSET
 
 
-class Recipe(Record, kw_only=True):
-    """Of one model; the keys from `target` to `by_rule` are those of `forecast.Origin`."""
+class Recipe(Origin, kw_only=True):
+    """Of one model: how the forecast came about, and how it was made and stored."""
 
     driftline: str
-    target: float
-    method: str
-    chosen: str | UnsetType = UNSET
-    reached: float | UnsetType = UNSET
-    skill_in_logprobs: dict[str, Figure] | UnsetType = UNSET
-    clock: str | UnsetType = UNSET
-    observed: list[int]
-    fitted_per: str | UnsetType = UNSET
-    rank: int | UnsetType = UNSET
-    reconstruct: bool | UnsetType = UNSET
-    alpha: float | UnsetType = UNSET
-    standard_error: Figure | UnsetType = UNSET
-    scores: dict[str, float] | UnsetType = UNSET
-    by_rule: list[str] | UnsetType = UNSET
     steps: list[int]
     coefficients_per: str
     coefficients: dict[str, float | dict[str, float]]

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from conftest import NUMPY, walk_weights
-from driftline.checkpoints.trajectory import open_trajectory
+from driftline.checkpoints.trajectory import TensorSeries, open_trajectory
 from driftline.engines import LocalEngine
 from driftline.errors import InputError
+from driftline.linearity import kernels
 from driftline.linearity import scan as scan_module
-from driftline.linearity.scan import histogram_quantile, parameter_statistics, scan
+from driftline.linearity.scan import histogram_quantile, scan
 
 MakeRun = Callable[..., Path]
 SHAPES = {"embed.weight": (200, 16), "layers.0.up.weight": (64, 32), "layers.0.norm.weight": (32,), "scale": ()}
@@ -72,11 +73,27 @@ def test_agrees_with_float64_over_whole_checkpoints(
             np.testing.assert_array_equal(values, expected["W"][:, position].astype(np.float32))
 
 
-def test_parameter_statistics_agree_with_scipy(make_run: MakeRun, rng: np.random.Generator) -> None:
+def of_every_parameter(tensor: TensorSeries, clock: np.ndarray) -> dict[str, np.ndarray]:
+    """R², slope (per unit of clock), range and distinct values (up to 4) of every parameter of one tensor.
+
+    Arrays [N], by the scan's own kernel.
+    """
+    time = np.asarray(clock, np.float64)
+    unit = np.sqrt(np.mean((time - time.mean()) ** 2))
+    raw = np.empty((len(tensor.stored), tensor.size), np.float32)
+    tensor.read(0, tensor.size, raw, np.empty(8 * tensor.size, np.uint8))
+    r2, slope, spread = (np.empty(tensor.size, np.float32) for _ in range(3))
+    distinct = np.empty(tensor.size, np.int32)
+    tau = ((time - time.mean()) / unit).astype(np.float32)
+    kernels.describe(raw, tau, kernels.block_size(raw.shape[0]), r2, slope, spread, distinct)
+    return {"r2": r2, "slope": slope / unit, "range": spread, "distinct": distinct}
+
+
+def test_the_figures_of_every_parameter_agree_with_scipy(make_run: MakeRun, rng: np.random.Generator) -> None:
     steps = [0, 7, 11, 30, 31]
     run = walk_weights(rng, steps, {"w": (40,)}, drift=0.1)
     clock = np.array(steps) * 0.5
-    found = parameter_statistics(open_trajectory(make_run(run))["w"], clock)
+    found = of_every_parameter(open_trajectory(make_run(run))["w"], clock)
     for i in range(40):
         fit = stats.linregress(clock, [run[step]["w"][i].astype(np.float32) for step in steps])
         assert found["r2"][i] == pytest.approx(fit.rvalue**2, abs=2e-6)
@@ -89,8 +106,6 @@ def test_r2_survives_any_scale(
     tmp_path_factory: pytest.TempPathFactory, scale: float, offset: float, seed: int, T: int
 ) -> None:
     """Tiny and huge updates leave float32's squares, not the figures."""
-    from driftline.linearity import kernels
-
     rng = np.random.default_rng(seed)
     raw = (np.cumsum(rng.standard_normal((T, 64)), 0) * 10.0**scale).astype(np.float32)
     tau = np.arange(T, dtype=np.float32) - np.float32((T - 1) / 2)

@@ -320,19 +320,3 @@ def _rng(name: str, seed: int) -> np.random.Generator:
 def _candidates(name: str, size: int, seed: int) -> np.ndarray:
     """Flat positions of a tensor, ascending, that may enter the samples."""
     return np.unique(_rng(name, seed).integers(0, size, min(_CANDIDATES, size)))
-
-
-def parameter_statistics(tensor: TensorSeries, clock: Sequence[float] | np.ndarray) -> dict[str, np.ndarray]:
-    """R², slope (per unit of clock), range and distinct values (up to 4) of every parameter of one tensor.
-
-    Arrays [N]; for tests, plots and small tensors: these, unlike the scan, grow with the tensor.
-    """
-    time = np.asarray(clock, np.float64)
-    unit = np.sqrt(np.mean((time - time.mean()) ** 2))
-    raw = np.empty((len(tensor.stored), tensor.size), np.float32)
-    tensor.read(0, tensor.size, raw, np.empty(8 * tensor.size, np.uint8))
-    r2, slope, spread = (np.empty(tensor.size, np.float32) for _ in range(3))
-    distinct = np.empty(tensor.size, np.int32)
-    tau = ((time - time.mean()) / unit).astype(np.float32)
-    kernels.describe(raw, tau, kernels.block_size(raw.shape[0]), r2, slope, spread, distinct)
-    return {"r2": r2, "slope": slope / unit, "range": spread, "distinct": distinct}

@@ -11,7 +11,7 @@ import pytest
 
 from driftline.errors import InputError
 from driftline.files.json import json_text
-from driftline.files.output import output_folder, refuse_occupied
+from driftline.files.output import output_folder, refuse_occupied, scratch_folder
 
 
 def test_output_appears_only_when_complete(tmp_path: Path) -> None:
@@ -126,3 +126,21 @@ def test_a_folder_of_another_name_is_nobodys_leftover(tmp_path: Path) -> None:
     theirs.mkdir()
     refuse_occupied(tmp_path / "out", overwrite=False, mark="summary.json")
     assert theirs.is_dir()
+
+
+def test_a_scratch_folder_of_a_killed_process_goes_with_the_next_call(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path / "out") as folder:
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    script = f"""
+import os
+from pathlib import Path
+from driftline.files.output import scratch_folder
+with scratch_folder(Path({str(tmp_path / "out")!r})) as folder:
+    (folder / "model.safetensors").touch()
+    os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    refuse_occupied(tmp_path / "out", overwrite=False, mark="summary.json")
+    assert list(tmp_path.iterdir()) == []

@@ -144,5 +144,4 @@ def _by_rollouts(request: Extrapolate, storage: Storage) -> ChooseBy | None:
         return None
     from driftline.outputs.function_space import choose  # what reads rollouts is slow to import
 
-    scratch = request.output.out.absolute().parent
-    return partial(choose, rollouts_file=request.rollouts, storage=storage, scratch=scratch)
+    return partial(choose, rollouts_file=request.rollouts, storage=storage, out=request.output.out)

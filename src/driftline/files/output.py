@@ -63,6 +63,26 @@ def output_folder(out: Path, *, overwrite: bool = False, mark: str = "summary.js
     refuse_occupied(out, overwrite=overwrite, mark=mark)
     out = out.absolute()
     try:
+        with scratch_folder(out) as partial:
+            yield partial
+            for path in partial.rglob("*"):
+                sync(path)
+            sync(partial)
+            _rename_over(partial, out)
+            sync(out.parent)
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+            raise InputError(
+                f"--out {out} could not be written ({error.strerror}): nothing was left there; make room or mend that, and repeat the call"
+            ) from error
+        raise
+
+
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that is gone when the block ends, or, of a killed process, with the next call for `out`."""
+    out = out.absolute()
+    try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.{_PARTIAL}", dir=out.parent))
         partial.chmod(0o777 & ~_umask())
@@ -71,17 +91,6 @@ def output_folder(out: Path, *, overwrite: bool = False, mark: str = "summary.js
     holding = _hold_if_possible(partial)
     try:
         yield partial
-        for path in partial.rglob("*"):
-            sync(path)
-        sync(partial)
-        _rename_over(partial, out)
-        sync(out.parent)
-    except OSError as error:
-        if error.errno is not None and (error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
-            raise InputError(
-                f"--out {out} could not be written ({error.strerror}): nothing was left there; make room or mend that, and repeat the call"
-            ) from error
-        raise
     finally:
         if holding is not None:
             os.close(holding)

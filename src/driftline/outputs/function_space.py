@@ -11,8 +11,6 @@ jackknife over rollouts) is not above 0.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 from driftline import models
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
+from driftline.files.output import scratch_folder
 from driftline.forecast.backtest import skill_with_low
 from driftline.forecast.choose import Choice
 from driftline.forecast.extrapolators import method_named
@@ -88,14 +87,14 @@ def choose(
     *,
     rollouts_file: Path,
     storage: Storage,
-    scratch: Path,
+    out: Path,
 ) -> Choice:
     """The contender with the best skill in log-probs; hold where none beats holding.
 
     Args:
         observed: the run's Grams, over the checkpoints that may be used.
         ahead: how far the forecast is asked to go, in clock units.
-        storage: how forecasts are stored; scratch: folder in which one at a time is written.
+        storage: how forecasts are stored; out: where the chosen one is to go; tried ones lie beside it for a while.
 
     Raises:
         InputError: too few checkpoints, or rollouts that cannot be used.
@@ -103,7 +102,7 @@ def choose(
     trial = _trial(trajectory, observed, ahead, rollouts_file)
     prefix = trial.run.only(observed.steps[: trial.cutoff + 1].tolist())
     found = {
-        contender: trial.skill(_forecast_logprobs(prefix, trial, contender, storage, scratch))
+        contender: trial.skill(_forecast_logprobs(prefix, trial, contender, storage, out))
         for contender in _contenders(trial.cutoff)
     }
     best = max(found, key=lambda contender: found[contender][0])
@@ -186,19 +185,14 @@ def _contenders(cutoff: int) -> list[Contender]:
     ]
 
 
-def _forecast_logprobs(
-    prefix: Trajectory, trial: _Trial, contender: Contender, storage: Storage, scratch: Path
-) -> Array:
+def _forecast_logprobs(prefix: Trajectory, trial: _Trial, contender: Contender, storage: Storage, out: Path) -> Array:
     """The log-probs [tokens] of the contender's forecast of the last checkpoint, from the run's `prefix`."""
     observed = trial.observed
     seen = observed.only(range(contender.first, trial.cutoff + 1))
     method = method_named(contender.method, beta1=observed.beta1)
     a = np.zeros(trial.cutoff + 1)
     a[contender.first :] = method.extrapolate(seen.clock, seen.total, float(observed.clock[-1]))
-    folder = Path(tempfile.mkdtemp(prefix=".driftline-", dir=scratch))
-    try:
-        origin = Origin(target=float(observed.steps[-1]), method=contender.method, observed=list(prefix.steps))
+    origin = Origin(target=float(observed.steps[-1]), method=contender.method, observed=list(prefix.steps))
+    with scratch_folder(out) as folder:
         write(prefix, {folder: Forecast({tensor.name: a for tensor in prefix}, origin)}, storage)
         return token_logprobs(models.load_model(folder), trial.rollouts)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

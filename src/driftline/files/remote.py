@@ -30,7 +30,8 @@ from driftline.errors import InputError, first_line
 Result = TypeVar("Result")
 
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]+://")
-_USER = re.compile(r"([A-Za-z][\w+.-]+://)[^/\s]*:[^/\s]*@|((?:https?|s?ftp)://)[^/\s]+@")
+_USER = re.compile(r"(?<=[\w+.-])://([^/\s]*)@")  # of an address; one pass, whatever the text
+_LOGINS = ("http", "https", "ftp")  # of their addresses, what stands before the @ is a user even without a password
 _HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/+(.*?))?/*$")
 _WAITS = (0.5, 1.0, 2.0)  # seconds before a request is sent again
 _AT_ONCE = 32  # requests in flight
@@ -74,7 +75,12 @@ def refuse_output(out: Path) -> None:
 
 def redacted(text: str) -> str:
     """The text without the user and password of any address in it."""
-    return _USER.sub(lambda match: match[1] or match[2], text)
+
+    def without(match: re.Match[str]) -> str:
+        secret = ":" in match[1] or match.string.endswith(_LOGINS, 0, match.start())
+        return "://" if secret else match[0]
+
+    return _USER.sub(without, text)
 
 
 def folder(address: str) -> Path:

@@ -13,6 +13,7 @@ import pytest
 import driftline
 from conftest import plain, walk_weights
 from driftline import cli
+from driftline.linearity.summary import read_summary
 
 STEPS = list(range(0, 100, 10))
 
@@ -62,6 +63,7 @@ def test_the_record_is_what_was_written_and_nothing_is_printed(
 ) -> None:
     summary = driftline.analyze(driftline.open_trajectory(run), tmp_path / "analysis")
     assert plain(summary) == json.loads((tmp_path / "analysis" / "summary.json").read_text())
+    assert read_summary(tmp_path / "analysis") == summary
     assert summary.run == driftline.open_trajectory(run).name
     driftline.analyze(run, tmp_path / "again", filter="none")
     record = driftline.compare([tmp_path / "analysis", tmp_path / "again"], tmp_path / "comparison")

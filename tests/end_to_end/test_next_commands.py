@@ -44,8 +44,8 @@ def next_command(page: Path) -> str:
     return html.unescape(re.sub(r"<[^>]*>", "", found))
 
 
-def made(make_run: MakeRun, rng: np.random.Generator, place: Path, name: str) -> None:
-    run = make_run(walk_weights(rng, STEPS, {"up.weight": (60, 50), "norm.weight": (50,)}, drift=0.5))
+def made(make_run: MakeRun, rng: np.random.Generator, place: Path, name: str, drift: float = 0.5) -> None:
+    run = make_run(walk_weights(rng, STEPS, {"up.weight": (60, 50), "norm.weight": (50,)}, drift=drift))
     run.rename(place / name)
 
 
@@ -83,3 +83,15 @@ def test_from_an_analysis_to_the_model(
     (model,) = place.glob("*-step-*")
     assert (model / "model.safetensors").is_file()
     assert sorted(path.name for path in place.iterdir()) == sorted({run.split("/")[0], out, tested.name, model.name})
+
+
+def test_from_a_back_test_without_a_horizon_to_the_watch(
+    make_run: MakeRun, rng: np.random.Generator, tmp_path: Path, shell: Callable[[str], str]
+) -> None:
+    place = tmp_path / "place"
+    made(make_run, rng, place, "a walk", drift=0.0)
+    shell("driftline backtest 'a walk' --out tested")
+    then = next_command(place / "tested" / "report.html")
+    assert then == "driftline watch 'a walk' --out tested-watch"
+    shell(f"{then} --once --settle 0")
+    assert (place / "tested-watch" / "summary.json").is_file()

@@ -131,6 +131,30 @@ def test_a_result_that_is_being_replaced_is_never_lost(given: Path, rng: np.rand
     assert list(place.iterdir()) == [out]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_inspection_that_is_killed_has_written_nothing(
+    given: Path, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """Neither in the run nor beside it."""
+    shutil.copytree(given / "run", tmp_path / "run")
+    words = ["inspect", str(tmp_path / "run"), "--json"]
+
+    def there() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    finished(words)
+    before, whole = there(), finished(words)
+    kills = tries = 0
+    while kills < KILLS:
+        kills += killed(words, rng.uniform(0.0, 0.8) * whole)
+        tries += 1
+        assert tries < 20 * KILLS
+        assert there() == before
+    finished(words)
+    assert there() == before
+
+
 _TRAINER = """
 import shutil, sys
 from pathlib import Path
@@ -180,5 +204,6 @@ def test_reground_killed_at_fifty_moments_goes_on(rng: np.random.Generator, tmp_
             shutil.rmtree(out)
     finished(words(out))
     check(out)
+    assert not [path for path in tmp_path.rglob(".*") if ".partial" in path.name or ".old-" in path.name]
     assert done >= 1
     assert resumed >= 5

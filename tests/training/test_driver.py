@@ -17,8 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from driftline.checkpoints.jumps import read_jumps
 from driftline.errors import InputError
+from driftline.files.record import read_record, write_record
 from driftline.training.command import CommandFailed
-from driftline.training.driver import RegroundingPlan, reground
+from driftline.training.driver import AskedRegrounding, RegroundingPlan, reground
 from driftline.training.furthest import furthest_checkpoint
 
 DRIFT = 0.25  # exact in binary, as are all forecasts of it
@@ -189,6 +190,21 @@ def test_two_at_once_are_refused(tmp_path, asked):
     with pytest.raises(InputError, match="in use by another re-grounding"):
         reground(asked(), tmp_path / "out")
     os.close(descriptor)
+
+
+def test_a_request_of_the_former_release_is_read_and_written_the_same(tmp_path):
+    former = Path(__file__).parents[1] / "records" / "former" / "reground-request.json"
+    request = read_record(former, AskedRegrounding, what="driftline reground")
+    write_record(tmp_path / "again.json", request)
+    assert json.dumps(json.loads((tmp_path / "again.json").read_text())) == json.dumps(json.loads(former.read_text()))
+
+
+@pytest.mark.parametrize("damaged", ["[]", "{", '{"model": "start"}'])
+def test_a_request_that_is_damaged_is_refused(tmp_path, asked, damaged):
+    reground(asked(cycles=1), tmp_path / "out")
+    (tmp_path / "out" / "reground.json").write_text(damaged)
+    with pytest.raises(InputError, match=r"reground\.json is not what driftline reground writes \(.+\): make it again"):
+        reground(asked(cycles=1), tmp_path / "out")
 
 
 def test_another_request_and_foreign_folders_are_refused(tmp_path, asked):

@@ -180,7 +180,7 @@ def test_the_recipe_makes_the_same_bytes_again(make_run: MakeRun, rng: np.random
         trajectory,
         {
             tmp_path / "again": Forecast(
-                coefficients, Origin(target=140, method="relex", observed=list(trajectory.steps))
+                coefficients, Origin(driftline="0", target=140, method="relex", observed=list(trajectory.steps))
             )
         },
         again,

@@ -52,6 +52,18 @@ def test_a_saved_analysis_gives_the_same_forecast_without_a_scan(
         forecast(run, tmp_path / "c", targets=(120,), method="relex", analysis=tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("summary", "reason"),
+    [("[]", "Expected `object`"), ('{"kind": "weights", "dreams": 1}', "unknown field `dreams`"), ("{", "truncated")],
+)
+def test_an_analysis_that_is_damaged_is_refused(run: Path, tmp_path: Path, summary: str, reason: str) -> None:
+    (tmp_path / "an").mkdir()
+    (tmp_path / "an" / "summary.json").write_text(summary)
+    sentence = rf"an is not a result of driftline analyze \(.*{reason}.*\): give its --out folder"
+    with pytest.raises(InputError, match=sentence):
+        forecast(run, tmp_path / "out", targets=(120,), method="relex", analysis=tmp_path / "an")
+
+
 def test_reconstruct_and_interpolate(run: Path, tmp_path: Path) -> None:
     full = forecast(run, tmp_path / "full", targets=(50,), method="relex", rank=len(STEPS), reconstruct=True)
     assert full.records[0]["reconstruct"] is True

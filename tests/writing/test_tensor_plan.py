@@ -39,7 +39,9 @@ def trajectory(make_run: Callable[..., Path], rng: np.random.Generator) -> Traje
 def of(*vectors: list[float], rule: Doubled | None = None) -> list[Forecast]:
     """One forecast for each of the coefficients, which all tensors share."""
     return [
-        Forecast(dict.fromkeys(SHAPES, np.array(vector)), Origin(target=1, method="hold", observed=[0]), rule)
+        Forecast(
+            dict.fromkeys(SHAPES, np.array(vector)), Origin(driftline="0", target=1, method="hold", observed=[0]), rule
+        )
         for vector in vectors
     ]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from driftline._version import __version__
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.errors import InputError
 from driftline.forecast.forecast import Forecast, Origin, Plan
@@ -111,6 +112,7 @@ def plan(trajectory: Trajectory, scores: Path | None, target: float | None) -> P
     coefficients = {tensor.name: first if rule.applies(tensor) else last for tensor in trajectory}
     assert target is not None  # the rule is fitted to it
     origin = Origin(
+        driftline=__version__,
         target=target,
         method="alpharl",
         observed=list(trajectory.steps),

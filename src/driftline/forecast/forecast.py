@@ -26,6 +26,7 @@ class Origin(Record, kw_only=True):
     """How a forecast came about, as its recipe tells; a key that does not apply is absent.
 
     Attributes:
+        driftline: the version that made it.
         target: the step asked for, or the score of `alpharl`.
         chosen: why `auto` chose the method; reached: the step that the forecast stops at.
         skill_in_logprobs: of each contender, where rollouts chose.
@@ -34,6 +35,7 @@ class Origin(Record, kw_only=True):
         scores, by_rule: of `alpharl`, the score of each step and the tensors that its rule makes.
     """
 
+    driftline: str
     target: float
     method: str
     chosen: str | UnsetType = UNSET

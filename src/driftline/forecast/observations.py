@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +15,11 @@ import numpy as np
 from driftline.checkpoints import configuration
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import scan
 from driftline.linearity.statistics import rebased
+from driftline.linearity.summary import read_summary
 
 Array = np.ndarray
 PER = ("tensor", "group", "run")
@@ -115,14 +115,15 @@ def _read(analysis: Path, trajectory: Trajectory, clock: str) -> dict[str, Array
     import pyarrow.parquet as pq  # slow to import, and not needed for a scan
 
     try:
-        summary = json.loads((analysis / "summary.json").read_bytes())
+        summary = read_summary(analysis)
         rows = pq.read_table(analysis / "tensors.parquet", columns=["name", "gram"]).to_pydict()
-    except (OSError, ValueError) as error:
+    except (InputError, OSError, ValueError) as error:
+        reason = first_line(error.__cause__ or error)
         raise InputError(
-            f"--analysis {analysis} is not a result of driftline analyze ({error}): give its --out folder, or leave --analysis out"
+            f"--analysis {analysis} is not a result of driftline analyze ({reason}): give its --out folder, or leave --analysis out"
         ) from error
     T = len(trajectory.steps)
-    same = summary.get("steps") == list(trajectory.steps) and summary.get("clock") == clock
+    same = summary.steps == list(trajectory.steps) and summary.clock == clock
     if not same or rows["name"] != [tensor.name for tensor in trajectory]:
         raise InputError(
             f"--analysis {analysis} is of other steps, another clock or other tensors than {trajectory.name}: "

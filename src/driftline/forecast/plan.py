@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from driftline._version import __version__
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError
@@ -179,6 +180,7 @@ def _origin(request: ForecastRequest, way: _Way, fitted: _Fitted, k: int, target
     choice, relex = way.choice, way.method == "relex"
     by_blup = way.method == "blup" and way.observed is not None and fitted.per == "run"
     return Origin(
+        driftline=__version__,
         target=target,
         method=way.method if way.method != _BETWEEN else "two-point",
         chosen=choice.sentence if choice else UNSET,

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from driftline import models
+from driftline._version import __version__
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.files.output import scratch_folder
@@ -192,7 +193,8 @@ def _forecast_logprobs(prefix: Trajectory, trial: _Trial, contender: Contender, 
     method = method_named(contender.method, beta1=observed.beta1)
     a = np.zeros(trial.cutoff + 1)
     a[contender.first :] = method.extrapolate(seen.clock, seen.total, float(observed.clock[-1]))
-    origin = Origin(target=float(observed.steps[-1]), method=contender.method, observed=list(prefix.steps))
+    target, used = float(observed.steps[-1]), list(prefix.steps)
+    origin = Origin(driftline=__version__, target=target, method=contender.method, observed=used)
     with scratch_folder(out) as folder:
         write(prefix, {folder: Forecast({tensor.name: a for tensor in prefix}, origin)}, storage)
         return token_logprobs(models.load_model(folder), trial.rollouts)

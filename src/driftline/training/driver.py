@@ -24,9 +24,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from driftline.checkpoints.jumps import NAME, Jump, Jumps, read_jumps, write_jumps
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
@@ -35,6 +36,7 @@ from driftline.files.atomic import replace_text
 from driftline.files.json import json_text
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder, refuse_occupied
+from driftline.files.record import Record, read_record, write_record
 from driftline.forecast.request import ForecastRequest
 from driftline.training.command import PLACES, fill, run, with_preset
 from driftline.training.furthest import furthest_checkpoint
@@ -42,6 +44,19 @@ from driftline.writing.extrapolate import extrapolate
 from driftline.writing.storage import DTYPES, NORM_LAYERS, Storage
 
 MARK = "reground.json"
+
+
+class AskedRegrounding(Record):
+    """`reground.json`: a `RegroundingPlan` as it was asked for."""
+
+    model: str
+    m: int
+    n: int
+    cycles: int
+    command: list[str]
+    preset: str | None
+    keep: list[str]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,18 @@ class RegroundingPlan:
     keep: tuple[str, ...] = NORM_LAYERS
     dtype: str = "same"
 
+    def asked(self) -> AskedRegrounding:
+        return AskedRegrounding(
+            model=str(self.model),
+            m=self.m,
+            n=self.n,
+            cycles=self.cycles,
+            command=list(self.command),
+            preset=self.preset,
+            keep=list(self.keep),
+            dtype=self.dtype,
+        )
+
 
 def reground(
     asked: RegroundingPlan, out: Path, *, overwrite: bool = False, say: Callable[[str], None] = lambda sentence: None
@@ -82,7 +109,7 @@ def reground(
     """
     command = with_preset(asked.command, asked.preset)
     _check(asked, command)
-    request = json.loads(json.dumps(asdict(asked), default=str))
+    request = asked.asked()
     _refuse_foreign(request, out, overwrite=overwrite)
     with _only_one(out) as lock:
         _claim(request, out, overwrite=overwrite)
@@ -160,24 +187,26 @@ def _check(asked: RegroundingPlan, command: list[str]) -> None:
     open_trajectory([f"0={asked.model}"], strict=True)
 
 
-def _refuse_foreign(request: dict[str, Any], out: Path, *, overwrite: bool) -> None:
+def _refuse_foreign(request: AskedRegrounding, out: Path, *, overwrite: bool) -> None:
     """Refuse an `out` that holds something else than this re-grounding, or than any if it may be overwritten."""
     (out / f".{MARK}.partial").unlink(missing_ok=True)
     if overwrite or not (out / MARK).is_file():
         refuse_occupied(out, overwrite=overwrite, mark=MARK)
-    elif json.loads((out / MARK).read_bytes()) | {"cycles": request["cycles"]} != request:
+        return
+    before = read_record(out / MARK, AskedRegrounding, what="driftline reground")
+    if msgspec.structs.replace(before, cycles=request.cycles) != request:
         raise InputError(
             f"--out {out} holds a re-grounding that was asked otherwise, see {out / MARK}: repeat that request to go on, "
             "choose another folder, or add --overwrite to start again"
         )
 
 
-def _claim(request: dict[str, Any], out: Path, *, overwrite: bool) -> None:
+def _claim(request: AskedRegrounding, out: Path, *, overwrite: bool) -> None:
     if overwrite:
         (out / NAME).unlink(missing_ok=True)  # first, so that no record of a finished cycle outlives the cycle
         for folder in (*out.glob("cycle-*"), out / "final"):
             shutil.rmtree(folder, ignore_errors=True)
-    replace_text(out / MARK, json_text(request))
+    write_record(out / MARK, request)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from driftline._version import __version__
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
@@ -44,7 +43,6 @@ def recipe(
     """
     per, coefficients = _coefficients(trajectory, forecast)
     return Recipe(
-        driftline=__version__,
         **msgspec.structs.asdict(forecast.origin),
         steps=list(trajectory.steps),
         coefficients_per=per,

@@ -28,7 +28,6 @@ class SourceFile(Record):
 class Recipe(Origin, kw_only=True):
     """Of one model: how the forecast came about, and how it was made and stored."""
 
-    driftline: str
     steps: list[int]
     coefficients_per: str
     coefficients: dict[str, float | dict[str, float]]

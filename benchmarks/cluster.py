@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from driftline import open_trajectory, scan
+from driftline._version import __version__
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine, LocalEngine, open_engine
 from driftline.forecast.forecast import Forecast, Origin
@@ -157,7 +158,7 @@ def run_once(command: str, run: Trajectory, engine: Engine, data: Path) -> None:
         return
     pair = run.only([run.steps[0], run.steps[-1]])
     with scratch(data) as folder:
-        origin = Origin(target=1, method="two-point", observed=list(pair.steps))
+        origin = Origin(driftline=__version__, target=1, method="two-point", observed=list(pair.steps))
         forecast = Forecast({t.name: np.array([-0.5, 1.5]) for t in pair}, origin)
         write(pair, {folder: forecast}, Storage(keep=()), engine=engine)
 

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from conftest import walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.files.lock import Held, hold
 from driftline.files.output import refuse_occupied
 from driftline.files.record import read_record
 from driftline.forecast.record import BacktestRecord
@@ -170,6 +173,17 @@ for step in range(1, steps + 1):
 """
 
 
+def let_go(out: Path) -> None:
+    """Wait for a trainer that outlived its driver: until it ends it holds the folder, and a call is refused."""
+    while out.exists():
+        try:
+            os.close(hold(out))
+        except Held:
+            time.sleep(0.01)
+        else:
+            return
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_reground_killed_at_fifty_moments_goes_on(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -196,12 +210,14 @@ def test_reground_killed_at_fifty_moments_goes_on(rng: np.random.Generator, tmp_
     check(tmp_path / "timed")
     out, kills, done, resumed = tmp_path / "out", 0, 0, 0
     while kills < 50:
+        let_go(out)
         resumed += (out / "jumps.json").exists()
         kills += killed(words(out), rng.uniform(0.05, 1.0) * whole)
         if (out / "final").exists():
             check(out)
             done += 1
             shutil.rmtree(out)
+    let_go(out)
     finished(words(out))
     check(out)
     assert not [path for path in tmp_path.rglob(".*") if ".partial" in path.name or ".old-" in path.name]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from conftest import walk_weights
 from driftline import cli
+from driftline.checkpoints.trajectory import open_trajectory
 from driftline.commands import COMMANDS, request_type
 from driftline.commands.requests import command_line, make, words
 from driftline.errors import InputError
@@ -103,6 +107,18 @@ def test_options_from_python_are_as_the_command_takes_them() -> None:
         make(kind, run="R", out="O", target=3)
     with pytest.raises(InputError, match="out is missing"):
         make(kind, run="R")
+
+
+def test_an_open_run_is_spelled_out_as_what_was_opened(make_run: Callable[..., Path], rng: np.random.Generator) -> None:
+    """Pairs stay pairs, and the steps are those that were chosen: the line opens the same checkpoints."""
+    run = make_run(walk_weights(rng, [0, 10, 20, 30], {"a": (9,)}), run="it's, 1=mine")
+    for opened in (
+        open_trajectory(run, steps="0:20"),
+        open_trajectory([f"{step}={run / f'checkpoint-{step}'}" for step in (0, 10, 30)]),
+    ):
+        again = parsed(command_line(make(request_type("analyze"), run=opened, out="O"))).source.open()
+        assert again.steps == opened.steps
+        assert again.folders == opened.folders
 
 
 def test_secrets_in_an_address_are_not_spelled_out() -> None:

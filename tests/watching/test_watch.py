@@ -63,7 +63,11 @@ def test_checkpoints_may_come_in_any_order(rng: np.random.Generator, tmp_path: P
     for step in (30, 10, 100, 0, 60, 20, 75, 45):
         put(run, step, weights[step])
         late = follow(run, tmp_path / "late")
-    same(late, follow(run, tmp_path / "ordered"), 1e-5)
+    ordered = follow(run, tmp_path / "ordered")
+    assert late is not None
+    assert ordered is not None
+    assert late["steps"] == ordered["steps"] == STEPS
+    same(late, ordered, 1e-5)
 
 
 def test_a_large_model_is_sketched_and_sampled_close_to_its_exact_figures(

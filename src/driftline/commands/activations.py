@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
+from driftline.commands.logprobs import of_the_weights
 from driftline.commands.options import Clock, ModelDtype, Output, Printing, Source
-from driftline.commands.requests import Next, beside, command_line, spelled_out
+from driftline.commands.requests import Next, command_line, spelled_out
 
 if TYPE_CHECKING:
     from driftline.linearity.summary import ActivationsSummary
@@ -83,8 +84,4 @@ def show(summary: ActivationsSummary, request: Activations) -> None:
 
 def next_steps(summary: ActivationsSummary, request: Activations) -> list[Next]:
     """Back-tests of the weights of the same run."""
-    from driftline.commands.backtest import Backtest
-
-    why = "Outputs that run straight do not make a forecast of the weights good. Test that on the run's own later checkpoints."
-    out = beside(request.output.out, "-backtest")
-    return [Next(why, Backtest(source=request.source, output=Output(out=out), clock=request.clock))]
+    return of_the_weights(request.source, request.output.out, request.clock)

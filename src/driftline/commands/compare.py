@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from driftline.commands.options import Output, Source
-from driftline.commands.requests import Next, beside, command_line, spelled_out
+from driftline.commands.requests import Next, beside, command_line, named, spelled_out
 
 if TYPE_CHECKING:
     from driftline.linearity.comparison import Comparison
@@ -58,5 +58,7 @@ def next_steps(record: Comparison, request: Compare) -> list[Next]:
         return []
     best = max(of_weights, key=lambda row: row.skill["damped"] or 0.0)
     folder = Path(best.folder)
-    asked = Backtest(source=Source(run=(best.run,)), output=Output(out=beside(folder, "-backtest")), analysis=folder)
+    asked = Backtest(
+        source=Source(run=named(best.run)), output=Output(out=beside(folder, "-backtest")), analysis=folder
+    )
     return [Next("See how far ahead the most predictable of them can be forecast.", asked)]

@@ -74,8 +74,12 @@ def show(summary: LogprobsSummary, request: Logprobs) -> None:
 
 def next_steps(summary: LogprobsSummary, request: Logprobs) -> list[Next]:
     """Back-tests of the weights of the same run."""
+    return of_the_weights(request.source, request.output.out, request.clock)
+
+
+def of_the_weights(source: Source, result: Path, clock: Clock) -> list[Next]:
+    """What comes after a result about a run's outputs: back-tests of its weights."""
     from driftline.commands.backtest import Backtest
 
     why = "Outputs that run straight do not make a forecast of the weights good. Test that on the run's own later checkpoints."
-    out = beside(request.output.out, "-backtest")
-    return [Next(why, Backtest(source=request.source, output=Output(out=out), clock=request.clock))]
+    return [Next(why, Backtest(source=source, output=Output(out=beside(result, "-backtest")), clock=clock))]

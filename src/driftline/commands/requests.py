@@ -6,6 +6,7 @@ folders that were asked about, whatever characters are in them.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -40,7 +41,7 @@ def make(kind: type[Request], **options: Any) -> Request:
     """
     taken: set[str] = set()
     if hasattr(options.get("run"), "checkpoints"):
-        options = {**options, "opened": options["run"], "run": (options["run"].name,)}
+        options = {**options, **_reopening(options["run"]), "opened": options["run"]}
     request = _filled(kind, options, taken)
     unknown = sorted(options.keys() - taken)
     if unknown:
@@ -79,6 +80,13 @@ def _as(hint: Any, value: Any) -> Any:
     return value
 
 
+def _reopening(opened: Any) -> dict[str, Any]:
+    """The options that open the same checkpoints again: by their folders, where the run is no folder itself."""
+    if len(named(opened.name)) > 1:
+        return {"run": [f"{step}={folder}" for step, folder in zip(opened.steps, opened.folders, strict=True)]}
+    return {"run": opened.name, "steps": list(opened.steps)}
+
+
 def words(request: Any) -> list[str]:
     """The command line that asks for a request, as words: `driftline`, the command, what it is of, its options."""
     positional, named, rest = _spelled(request)
@@ -108,12 +116,14 @@ def _spelled(request: Any) -> tuple[list[str], list[str], list[str]]:
     types = get_type_hints(type(request), include_extras=True)
     for field in fields(request):
         value = getattr(request, field.name)
+        if not field.compare:  # not of the command line
+            continue
         if is_dataclass(value):
             for whole, part in zip((positional, named, rest), _spelled(value), strict=True):
                 whole += part
         elif field.metadata.get("rest"):
             rest += value
-        elif value is None or value == field.default or not field.compare:
+        elif value is None or value == field.default:
             continue
         elif _POSITIONAL in getattr(types[field.name], "__metadata__", ()):
             positional += [f"./{word}" if word.startswith("-") else word for word in _values(value)]
@@ -133,6 +143,11 @@ def _values(value: Any) -> list[str]:
     if isinstance(value, (tuple, list)):
         return [str(item) for item in value]
     return [f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)]
+
+
+def named(run: str) -> tuple[str, ...]:
+    """The words that ask for a run, from its name in a record: a folder or an address, or `STEP=PATH` pairs."""
+    return tuple(re.split(r", (?=\d+=)", run)) if re.match(r"\d+=", run) else (run,)
 
 
 def beside(out: Path, suffix: str) -> Path:

@@ -31,7 +31,7 @@ PROBLEMS, SAMPLES = 512, 4
 
 
 def sampled(folder: Path) -> float:
-    return accuracy_of_folder(folder, PROBLEMS, 0, samples=SAMPLES)["sampled"]
+    return accuracy_of_folder(folder, PROBLEMS, 0, samples=SAMPLES).sampled
 
 
 def main() -> None:

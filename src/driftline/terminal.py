@@ -168,9 +168,19 @@ def training_step(steps: int, *, quiet: bool) -> Callable[[int, dict[str, float]
 
 
 def accuracy(rows: Sequence[ScoredStep]) -> None:
-    """Held-out accuracy by checkpoint, as a table with a bar."""
-    table = [(row.step, f"{row.greedy:.3f}", f"{row.sampled:.3f}", "█" * round(30 * row.sampled)) for row in rows]
-    _table("accuracy on held-out problems", ["step", "greedy", "sampled", ""], table)
+    """Held-out accuracy by checkpoint, as a table with a bar; where answers may be direct, the share that is worked out."""
+    worked = [] if not rows or rows[0].worked is UNSET else ["worked out"]
+    table = [
+        (
+            row.step,
+            f"{row.greedy:.3f}",
+            f"{row.sampled:.3f}",
+            *(f"{row.worked:.3f}" for _ in worked),
+            "█" * round(30 * row.sampled),
+        )
+        for row in rows
+    ]
+    _table("accuracy on held-out problems", ["step", "greedy", "sampled", *worked, ""], table)
 
 
 def comparison(record: Comparison) -> None:
@@ -226,6 +236,9 @@ def scores(record: DemoScores) -> None:
     table = [(row.model, f"{row.greedy:.3f}", f"{row.sampled:.3f}") for row in record.rows]
     title = f"accuracy on {record.problems} held-out problems, {record.samples} samples each"
     _table(title, ["model", "greedy", "sampled"], table)
+    for control in (record.hindsight, record.forecast):
+        if control:
+            _console().print(f"\n{control.sentence}")
 
 
 def samples(report: GenerateReport, out: Path) -> None:

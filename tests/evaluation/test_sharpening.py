@@ -103,7 +103,10 @@ def difference(mean: float, p_value: float) -> Difference:
 )
 def test_what_a_comparison_is_called(gain: tuple, beyond: tuple, verdict: str) -> None:
     assert judge(difference(*gain), difference(*beyond)) == verdict
-    told = sentence(verdict, "decoding at alpha 1.5", 0.5, 0.3, 0.4, 0.31)
-    for figure in ("0.500", "0.300", "0.400", "0.31", "decoding at alpha 1.5"):
+    told = sentence(verdict, "decoding at alpha 1.5", "step 20", (0.5, 0.3, 0.4), 0.31, difference(*beyond))
+    for figure in ("0.500", "0.300", "0.400", "0.31", "decoding at alpha 1.5", "step 20"):
         assert figure in told
+    if verdict in ("gain", "sharpening"):
+        mean = beyond[0]
+        assert f"{mean:+.3f} over that (95 %: {mean - 0.1:+.3f} to {mean + 0.1:+.3f})" in told
     assert ("sharpening" in told) == (verdict in ("gain", "sharpening"))

@@ -104,7 +104,11 @@ def test_sums_of_a_chat_are_right_by_their_last_number() -> None:
     ("name", "difficulty", "complaint"),
     [
         ("sums", 1, "the task sums has one level"),
-        ("no_such_task", 0, "'no_such_task' is unknown: give sums, or a data set of reasoning-gym"),
+        (
+            "no_such_task",
+            0,
+            "'no_such_task' is unknown: give sums, strategy, sums-of-two, larger, or a data set of reasoning-gym",
+        ),
     ],
 )
 def test_tasks_that_cannot_be_had(name: str, difficulty: int, complaint: str) -> None:

@@ -61,7 +61,7 @@ def test_of_several_processes_the_first_alone_measures(
 
     class Named:
         RECORD = OfRows
-        plan = staticmethod(lambda quick: PLAN)
+        plan = staticmethod(lambda quick, task: PLAN)
         measure = staticmethod(lambda runs, quick: Findings([Row(runs=len(runs))], ["found"]))
 
     monkeypatch.setattr(study, "experiment_named", lambda name: Named)

@@ -148,3 +148,42 @@ def test_a_restored_state_goes_on_to_the_same(tmp_path):
         ends.append((own, cycles.jumps, cycles.ahead, cycles.reach))
     assert same(ends[0][0], ends[1][0])
     assert ends[0][1:] == ends[1][1:]
+
+
+def peaked(best: float):
+    """A score of the weights that is highest where `weights(best)` are."""
+    return lambda values: -abs(float(values["a"][0, 0]) / 0.25 - best)
+
+
+@pytest.mark.parametrize(
+    ("best", "lengths", "taken"),
+    [
+        (4, [0, 3], 0),  # every jump is worse: none is made
+        (7, [0, 3, 6], 3),
+        (10, [0, 3, 6, 12], 6),
+        (1000, [0, 3, 6, 12], 12),  # never past the last candidate
+    ],
+)
+def test_the_best_of_doubling_lengths_is_taken(best, lengths, taken):
+    cycles = Cycles(4, 3, TWO_POINT)
+    cycles.start(0, weights(0))
+    values, score = weights(4), peaked(best)
+    tried = cycles.search(4, values, lambda: score(values), 3)
+    assert [one.n for one in tried] == lengths
+    assert [one.score for one in tried] == pytest.approx([-abs(4 + n - best) for n in lengths])
+    assert cycles.reach == taken
+    assert same(values, weights(4))
+
+
+def test_cycles_may_double_and_go_on_so():
+    cycles = Cycles(2, 2, TWO_POINT, doubling=True)
+    cycles.start(0, weights(0))
+    due = []
+    for step in range(1, 15):
+        if cycles.is_due(step):
+            due.append(step)
+            cycles.end()
+            cycles.start(step, weights(step))
+            saved, cycles = cycles.state(), Cycles(2, 2, TWO_POINT, doubling=True)
+            cycles.restore(saved, weights(step))
+    assert due == [2, 6, 14]

@@ -326,3 +326,35 @@ def test_sharded_weights_jump_as_whole_ones_do(tmp_path, method):
             )
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_the_best_length_on_a_validation_set_is_jumped_and_told(tmp_path):
+    """The score peaks at a known place along the line; the jump that lands nearest is made, and where none helps, none."""
+    plain = Watch()
+    trainer(tmp_path / "plain", [plain], steps=4).train()
+    name = next(name for name in plain.seen[4] if "norm" not in name)
+    goal = plain.seen[0][name] + 2.5 * (plain.seen[4][name] - plain.seen[0][name])  # 6 steps beyond the fourth
+
+    def validate(model):
+        return -float((weights(model)[name] - goal).norm())
+
+    jumped = RegroundingCallback(4, 3, accept="validation", validate=validate)
+    after = Watch()
+    trainer(tmp_path / "jumped", [jumped, after], steps=4).train()
+    (jump,) = read_jumps(tmp_path / "jumped")
+    assert jump.tried
+    assert [one.n for one in jump.tried] == [0, 3, 6, 12]
+    assert jump.projected_to == 10
+    torch.testing.assert_close(after.seen[4][name], goal, rtol=1e-5, atol=1e-7)
+    still = Watch()
+    trainer(tmp_path / "still", [RegroundingCallback(4, 3, accept="validation", validate=lambda _: 0.0), still]).train()
+    assert read_jumps(tmp_path / "still") == []
+    untouched = Watch()
+    trainer(tmp_path / "none", [untouched]).train()
+    assert all(torch.equal(value, untouched.seen[12][key]) for key, value in still.seen[12].items())
+
+
+def test_a_search_needs_its_score_and_a_score_its_search():
+    for given in ({"accept": "validation"}, {"validate": lambda model: 0.0}):
+        with pytest.raises(InputError, match="give both or neither"):
+            RegroundingCallback(4, 3, **given)

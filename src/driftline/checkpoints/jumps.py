@@ -32,6 +32,13 @@ class RewardChange(msgspec.Struct, kw_only=True):
     standard_error: float
 
 
+class Tried(msgspec.Struct, kw_only=True):
+    """A length that a jump might have had, in steps (0 is none), and the mean reward that it scored."""
+
+    n: int
+    score: float
+
+
 class Jump(msgspec.Struct, kw_only=True):
     """One jump. A key that does not apply is absent from the file, and `UNSET` here.
 
@@ -47,6 +54,7 @@ class Jump(msgspec.Struct, kw_only=True):
         lora_discarded: share of the projected products of adapters that the cut to their rank discarded.
         seconds: that the jump took.
         reward: what the guard saw.
+        tried: the lengths that were scored before this one was taken.
         model, checkpoint, projected: folders: trained from, trained to, and projected to.
         seconds_trained, seconds_projected: that the cycle took.
     """
@@ -67,6 +75,7 @@ class Jump(msgspec.Struct, kw_only=True):
     lora_discarded: float | UnsetType = UNSET
     seconds: float | UnsetType = UNSET
     reward: RewardChange | UnsetType = UNSET
+    tried: list[Tried] | UnsetType = UNSET
     model: str | UnsetType = UNSET
     checkpoint: str | UnsetType = UNSET
     projected: str | UnsetType = UNSET

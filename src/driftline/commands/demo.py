@@ -1,6 +1,7 @@
 """`driftline demo`: the main job on this machine, from the shipped base model to a forecast model and its score.
 
-A real GRPO run is made on the spot; nothing is canned. A finished run in the demo's folder is kept, so a
+A real GRPO run is made on the spot; nothing is canned. In it RL changes what the model does (the task `strategy`), so
+that a good forecast cannot be had by sampling colder. A finished run in the demo's folder is kept, so a
 second call goes on from there. Each stage is the command of its name.
 """
 
@@ -12,18 +13,21 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from driftline.commands import analyze, backtest, extrapolate, inspect, train
-from driftline.commands.options import Output, Printing, Quiet, Source
+from driftline.commands import analyze, backtest, evaluate, extrapolate, inspect, train
+from driftline.commands.options import Decoding, Output, Printing, Quiet, Source, TaskChoice, TokenChoice
 from driftline.commands.requests import command_line
 from driftline.errors import InputError
 from driftline.lab.settings import LabRun
 
 if TYPE_CHECKING:
-    from driftline.lab.record import DemoScores, ScoredStep
+    from driftline.evaluation.records import Control
+    from driftline.lab.record import DemoScores, ModelScore, ScoredStep
 
-FULL = LabRun()
-QUICK = LabRun(steps=16, save_every=2, prompts_per_step=4, held_out_problems=64)
-_SCORED_SAMPLES = 8  # completions of each held-out problem
+FULL = LabRun(task="strategy", steps=80, save_every=4, learning_rate=5e-6)
+QUICK = LabRun(task="strategy", steps=16, save_every=2, prompts_per_step=4, held_out_problems=64)
+_SEEN = 4  # a forecast from the first of so many parts of the run is checked at its end
+_SAMPLES = 8  # completions of each held-out problem
+_BATCH = 256  # of them at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +38,13 @@ class Demo:
     """the demo's folder; a second call continues from what is there"""
     quick: bool = False
     """a smoke-sized run of under 90 seconds"""
+    control: bool = False
+    """rewards by coin toss, whatever the answer: what all this says of a run that learns nothing"""
     printing: Quiet = Quiet()
 
     @property
     def settings(self) -> LabRun:
-        return QUICK if self.quick else FULL
+        return replace(QUICK if self.quick else FULL, reward="coin" if self.control else "answer")
 
     @property
     def run(self) -> Path:
@@ -115,19 +121,22 @@ def _backtest(request: Demo) -> float:
 
 
 def _extrapolate(request: Demo, horizon: float) -> list[tuple[str, Path]]:
-    """Two forecasts: of the last checkpoint from the first two thirds, which can be checked; and beyond the end."""
+    """Two forecasts: of the last checkpoint from the first quarter, which can be checked; and beyond the end."""
     cut, last, interval = _places(request)
     beyond = last + round(max(horizon, interval))
     return [
-        _forecast(request, f"0:{cut}", last, request.out / "hindsight"),
+        _forecast(request, f"0:{cut}", last, request.out / "hindsight", method="two-point"),
         _forecast(request, f"0:{last}", beyond, request.out / "forecast"),
     ]
 
 
-def _forecast(request: Demo, seen: str, target: int, folder: Path) -> tuple[str, Path]:
-    """What was forecast, in words, and where it lies."""
+def _forecast(request: Demo, seen: str, target: int, folder: Path, method: str = "auto") -> tuple[str, Path]:
+    """What was forecast, in words, and where it lies; with a method that is named, as far as asked, tested or not."""
     told = extrapolate.Extrapolate(
-        source=Source(run=request.source.run, steps=seen), output=extrapolate.ModelOutput(out=folder), to=str(target)
+        source=Source(run=request.source.run, steps=seen),
+        output=extrapolate.ModelOutput(out=folder),
+        to=str(target),
+        method=method,
     )
     print(command_line(told))
     asked = replace(told, output=replace(told.output, overwrite=True), printing=request.said)
@@ -140,35 +149,79 @@ def _forecast(request: Demo, seen: str, target: int, folder: Path) -> tuple[str,
 
 
 def _places(request: Demo) -> tuple[int, int, int]:
-    """The step two thirds into the run, its last one, and the last interval."""
+    """The step a quarter into the run, its last one, and the last interval."""
     steps = request.source.open().steps
-    return steps[2 * len(steps) // 3], steps[-1], steps[-1] - steps[-2]
+    return steps[max(len(steps) // _SEEN, 1)], steps[-1], steps[-1] - steps[-2]
 
 
 def _score(request: Demo, forecasts: list[tuple[str, Path]]) -> DemoScores:
+    """Each forecast beside the checkpoint that it started from, and the first beside what it is a forecast of."""
     from driftline.files.record import write_record
-    from driftline.lab.record import DemoScores, ModelScore
-    from driftline.lab.scoring import accuracy_of_folder
-    from driftline.progress import progress_bar
+    from driftline.lab.record import DemoScores
 
     cut, last, _ = _places(request)
-    hindsight, forecast = forecasts
-    models = (
-        (f"step {cut}, trained", request.run / f"checkpoint-{cut}"),
-        hindsight,
-        (f"step {last}, trained", request.run / f"checkpoint-{last}"),
-        forecast,
+    checkpoints = {step: request.run / f"checkpoint-{step}" for step in (cut, last)}
+    hindsight, forecast = (
+        _evaluate(request, folder, checkpoints[start])
+        for (_, folder), start in zip(forecasts, checkpoints, strict=True)
     )
-    problems, seed = request.settings.held_out_problems, request.settings.seed
-    rows = []
-    with progress_bar("scoring", len(models), quiet=request.printing.quiet, unit="models") as advance:
-        for name, folder in models:
-            scores = accuracy_of_folder(folder, problems, seed, samples=_SCORED_SAMPLES)
-            rows.append(ModelScore(model=name, folder=str(folder), **scores))
-            advance(1)
-    record = DemoScores(problems=problems, samples=_SCORED_SAMPLES, rows=rows)
+    rows = [
+        *_started_from(f"step {cut}, trained", checkpoints[cut], hindsight),
+        _forecast_score(*forecasts[0], hindsight),
+        _started_from(f"step {last}, trained", checkpoints[last], forecast)[0],
+        _forecast_score(*forecasts[1], forecast),
+    ]
+    record = DemoScores(
+        problems=request.settings.held_out_problems,
+        samples=_SAMPLES,
+        rows=rows,
+        hindsight=hindsight,
+        forecast=forecast,
+    )
     write_record(request.out / "scores.json", record)
     return record
+
+
+def _evaluate(request: Demo, model: Path, beside: Path) -> Control:
+    """A forecast beside the checkpoint that it started from, sampled alike, greedy, and as sure of its tokens."""
+    asked = evaluate.Evaluate(
+        model=str(model),
+        beside=str(beside),
+        task=TaskChoice(task=request.settings.task, problems=request.settings.held_out_problems),
+        output=Output(out=request.out / f"{model.name}-score", overwrite=True),
+        samples=_SAMPLES,
+        tokens=TokenChoice(temperature=request.settings.temperature, top_p=1.0),
+        seed=request.settings.seed,
+        decoding=Decoding(batch_size=_BATCH),
+        printing=request.said,
+    )
+    record = evaluate.run(asked)
+    assert record.control
+    return record.control
+
+
+def _started_from(name: str, folder: Path, control: Control) -> list[ModelScore]:
+    """A checkpoint as it is, and at the temperature at which it is as sure of its tokens as the forecast from it."""
+    from driftline.lab.record import ModelScore
+
+    matched = control.late_matched
+    colder = f"{name}, at temperature {matched.temperature:.2g}"
+    return [
+        ModelScore(model=title, folder=str(folder), greedy=_greedy(control, "late"), sampled=sampled)
+        for title, sampled in ((name, control.late.avg_at_k), (colder, matched.avg_at_k))
+    ]
+
+
+def _forecast_score(name: str, folder: Path, control: Control) -> ModelScore:
+    from driftline.lab.record import ModelScore
+
+    sampled = control.late.avg_at_k + control.gain.mean
+    return ModelScore(model=name, folder=str(folder), greedy=_greedy(control, "forecast"), sampled=sampled)
+
+
+def _greedy(control: Control, arm: str) -> float:
+    assert control.greedy
+    return control.greedy[arm]
 
 
 def _finished_run(run: Path, settings: LabRun) -> list[ScoredStep] | None:

@@ -38,6 +38,8 @@ class Evaluate:
     """longest response; default the task's own"""
     seed: int = 0
     """of the sampling, and of problems that are made"""
+    beside: Annotated[str | None, arg(metavar="MODEL")] = None
+    """a model to set MODEL beside: sampled alike, greedy, and as sure of its tokens (of a forecast, where it started)"""
     no_control: bool = False
     """extrapolated decoding without the late model beside it"""
     against: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -67,6 +69,7 @@ def run(request: Evaluate) -> EvaluationRecord:
             out,
             settings,
             control=not request.no_control,
+            beside=request.beside,
             against=request.against,
             batch_size=request.decoding.batch_size,
             progress=progress,

@@ -95,7 +95,7 @@ class TaskChoice:
     """Which problems, and how answers are judged."""
 
     task: Annotated[str, arg(metavar="TASK")]
-    """sums, aime24, aime25, math-500, a .jsonl file, or a reasoning-gym data set"""
+    """sums, strategy, sums-of-two, aime24, aime25, math-500, a .jsonl file, or a reasoning-gym data set"""
     problems: int | None = None
     """how many; default all of a file or set, 100 of a task that makes its own"""
     verifier: Literal["math", "exact"] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -25,6 +25,8 @@ class Study:
     """folder to write; a second call goes on with what is not finished"""
     quick: bool = False
     """a smoke-sized version"""
+    task: Literal["sums", "strategy"] = "sums"
+    """what the runs are trained on: in sums RL sharpens, in strategy it changes what the model does"""
     runs: Annotated[tuple[str, ...], arg(metavar="RUN...")] = ()
     """runs to measure, instead of training new ones"""
     where: Where = Where()
@@ -44,6 +46,7 @@ def run(request: Study) -> StudyRecord | None:
             request.name,
             request.out,
             quick=request.quick,
+            task=request.task,
             runs=request.runs,
             overwrite=request.overwrite,
             engine=engine,
@@ -65,7 +68,9 @@ def next_steps(record: StudyRecord, request: Study) -> list[Next]:
     """The study at its full size, or of runs of one's own."""
     if request.quick:
         why = "Run the study at its full size; runs that were given are measured again."
-        return [Next(why, Study(name=request.name, out=beside(request.out, "-full"), runs=request.runs))]
+        return [
+            Next(why, Study(name=request.name, out=beside(request.out, "-full"), task=request.task, runs=request.runs))
+        ]
     if request.runs:
         return []
     why = "Measure runs of your own in the same way: put their folders in place of RUN."

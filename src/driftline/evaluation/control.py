@@ -41,12 +41,19 @@ def controls(settings: GenerationSettings) -> dict[str, GenerationSettings]:
 
 
 def compare_with_late(
-    draw: Draw, what: str, forecast: Sampler, late: Sampler, rows: list[Row], task: Task, settings: GenerationSettings
+    draw: Draw,
+    named: tuple[str, str],
+    forecast: Sampler,
+    late: Sampler,
+    rows: list[Row],
+    task: Task,
+    settings: GenerationSettings,
 ) -> tuple[dict[str, list[Row]], Control]:
     """A forecast beside the late model.
 
     Args:
-        what: the forecast, in words; rows: its samples by `settings`.
+        named: the forecast and the late model, in words.
+        rows: samples of the forecast by `settings`.
 
     Returns:
         The samples of each arm, and what they say: figures, entropies, differences and verdict.
@@ -82,6 +89,6 @@ def compare_with_late(
         gain=gain,
         beyond_sharpening=beyond,
         verdict=verdict,
-        sentence=sharpening.sentence(verdict, what, *scores, temperature),
+        sentence=sharpening.sentence(verdict, *named, scores, temperature, beyond),
     )
     return arms, record

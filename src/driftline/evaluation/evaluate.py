@@ -3,7 +3,9 @@
 Makes `evaluation.json` and `samples.jsonl`, a row for every sample of every arm. Arms:
 
     model      one model; or, with two checkpoints and alpha,
-    forecast   extrapolated decoding, and beside it those of `control`
+    forecast   extrapolated decoding
+
+and beside a second model, which of extrapolated decoding is the late one, those of `control`.
 
 Samples are kept in a hidden folder beside the output while others are still to come, so that the same call
 goes on where it stopped.
@@ -21,7 +23,7 @@ import numpy as np
 from driftline._version import __version__
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.settings import GenerationSettings
-from driftline.decoding.sources import sampler_of
+from driftline.decoding.sources import load_sampler, sampler_of
 from driftline.errors import InputError
 from driftline.evaluation.control import compare_with_late
 from driftline.evaluation.metrics import paired_difference
@@ -63,6 +65,7 @@ def evaluate(
     settings: GenerationSettings,
     *,
     control: bool = True,
+    beside: str | None = None,
     against: Path | None = None,
     batch_size: int = 16,
     progress: StartStage = no_progress,
@@ -74,6 +77,7 @@ def evaluate(
         out: where the result will be: beside it unfinished work is kept.
         settings: the model, or late, early and alpha, and how it is sampled.
         control: of extrapolated decoding: also the late model, both greedy, and the control for sharpening.
+        beside: a model to be the late one of that control; of a forecast in weights, the checkpoint that it started from.
         against: the result of another call on the same problems, to compare with.
         progress: called for each arm with its name and its samples; returns what counts them.
         sampler: that of `settings`, if it is loaded already.
@@ -83,11 +87,14 @@ def evaluate(
     """
     if batch_size < 1:
         raise InputError(f"--batch-size is {batch_size}: it must be at least 1")
+    if beside is not None and settings.alpha is not None:
+        raise InputError("--beside is of one model: extrapolated decoding has the late model beside it, leave it out")
     other = None if against is None else read_shares(against, task)
     started = time.monotonic()
     sampler = sampler or sampler_of(settings)
-    models = [source for source in (settings.late, settings.early) if source is not None]
+    models = [source for source in (settings.late, settings.early, beside) if source is not None]
     request = {"task": task.digest, "settings": asdict(settings), "models": weights_of(models)}
+    late, named = _set_beside(sampler, settings, beside) if control else (None, ("", ""))
     with resumable(out, request) as work:
 
         def draw(arm: str, sampler: Sampler, settings: GenerationSettings) -> list[Row]:
@@ -98,22 +105,33 @@ def evaluate(
         main = "model" if sampler.early is None else "forecast"
         arms = {main: draw(main, sampler, settings)}
         controlled: Control | UnsetType = UNSET
-        if control and sampler.early is not None:
-            late = Sampler(sampler.late, sampler.tokenizer)
-            what = f"extrapolated decoding at alpha {sampler.alpha:g}"
-            others, controlled = compare_with_late(draw, what, sampler, late, arms[main], task, settings)
+        if late is not None:
+            others, controlled = compare_with_late(draw, named, sampler, late, arms[main], task, settings)
             arms |= others
         compared: Against | UnsetType = UNSET
         if other is not None:
             found = paired_difference(right(arms[main], settings.samples).mean(1), other)
             compared = Against(folder=str(against), avg_at_k=float(other.mean()), difference=found)
-        record = _record(task, settings, arms[main], controlled, compared, started)
+        record = _record(task, settings, beside, arms[main], controlled, compared, started)
     return EvaluationResult(record, arms, work)
+
+
+def _set_beside(
+    sampler: Sampler, settings: GenerationSettings, beside: str | None
+) -> tuple[Sampler | None, tuple[str, str]]:
+    """The model to set beside that of `sampler`, or None, and both in words."""
+    if sampler.early is not None:
+        named = f"extrapolated decoding at alpha {sampler.alpha:g}", "the late model"
+        return Sampler(sampler.late, sampler.tokenizer), named
+    if beside is None:
+        return None, ("", "")
+    return load_sampler(beside, dtype=settings.dtype), (settings.late, beside)
 
 
 def _record(
     task: Task,
     settings: GenerationSettings,
+    beside: str | None,
     rows: list[Row],
     control: Control | UnsetType,
     against: Against | UnsetType,
@@ -128,6 +146,7 @@ def _record(
         late=settings.late,
         early=settings.early,
         alpha=settings.alpha,
+        beside=UNSET if beside is None else beside,
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,

@@ -84,6 +84,7 @@ class EvaluationRecord(Record, kw_only=True, rename=_AT_K):
     late: str
     early: str | None
     alpha: float | None
+    beside: str | UnsetType = UNSET
     temperature: float
     top_p: float
     top_k: int

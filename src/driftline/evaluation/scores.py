@@ -50,7 +50,8 @@ class Scorer:
             return samples.draw(sampler, len(self.task.problems), batch_size=self.batch_size, advance=advance)
 
         with best.source.open() as forecast, late.source.open() as last:
-            return compare_with_late(draw, f"the {best.name}", forecast, last, rows, self.task, self.settings)[1]
+            named = f"the {best.name}", f"the checkpoint of step {late.step}"
+            return compare_with_late(draw, named, forecast, last, rows, self.task, self.settings)[1]
 
     def missing_controls(self) -> int:
         """Samples that `control` has still to draw."""

@@ -1,7 +1,8 @@
 """The control for sharpening: is a forecast better than the late model, or only surer?
 
 Extrapolated logits are narrower with alpha above 1, as are those of extrapolated weights as a rule, and a narrower
-distribution alone makes sampled answers better. So the late model is also sampled at the temperature at which its
+distribution alone makes sampled answers better. So the late model (of a forecast in weights, the checkpoint that it is
+set beside) is also sampled at the temperature at which its
 tokens have the same mean entropy, and a gain over the late model that this control shares is called sharpening.
 
     H(T) = mean over tokens of the entropy of softmax(logits / T), in nats; T* solves H_late(T*) = H_forecast(T)
@@ -100,15 +101,29 @@ def judge(gain: Difference, beyond: Difference) -> str:
     return "gain" if beyond.mean > 0 and beyond.p_value < _LEVEL else "sharpening"
 
 
-def sentence(verdict: str, what: str, forecast: float, late: float, matched: float, temperature: float) -> str:
-    """The verdict on the forecast `what` in words, with the three scores (avg@k) and the matched temperature."""
-    scores = f"{what} scores {forecast:.3f}, the late model {late:.3f}"
-    control = (
-        f"at temperature {temperature:.3g}, where it is as sure of its tokens, the late model scores {matched:.3f}"
-    )
+def sentence(
+    verdict: str,
+    what: str,
+    beside: str,
+    scores: tuple[float, float, float],
+    temperature: float,
+    beyond: Difference,
+) -> str:
+    """The verdict in words.
+
+    Args:
+        what, beside: the forecast, and the model that it is set beside, in words.
+        scores: avg@k of the forecast, of the model beside it, and of that at the matched temperature.
+        beyond: forecast minus that model at the matched temperature.
+    """
+    forecast, late, matched = scores
+    told = f"{what} scores {forecast:.3f}, {beside} {late:.3f}"
+    control = f"at temperature {temperature:.3g}, where it is as sure of its tokens, that scores {matched:.3f}"
+    low, high = beyond.interval
+    more = f"{beyond.mean:+.3f} over that (95 %: {low:+.3f} to {high:+.3f})"
     return {
-        "nothing": f"{scores}: no difference is told from chance ({control})",
-        "loss": f"{scores}: it is worse ({control})",
-        "gain": f"{scores}; {control}: the gain goes beyond sharpening",
-        "sharpening": f"{scores}; {control}: what it gains beyond that is not told from chance, so it counts as sharpening",
+        "nothing": f"{told}: no difference is told from chance ({control})",
+        "loss": f"{told}: it is worse ({control})",
+        "gain": f"{told}; {control}: the gain goes beyond sharpening, by {more}",
+        "sharpening": f"{told}; {control}: {more} is not told from chance, so the gain counts as sharpening",
     }[verdict]

@@ -17,8 +17,7 @@ from driftline.files.record import UNSET
 from driftline.lab.record import ACCURACY, ScoredStep
 from driftline.lab.scoring import accuracy
 from driftline.lab.settings import LabRun
-
-_SAMPLES = 2  # of each held-out problem
+from driftline.lab.tasks import LabTask
 
 OnStep = Callable[[int, dict[str, float]], None]
 
@@ -38,6 +37,7 @@ class Follow(TrainerCallback):
     settings: LabRun
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    task: LabTask
     held_out: Task
     longest: int
     writes: bool
@@ -66,17 +66,20 @@ class Follow(TrainerCallback):
             self.tokenizer,
             self.held_out,
             seed=self.settings.seed,
-            samples=_SAMPLES,
+            samples=self.task.samples,
             temperature=self.settings.temperature,
             max_new_tokens=self.longest,
             batch_size=self.settings.micro_batch or 512,
+            worked=None if self.task.habit is None or self.tokenizer.chat_template else self.task.habit.worked,
         )
         now = time.monotonic()
         row = ScoredStep(
             step=step,
             virtual_step=UNSET if self.reground is None else step + self.reground.virtual_steps_ahead,
-            greedy=scores["greedy"],
-            sampled=scores["sampled"],
+            greedy=scores.greedy,
+            sampled=scores.sampled,
+            pass_at_k=scores.pass_at_k,
+            worked=scores.worked,
             seconds=round(now - self.started, 1),
             train_seconds=round(begun - self.started - self.scoring, 2),
         )

@@ -90,9 +90,9 @@ def new_model(seed: int, family: str = "qwen2", *, vocabulary: int | None = None
     return getattr(transformers, f"{name}ForCausalLM")(config).float()
 
 
-def shipped_base() -> Path:
-    """The folder of the warmed-up base model that comes with the package."""
-    return Path(str(files("driftline.lab") / "base"))
+def shipped_base(task: str = "sums") -> Path:
+    """The folder of the warmed-up base model of a task, `sums` or `strategy`, that comes with the package."""
+    return Path(str(files("driftline.lab") / "bases" / task))
 
 
 def cache_folder() -> Path:

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from driftline.errors import InputError, first_line
+from driftline.evaluation.records import Control
 from driftline.files.json import read_json
 from driftline.files.lines import whole_lines
 from driftline.files.record import UNSET, Record, UnsetType, read_record
@@ -38,16 +39,19 @@ class RunRecord(Record, kw_only=True):
     seconds: float | UnsetType = UNSET
 
 
-class ScoredStep(Record, kw_only=True):
+class ScoredStep(Record, kw_only=True, rename={"pass_at_k": "pass@k"}):
     """A row of `accuracy.jsonl`: shares of right answers on held-out problems at a step, and seconds since step 0.
 
-    `virtual_step` is that of a run that is re-grounded; `train_seconds` leave out what scoring took.
+    `virtual_step` is that of a run that is re-grounded; `worked` the share of sampled answers that were worked out, of a
+    task whose answers may be direct; `train_seconds` leave out what scoring took.
     """
 
     step: int
     virtual_step: int | UnsetType = UNSET
     greedy: float
     sampled: float
+    pass_at_k: dict[str, float] | UnsetType = UNSET
+    worked: float | UnsetType = UNSET
     seconds: float
     train_seconds: float
 
@@ -62,11 +66,16 @@ class ModelScore(Record):
 
 
 class DemoScores(Record):
-    """`scores.json`: the demo's models side by side, on so many problems, sampled so many times each."""
+    """`scores.json`: the demo's models side by side, on so many problems, sampled so many times each.
+
+    `hindsight` and `forecast` say whether the two forecasts are better than where they started beyond sharpening.
+    """
 
     problems: int
     samples: int
     rows: list[ModelScore]
+    hindsight: Control | UnsetType = UNSET
+    forecast: Control | UnsetType = UNSET
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -8,6 +8,7 @@ is a folder in TRL's layout with model-only checkpoints, step 0 included, and be
     accuracy.jsonl   greedy and sampled accuracy on held-out problems as it went
     held_out.jsonl   those problems with their answers, for rollouts, evaluate and sweep
     jumps.json       where re-grounding projected it ahead
+    base/            of a LoRA adapter: the model that it is of
 
 The folder appears with `run.json` in it. A run that was stopped is begun again by the same call.
 
@@ -23,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +46,12 @@ from driftline.lab.tasks import LabTask, lab_task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+BASE = "base"
 _POOL = 4096  # training problems
+_VALIDATION, _VALIDATION_SAMPLES = (
+    64,
+    4,
+)  # of them, the last, and how often each is sampled, when a jump's length is chosen
 
 Say = Callable[[str], None]
 
@@ -82,7 +89,7 @@ def train(
         from transformers import PrinterCallback, set_seed
 
         from driftline.lab.follow import Follow
-        from driftline.lab.trainer import longest_completion, reward_of, rows_of, trainer_of
+        from driftline.lab.trainer import adapted, longest_completion, reward_of, rows_of, trainer_of
     except ImportError as error:
         raise InputError(f"the lab needs {error.name}: pip install 'driftline[train]'") from error
 
@@ -94,25 +101,31 @@ def train(
         )
     model, tokenizer = _base(everyone, settings, task, say)
     chat = tokenizer.chat_template is not None
-    trained = task.training(_POOL, settings.seed, chat=chat)
-    held_out = task.held_out(settings.held_out_problems, settings.seed, chat=chat)
+    trained = task.training(_POOL, settings.seed, chat=chat, system=settings.system)
+    held_out = task.held_out(settings.held_out_problems, settings.seed, chat=chat, system=settings.system)
     longest = settings.max_new_tokens or longest_completion(task, trained, tokenizer)
     record = _record(settings, longest, model, everyone.num_processes)
     writes = everyone.is_main_process
     if writes:
         with output_folder(out, overwrite=replaces, mark=MARK) as folder:
             _begin(folder, record, held_out, tokenizer)
+            if settings.lora_rank is not None:
+                model.save_pretrained(folder / BASE)
+                tokenizer.save_pretrained(folder / BASE)
     with _held(out, really=writes):
         everyone.wait_for_everyone()
         set_seed(settings.seed)
-        reground = _regrounding(settings)
-        follow = Follow(out, settings, model, tokenizer, held_out, longest, writes, on_step=on_step, reground=reground)
+        model = adapted(model, settings, out / BASE)
+        reground = _regrounding(settings, model, tokenizer, trained, longest)
+        follow = Follow(
+            out, settings, model, tokenizer, task, held_out, longest, writes, on_step=on_step, reground=reground
+        )
         trainer = trainer_of(trl, settings, out, longest, everyone.num_processes)(
             model=model,
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(rows_of(settings, task, trained, tokenizer)),
             callbacks=[*callbacks, *([] if reground is None else [reground]), follow],
-            **({} if settings.algorithm == "sft" else {"reward_funcs": [reward_of(trained)]}),
+            **({} if settings.algorithm == "sft" else {"reward_funcs": [reward_of(trained, settings)]}),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.save_model(str(out / "checkpoint-0"))
@@ -209,9 +222,34 @@ def _begin(folder: Path, record: RunRecord, held_out: Task, tokenizer: PreTraine
     write_lines(folder / "held_out.jsonl", problems)
 
 
-def _regrounding(settings: LabRun) -> Any:
+def _regrounding(
+    settings: LabRun, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trained: Task, longest: int
+) -> Any:
     if settings.m is None or settings.n is None:
         return None
+    from driftline.lab.scoring import accuracy
     from driftline.training.regrounding import RegroundingCallback
 
-    return RegroundingCallback(settings.m, settings.n, method=settings.jump, accept=settings.accept)
+    validation = replace(trained, problems=trained.problems[-_VALIDATION:])
+
+    def validate(_: Any) -> float:
+        scores = accuracy(
+            model,
+            tokenizer,
+            validation,
+            seed=settings.seed,
+            samples=_VALIDATION_SAMPLES,
+            temperature=settings.temperature,
+            max_new_tokens=longest,
+            batch_size=settings.micro_batch or _VALIDATION * _VALIDATION_SAMPLES,
+        )
+        return scores.sampled
+
+    return RegroundingCallback(
+        settings.m,
+        settings.n,
+        method=settings.jump,
+        accept=settings.accept,
+        validate=validate if settings.accept == "validation" else None,
+        spacing=settings.spacing,
+    )

@@ -6,16 +6,29 @@ every row: the accuracies that runs have recorded are of these draws, and a run 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from driftline.evaluation.metrics import ks, pass_at_k
 from driftline.evaluation.tasks import Task
+from driftline.files.record import UNSET, Record, UnsetType
 from driftline.lab.model import load
 from driftline.lab.tasks import lab_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Scores(Record, kw_only=True, rename={"pass_at_k": "pass@k"}):
+    """Shares of right answers, greedy and sampled; the share of sampled answers that were worked out, where they may not be."""
+
+    greedy: float
+    sampled: float
+    pass_at_k: dict[str, float]
+    worked: float | UnsetType = UNSET
 
 
 def completions(
@@ -62,13 +75,16 @@ def accuracy(
     temperature: float = 1.0,
     max_new_tokens: int | None = None,
     batch_size: int = 512,
-) -> dict[str, float]:
-    """``{"greedy", "sampled"}``: share of right answers to the problems of a task; sampled over `samples` draws.
+    worked: Callable[[str], bool] | None = None,
+) -> Scores:
+    """Shares of right answers to the problems of a task.
 
     The random state of the caller is left as it was, so scoring never changes a run.
 
     Args:
+        samples: completions of each problem.
         max_new_tokens: None is the task's own.
+        worked: whether a completion is worked out, of a task whose answers may be direct.
     """
     import torch
 
@@ -77,21 +93,27 @@ def accuracy(
     problems = [*range(len(task.problems))]
     prompts = [task.prompt(index, tokenizer).ids for index in problems]
 
-    def share(samples: int, temperature: float) -> float:
+    def drawn(samples: int, temperature: float) -> list[str]:
         asked = prompts * samples
-        texts = completions(
-            model, tokenizer, asked, temperature=temperature, max_new_tokens=room, batch_size=batch_size
-        )
-        right = [task.score(text, index) == 1 for text, index in zip(texts, problems * samples, strict=True)]
-        return sum(right) / len(right)
+        return completions(model, tokenizer, asked, temperature=temperature, max_new_tokens=room, batch_size=batch_size)
+
+    def right(texts: list[str]) -> np.ndarray:
+        scores = [task.score(text, index % len(problems)) == 1 for index, text in enumerate(texts)]
+        return np.array(scores).reshape(-1, len(problems)).T
 
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        greedy = share(1, 0.0)
-        return {"greedy": greedy, "sampled": share(samples, temperature)}
+        greedy, sampled = drawn(1, 0.0), drawn(samples, temperature)
+    found = right(sampled)
+    return Scores(
+        greedy=float(right(greedy).mean()),
+        sampled=float(found.mean()),
+        pass_at_k={str(k): float(pass_at_k(found, k).mean()) for k in ks(samples)},
+        worked=UNSET if worked is None else sum(map(worked, sampled)) / len(sampled),
+    )
 
 
-def accuracy_of_folder(folder: Path, count: int, seed: int, *, samples: int) -> dict[str, float]:
+def accuracy_of_folder(folder: Path, count: int, seed: int, *, samples: int) -> Scores:
     """`accuracy` of a saved model on the `count` held-out problems that a lab run of this seed is scored on."""
     model, tokenizer = load(folder)
     task = lab_task("sums").held_out(count, seed, chat=tokenizer.chat_template is not None)

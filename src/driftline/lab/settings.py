@@ -30,12 +30,13 @@ ALGORITHMS: Mapping[str, dict[str, Any]] = {
 }
 FAMILIES = ("qwen2", "qwen2-small", "qwen2-large", "llama", "qwen3", "qwen3-moe")
 SMOLLM2 = "smollm2"
+DTYPES = ("float32", "bfloat16")
 Algorithm = Literal["grpo", "dr-grpo", "dapo", "gspo", "reinforce++", "rloo", "sft"]
 
 
 @dataclass(frozen=True)
 class LabRun:
-    """Settings of a lab run; the defaults are the demo's."""
+    """Settings of a lab run."""
 
     steps: int = 150  # RL steps, or updates of sft
     save_every: int = 10  # steps between checkpoints
@@ -48,18 +49,28 @@ class LabRun:
     rollouts: int = 16  # completions sampled of each
     temperature: float = 1.0  # of the sampling
     iterations: int = 1  # updates from each batch of completions; above 1 they are off policy, and clipping acts
-    task: str = "sums"  # sums, or a reasoning-gym data set
+    task: str = "sums"  # sums, strategy, sums-of-two, larger, or a reasoning-gym data set
     difficulty: int = 0  # level of every attribute of the reasoning-gym curriculum
     model: str = "qwen2"  # qwen2, llama, qwen3, qwen3-moe, qwen2-small or -large, smollm2, or a model folder
+    system: str | None = None  # what a chat model is told before each problem; default: what its template says
     warm_up: int | None = None  # supervised steps before the run; default 1150 for the small models, else 0
     max_new_tokens: int | None = None  # longest completion; default: the longest solution and a little
+    reward: Literal["answer", "coin"] = (
+        "answer"  # for the right answer; or by coin toss, as a control that learns nothing
+    )
     held_out_problems: int = 256  # problems that scores are taken on
     m: int | None = None  # re-ground: after every m steps ...
     n: int | None = None  # ... project n steps ahead
-    accept: Literal["always", "reward"] = "always"  # re-grounding: reward rolls back a jump that lowers the reward
+    accept: Literal["always", "reward", "validation"] = (
+        "always"  # re-grounding: reward rolls back a jump that lowers it; validation takes the best of some lengths
+    )
+    spacing: Literal["even", "doubling"] = "even"  # re-grounding: doubling trains m, 2 m, 4 m, ... steps between jumps
     jump: Literal["two-point", "least-squares", "anchored", "damped"] = "two-point"  # re-grounding: how
     micro_batch: int | None = None  # completions in a forward pass; default: all of a step
     device: Literal["cpu", "auto"] = "cpu"  # auto: the accelerator, if there is one, in bfloat16 over fp32 weights
+    precision: Literal["float32", "bfloat16"] = "float32"  # of products on the CPU; weights and optimizer stay float32
+    lora_rank: int | None = None  # train a LoRA adapter of that rank on all linear layers, not the weights themselves
+    save_dtype: Literal["float32", "bfloat16"] = "float32"  # of the checkpoints
     seed: int = 0  # of the problems, the sampling, the warm-up and the training
 
     @property
@@ -85,6 +96,7 @@ def check(settings: LabRun) -> None:
         "max_new_tokens": 1,
         "difficulty": 0,
         "micro_batch": 1,
+        "lora_rank": 1,
     }
     for name, smallest in least.items():
         value = getattr(settings, name)
@@ -94,7 +106,14 @@ def check(settings: LabRun) -> None:
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"--{name.replace('_', '-')} is {value}: it must be above 0")
-    known = {"algorithm": ALGORITHMS, "optimizer": ("adamw", "sgd"), "device": ("cpu", "auto")}
+    known = {
+        "algorithm": ALGORITHMS,
+        "optimizer": ("adamw", "sgd"),
+        "device": ("cpu", "auto"),
+        "reward": ("answer", "coin"),
+        "precision": DTYPES,
+        "save_dtype": DTYPES,
+    }
     for name, choices in known.items():
         if getattr(settings, name) not in choices:
             raise InputError(f"--{name} {getattr(settings, name)!r} is unknown: choose {', '.join(choices)}")
@@ -102,6 +121,10 @@ def check(settings: LabRun) -> None:
         raise InputError(
             f"--model {settings.model!r} is no model of the lab and no local folder: "
             f"choose {', '.join((*FAMILIES, SMOLLM2))}, or give the folder of a causal language model"
+        )
+    if settings.model == SMOLLM2 and settings.task == "strategy":
+        raise InputError(
+            "--task strategy is of the lab's own models, whose base answers directly: give --task sums for smollm2"
         )
     if settings.noise_db is not None and (settings.algorithm != "sft" or not math.isfinite(settings.noise_db)):
         raise InputError("--noise-db is of --algorithm sft only, and a finite number: leave it out, or give one")

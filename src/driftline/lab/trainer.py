@@ -13,7 +13,7 @@ from driftline.lab.settings import ALGORITHMS, LabRun
 from driftline.lab.tasks import LabTask
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ADAM_BETA1 = 0.9
 _SPARE = {False: 4, True: 32}  # tokens beyond the longest solution, for a text and for a chat model
@@ -44,14 +44,14 @@ def trainer_of(trl: Any, settings: LabRun, out: Path, room: int, processes: int)
         "disable_tqdm": True,
         "seed": settings.seed,
         "use_cpu": settings.device == "cpu",
-        "bf16": not on_cpu,
+        "bf16": not on_cpu or settings.precision == "bfloat16",
         "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
     }
     if settings.algorithm == "sft":
         config = trl.SFTConfig(**shared, completion_only_loss=True)
         noisy = None if settings.noise_db is None else noisy_loss(settings.noise_db, settings.seed)
-        return lambda **given: trl.SFTTrainer(args=config, compute_loss_func=noisy, **given)
+        return lambda **given: saving(trl.SFTTrainer, settings)(args=config, compute_loss_func=noisy, **given)
     sampled: dict[str, Any] = {
         "num_generations": settings.rollouts,
         "max_completion_length": room,
@@ -61,7 +61,36 @@ def trainer_of(trl: Any, settings: LabRun, out: Path, room: int, processes: int)
     }
     name = "RLOO" if settings.algorithm == "rloo" else "GRPO"
     config = getattr(trl, f"{name}Config")(**shared, **sampled, **ALGORITHMS[settings.algorithm])
-    return lambda **given: getattr(trl, f"{name}Trainer")(args=config, **given)
+    return lambda **given: saving(getattr(trl, f"{name}Trainer"), settings)(args=config, **given)
+
+
+def saving(trainer: type, settings: LabRun) -> type:
+    """The trainer, with its checkpoints written in the type that is asked for."""
+    if settings.save_dtype == "float32":
+        return trainer
+    import torch
+
+    dtype = getattr(torch, settings.save_dtype)
+
+    class Saving(trainer):
+        def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+            state = self.model.state_dict() if state_dict is None else state_dict
+            cast = {tensor.data_ptr(): tensor.to(dtype) for tensor in state.values()}  # tied ones stay tied
+            super()._save(output_dir, {name: cast[tensor.data_ptr()] for name, tensor in state.items()})
+
+    return Saving
+
+
+def adapted(model: PreTrainedModel, settings: LabRun, base: Path) -> PreTrainedModel:
+    """The model itself, or with a LoRA adapter that is trained in its place; its checkpoints name the folder `base`."""
+    if settings.lora_rank is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    model.name_or_path = str(base)
+    rank = settings.lora_rank
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
 
 
 def noisy_loss(db: float, seed: int) -> Callable[..., Any]:
@@ -104,14 +133,18 @@ def rows_of(settings: LabRun, task: LabTask, trained: Task, tokenizer: PreTraine
     return rows
 
 
-def reward_of(trained: Task) -> Callable[..., list[float]]:
-    """What TRL asks for the rewards of completions, by their problems' numbers."""
+def reward_of(trained: Task, settings: LabRun) -> Callable[..., list[float]]:
+    """What TRL asks for the rewards of completions, by their problems' numbers; or by coin toss."""
+    coins = random.Random(settings.seed)
+
+    def toss(completions: list[Any], **kwargs: Any) -> list[float]:
+        return [float(coins.random() < 0.5) for _ in completions]
 
     def reward(completions: list[Any], row: list[int], **kwargs: Any) -> list[float]:
         texts = [done if isinstance(done, str) else done[-1]["content"] for done in completions]
         return [trained.score(text, index) for text, index in zip(texts, row, strict=True)]
 
-    return reward
+    return toss if settings.reward == "coin" else reward
 
 
 def longest_completion(task: LabTask, trained: Task, tokenizer: PreTrainedTokenizerBase) -> int:

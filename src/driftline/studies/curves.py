@@ -66,8 +66,9 @@ def schedule_name(settings: LabRun) -> str:
     if settings.m is None:
         return STANDARD
     jump = settings.jump if settings.jump != "two-point" else ""
-    guarded = "guarded" if settings.accept == "reward" else ""
-    return f"{settings.m}+{settings.n} {', '.join(filter(None, (jump, guarded)))}".strip()
+    chosen = {"always": "", "reward": "guarded", "validation": "validated"}[settings.accept]
+    spacing = "doubling" if settings.spacing == "doubling" else ""
+    return f"{settings.m}+{settings.n} {', '.join(filter(None, (jump, spacing, chosen)))}".strip()
 
 
 def reached(curve: Curve, threshold: float) -> tuple[float, float]:

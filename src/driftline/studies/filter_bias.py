@@ -23,7 +23,7 @@ from driftline.linearity.kernels import PAPER_MIN_DISTINCT, PAPER_MIN_RANGE
 from driftline.linearity.statistics import line_r2
 from driftline.linearity.summary import R2, NullR2
 from driftline.studies.measures import spread, summaries
-from driftline.studies.record import Findings, StudyRecord
+from driftline.studies.record import SUMS, Findings, StudyRecord
 
 CHECKPOINTS, SPACING = 20, 5
 WEIGHT = 0.02  # deviation of the weights that walks start from
@@ -62,14 +62,14 @@ class Filtered(Record, tag_field="kind", tag="run"):
     null_kept: NullR2
 
 
-class FilterBiasRecord(StudyRecord):
+class FilterBiasRecord(StudyRecord, kw_only=True):
     rows: list[Walk | Filtered]
 
 
 RECORD = FilterBiasRecord
 
 
-def plan(quick: bool) -> dict[str, LabRun]:
+def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
     return {}
 
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError, first_line
+from driftline.evaluation.tasks import sums
 from driftline.files.record import Figure
 from driftline.lab.record import RunRecord, ScoredStep, read_run, read_scores
+from driftline.lab.settings import LabRun
 from driftline.linearity.analysis import RunTotals, stored_dtypes, summarize
 from driftline.linearity.figures import facts_of
 from driftline.linearity.scan import scan
@@ -32,6 +34,16 @@ def lab_run(folder: Path) -> RunRecord:
         return read_run(folder)
     except InputError as error:
         raise _no_run(folder, error) from error
+
+
+def sums_run(folder: Path) -> LabRun:
+    """Settings of a run on one of the lab's sums. Raises `InputError` where it is none."""
+    settings = lab_run(folder).settings
+    if settings.task not in sums.TERMS:
+        raise InputError(
+            f"{folder} is of the task {settings.task}: this study scores {', '.join(sums.TERMS)} only, leave it out of --runs"
+        )
+    return settings
 
 
 def lab_scores(folder: Path) -> list[ScoredStep]:

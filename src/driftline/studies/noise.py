@@ -15,7 +15,7 @@ from driftline.checkpoints.trajectory import open_trajectory
 from driftline.files.record import Figure, Record
 from driftline.lab.settings import LabRun
 from driftline.studies.measures import lab_run, spread, summaries
-from driftline.studies.record import Findings, StudyRecord
+from driftline.studies.record import SUMS, Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
 LEVELS = (None, 10.0, 5.0, 0.0, -3.0, -5.0, -10.0, -15.0, -20.0, -200.0)
@@ -37,14 +37,14 @@ class NoisyRun(Record):
     linear: bool
 
 
-class NoiseRecord(StudyRecord):
+class NoiseRecord(StudyRecord, kw_only=True):
     rows: list[NoisyRun]
 
 
 RECORD = NoiseRecord
 
 
-def plan(quick: bool) -> dict[str, LabRun]:
+def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
     shape: dict[str, Any] = {"steps": 60, "save_every": 4, "score_every": 60, "prompts_per_step": 8}
     levels: Sequence[float | None] = LEVELS
     seeds: Sequence[int] = SEEDS
@@ -52,7 +52,7 @@ def plan(quick: bool) -> dict[str, LabRun]:
         shape = {"steps": 6, "save_every": 1, "score_every": 6, "prompts_per_step": 2, "held_out_problems": 16}
         levels, seeds = (None, NO_SIGNAL), SEEDS[:1]
     return {
-        f"{label(level)}, seed {seed}": LabRun(algorithm="sft", noise_db=level, seed=seed, **shape)
+        f"{label(level)}, seed {seed}": LabRun(task=task, algorithm="sft", noise_db=level, seed=seed, **shape)
         for seed in seeds
         for level in levels
     }

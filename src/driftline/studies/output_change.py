@@ -21,7 +21,7 @@ from driftline.outputs.logprobs import context_of, tokenizer_of
 from driftline.outputs.rollouts import read_rollouts
 from driftline.outputs.source_of_change import change_of_outputs
 from driftline.studies.measures import rollouts_of, spread
-from driftline.studies.record import Findings, StudyRecord
+from driftline.studies.record import SUMS, Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
 AT = (0.2, 0.5, 1.0)  # of the run
@@ -41,17 +41,19 @@ class LayerChange(Record):
     histogram: dict[str, float | list[int]]
 
 
-class OutputChangeRecord(StudyRecord):
+class OutputChangeRecord(StudyRecord, kw_only=True):
     rows: list[LayerChange]
 
 
 RECORD = OutputChangeRecord
 
 
-def plan(quick: bool) -> dict[str, LabRun]:
+def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
     if quick:
-        return {"seed 0": LabRun(steps=4, save_every=1, score_every=4, prompts_per_step=2, held_out_problems=16)}
-    return {f"seed {seed}": LabRun(steps=100, save_every=10, score_every=100, seed=seed) for seed in SEEDS}
+        return {
+            "seed 0": LabRun(task=task, steps=4, save_every=1, score_every=4, prompts_per_step=2, held_out_problems=16)
+        }
+    return {f"seed {seed}": LabRun(task=task, steps=100, save_every=10, score_every=100, seed=seed) for seed in SEEDS}
 
 
 def measure(runs: Mapping[str, Path], quick: bool) -> Findings:

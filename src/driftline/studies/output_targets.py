@@ -23,13 +23,16 @@ from driftline.evaluation.tasks import Task, open_task
 from driftline.files.output import output_folder
 from driftline.files.record import Record, read_record
 from driftline.lab.settings import LabRun
-from driftline.studies.measures import lab_scores, spread
-from driftline.studies.record import Findings, StudyRecord
+from driftline.studies.measures import lab_scores, spread, sums_run
+from driftline.studies.record import STRATEGY, SUMS, Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
-RATES: Mapping[str, float] = {"usual": 1e-5, "past its peak": 2e-4}
-ALPHAS = (1.25, 1.5, 2.0)
-LATE = 2 / 3  # of the run
+PAST = "past its peak"
+RATES: Mapping[str, Mapping[str, float]] = {SUMS: {"usual": 1e-5, PAST: 2e-4}, STRATEGY: {"usual": 5e-6, PAST: 2e-4}}
+STEPS = {SUMS: 120, STRATEGY: 80}
+ALPHAS = {SUMS: (1.25, 1.5, 2.0), STRATEGY: (1.5, 2.0, 4.0)}
+LATE = {SUMS: 2 / 3, STRATEGY: 1 / 4}  # of the usual run
+_LATE_PAST = 2 / 3  # of the other, which is then past its peak
 _TASK_SEED = 1234  # other problems than those that the runs were scored on
 
 
@@ -52,36 +55,43 @@ class OutputTarget(Record):
     verdict: str
 
 
-class OutputTargetsRecord(StudyRecord):
+class OutputTargetsRecord(StudyRecord, kw_only=True):
     rows: list[OutputTarget]
 
 
 RECORD = OutputTargetsRecord
 
 
-def plan(quick: bool) -> dict[str, LabRun]:
+def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
     if quick:
-        return {"usual, seed 0": LabRun(steps=6, save_every=1, prompts_per_step=2, held_out_problems=16)}
+        return {"usual, seed 0": LabRun(task=task, steps=6, save_every=1, prompts_per_step=2, held_out_problems=16)}
     return {
-        f"{name}, seed {seed}": LabRun(steps=120, learning_rate=rate, seed=seed)
+        f"{name}, seed {seed}": LabRun(task=task, steps=STEPS[task], learning_rate=rate, seed=seed)
         for seed in SEEDS
-        for name, rate in RATES.items()
+        for name, rate in RATES[task].items()
     }
 
 
 def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     """A row for each run and alpha."""
-    task = open_task("sums", problems=8 if quick else 128, seed=_TASK_SEED)
-    alphas, samples = (ALPHAS[1:2], 1) if quick else (ALPHAS, 8)
-    rows = [row for name, folder in runs.items() for row in of_run(name, folder, task, alphas, samples)]
+    rows = []
+    for name, folder in runs.items():
+        settings = sums_run(folder)
+        task = open_task(settings.task, problems=8 if quick else 128, seed=_TASK_SEED)
+        shape = settings.task if settings.task in ALPHAS else SUMS
+        alphas, samples = (ALPHAS[shape][1:2], 1) if quick else (ALPHAS[shape], 8)
+        late = _LATE_PAST if settings.learning_rate >= RATES[shape][PAST] else LATE[shape]
+        rows += of_run(name, folder, task, late, alphas, samples)
     return Findings(rows, _findings(rows))
 
 
-def of_run(name: str, folder: Path, task: Task, alphas: Sequence[float], samples: int) -> list[OutputTarget]:
-    """A row for each alpha; evaluations are kept beside the run."""
+def of_run(
+    name: str, folder: Path, task: Task, share: float, alphas: Sequence[float], samples: int
+) -> list[OutputTarget]:
+    """A row for each alpha, the late checkpoint lying at a share of the run; evaluations are kept beside the run."""
     trajectory = open_trajectory(folder)
     steps = np.array(trajectory.steps)
-    late = int(steps[np.abs(steps - LATE * steps[-1]).argmin()])
+    late = int(steps[np.abs(steps - share * steps[-1]).argmin()])
     best = best_step(folder, set(trajectory.steps))
     kept, size = folder.parent / f".{folder.name}.evaluations", f"{samples}-{len(task.problems)}"
 

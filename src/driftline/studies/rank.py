@@ -23,7 +23,7 @@ from driftline.lab.settings import LabRun
 from driftline.linearity import null
 from driftline.linearity.scan import scan
 from driftline.linearity.statistics import increments_gram, line_r2
-from driftline.studies.record import Findings, StudyRecord
+from driftline.studies.record import SUMS, Findings, StudyRecord
 
 RANKS = (1, 2, 3, 5)
 _BLOCK = 1 << 20
@@ -43,17 +43,19 @@ class OfRank(Record):
     unchanged_in_bf16: float
 
 
-class RankRecord(StudyRecord):
+class RankRecord(StudyRecord, kw_only=True):
     rows: list[OfRank]
 
 
 RECORD = RankRecord
 
 
-def plan(quick: bool) -> dict[str, LabRun]:
+def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
     if quick:
-        return {"seed 0": LabRun(steps=8, save_every=1, score_every=8, prompts_per_step=2, held_out_problems=16)}
-    return {f"seed {seed}": LabRun(steps=100, score_every=50, seed=seed) for seed in range(3)}
+        return {
+            "seed 0": LabRun(task=task, steps=8, save_every=1, score_every=8, prompts_per_step=2, held_out_problems=16)
+        }
+    return {f"seed {seed}": LabRun(task=task, steps=100, score_every=50, seed=seed) for seed in range(3)}
 
 
 def measure(runs: Mapping[str, Path], quick: bool) -> Findings:

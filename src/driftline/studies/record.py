@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from driftline.files.record import Record
+from driftline.files.record import UNSET, Record, UnsetType
 from driftline.lab.settings import LabRun
 
 LabRuns = Mapping[str, LabRun]
+SUMS, STRATEGY = "sums", "strategy"  # the lab in which RL sharpens, and that in which it changes what the model does
 
 
 class Asked(Record):
@@ -19,15 +20,17 @@ class Asked(Record):
     study: str
     quick: bool
     runs: list[str]
+    task: str | UnsetType = UNSET  # where it is not sums
 
 
-class StudyRecord(Record):
+class StudyRecord(Record, kw_only=True):
     """`study.json`. Each study has a type of its own, which says what its rows are and adds what its page draws."""
 
     driftline: str
     study: str
     quick: bool
     runs: list[str]
+    task: str | UnsetType = UNSET  # where it is not sums
     rows: Any
     findings: list[str]
     seconds: float
@@ -53,8 +56,8 @@ class Experiment(Protocol):
 
     RECORD: type[StudyRecord]
 
-    def plan(self, quick: bool) -> LabRuns:
-        """The runs that it needs, by label."""
+    def plan(self, quick: bool, task: str = SUMS) -> LabRuns:
+        """The runs that it needs, by label, on a task of the lab."""
 
     def measure(self, runs: Mapping[str, Path], quick: bool) -> Findings:
         """What they show.

@@ -15,7 +15,7 @@ from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.files.record import Figure, Record
 from driftline.lab.settings import LabRun
 from driftline.studies.measures import lab_run, lab_scores, spread, summaries
-from driftline.studies.record import Findings, StudyRecord
+from driftline.studies.record import SUMS, Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
 KINDS = ("rl", "sft")
@@ -42,19 +42,19 @@ class CutRun(Record):
     linear: bool
 
 
-class RlVsSftRecord(StudyRecord):
+class RlVsSftRecord(StudyRecord, kw_only=True):
     rows: list[CutRun]
 
 
 RECORD = RlVsSftRecord
 
 
-def plan(quick: bool) -> dict[str, LabRun]:
+def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
     shape: dict[str, Any] = {"steps": 100, "save_every": 5}
     if quick:
         shape = {"steps": 6, "save_every": 1, "prompts_per_step": 2, "held_out_problems": 16}
     return {
-        f"{kind}, seed {seed}": LabRun(algorithm="grpo" if kind == "rl" else "sft", seed=seed, **shape)
+        f"{kind}, seed {seed}": LabRun(task=task, algorithm="grpo" if kind == "rl" else "sft", seed=seed, **shape)
         for seed in SEEDS[: 1 if quick else None]
         for kind in KINDS
     }

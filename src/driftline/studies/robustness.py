@@ -20,7 +20,7 @@ from driftline.lab.record import read_run
 from driftline.lab.settings import LabRun
 from driftline.linearity.summary import R2, NullR2
 from driftline.studies.measures import logprob_summary, rollouts_of, spread, summaries
-from driftline.studies.record import Findings, StudyRecord
+from driftline.studies.record import STRATEGY, SUMS, Findings, StudyRecord
 
 SEEDS = (0, 1, 2)
 GROUPS: Mapping[str, Mapping[str, dict[str, Any]]] = {
@@ -42,6 +42,12 @@ GROUPS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "learning rate": {"3e-6": {"learning_rate": 3e-6}, "3e-5": {"learning_rate": 3e-5}},
     "batch": {"4 problems a step": {"prompts_per_step": 4}, "32 problems a step": {"prompts_per_step": 32}},
     "rollouts": {"8 of each": {"rollouts": 8}, "32 of each": {"rollouts": 32}},
+}
+IN_STRATEGY: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    "post-training": {"RL": {}, "SFT": {"algorithm": "sft"}},
+    "architecture": {"Llama": {"model": "llama", "warm_up": 600}, "Qwen3": {"model": "qwen3", "warm_up": 600}},
+    "algorithm": GROUPS["algorithm"],
+    "learning rate": GROUPS["learning rate"],
 }
 _SHAPE: dict[str, Any] = {
     "steps": 60,
@@ -81,7 +87,7 @@ class InSetting(Record):
     linear: bool
 
 
-class RobustnessRecord(StudyRecord):
+class RobustnessRecord(StudyRecord, kw_only=True):
     rows: list[InSetting]
 
 
@@ -89,12 +95,12 @@ RECORD = RobustnessRecord
 _UNKNOWN = SettingR2(median=None, q25=None, q75=None)
 
 
-def plan(quick: bool) -> dict[str, LabRun]:
-    shape = _QUICK if quick else _SHAPE
+def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
+    shape = {"task": task, **(_QUICK if quick else _SHAPE)}
     return {
         f"{group}: {name}, seed {seed}": LabRun(**{**shape, "seed": seed, **change})
         for seed in SEEDS[: 1 if quick else None]
-        for group, settings in GROUPS.items()
+        for group, settings in (IN_STRATEGY if task == STRATEGY else GROUPS).items()
         for name, change in settings.items()
         if not quick or name in _QUICK_SETTINGS
     }

@@ -30,7 +30,7 @@ from driftline.studies.curves import (
     reached,
     read_curve,
 )
-from driftline.studies.record import Findings, StudyRecord
+from driftline.studies.record import STRATEGY, SUMS, Findings, StudyRecord
 
 SCHEDULES: Mapping[str, dict[str, Any]] = {
     STANDARD: {},
@@ -40,6 +40,10 @@ SCHEDULES: Mapping[str, dict[str, Any]] = {
     "20+20 guarded": {"m": 20, "n": 20, "accept": "reward"},
     "10+20 damped, guarded": {"m": 10, "n": 20, "accept": "reward", "jump": "damped"},
 }
+EFFOPD: Mapping[str, dict[str, Any]] = {  # lengths chosen on a small validation set, cycles of 5, 10, 20, ... steps
+    "5+5 doubling, validated": {"m": 5, "n": 5, "accept": "validation", "spacing": "doubling"}
+}
+IN_STRATEGY = {name: SCHEDULES[name] for name in (STANDARD, "10+10", "20+20", "20+20 guarded")} | dict(EFFOPD)
 RATES = (1e-5, 3e-5, 1e-4)
 SEEDS = (0, 1, 2)
 THRESHOLDS = (0.6, 0.75, 0.9, 0.95)
@@ -78,7 +82,7 @@ class AtBestRate(Record):
     speedup_by_seed: dict[str, Figure]
 
 
-class SpeedupRecord(StudyRecord):
+class SpeedupRecord(StudyRecord, kw_only=True):
     rows: list[AtRate]
     findings: list[str]
     best: list[AtBestRate]
@@ -90,7 +94,7 @@ class SpeedupRecord(StudyRecord):
 RECORD = SpeedupRecord
 
 
-def plan(quick: bool) -> dict[str, LabRun]:
+def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
     """Seeds outermost, so that what drifts on the machine meets all schedules alike."""
     if quick:
         schedules: Mapping[str, dict[str, Any]] = {STANDARD: {}, "4+4": {"m": 4, "n": 4}}
@@ -98,9 +102,9 @@ def plan(quick: bool) -> dict[str, LabRun]:
         seeds: Sequence[int] = SEEDS[:1]
         shape = _QUICK
     else:
-        schedules, rates, seeds, shape = SCHEDULES, RATES, SEEDS, _FULL
+        schedules, rates, seeds, shape = (IN_STRATEGY if task == STRATEGY else SCHEDULES), RATES, SEEDS, _FULL
     return {
-        f"{schedule}, {rate:g}, seed {seed}": LabRun(learning_rate=rate, seed=seed, **shape, **options)
+        f"{schedule}, {rate:g}, seed {seed}": LabRun(task=task, learning_rate=rate, seed=seed, **shape, **options)
         for seed in seeds
         for rate in rates
         for schedule, options in schedules.items()

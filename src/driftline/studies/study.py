@@ -18,9 +18,9 @@ from driftline._version import __version__
 from driftline.engines import Advance, Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.files.output import output_folder
-from driftline.files.record import read_record, write_record
+from driftline.files.record import UNSET, read_record, write_record
 from driftline.lab.record import finished
-from driftline.studies.record import Asked, Experiment, LabRuns, StudyRecord
+from driftline.studies.record import SUMS, Asked, Experiment, LabRuns, StudyRecord
 
 MARK = "study.json"
 PAGE = "report.html"  # written after it, from what it holds
@@ -52,6 +52,7 @@ def run_study(
     out: Path,
     *,
     quick: bool = False,
+    task: str = SUMS,
     runs: Sequence[str] = (),
     overwrite: bool = False,
     engine: Engine | None = None,
@@ -63,6 +64,7 @@ def run_study(
 
     Args:
         quick: a smoke-sized version.
+        task: that the runs are made on, sums or strategy.
         runs: folders to measure instead of training new ones.
         overwrite: make the result again; runs that are finished are kept even then.
         engine: where runs are trained; default one after another in this process.
@@ -71,14 +73,17 @@ def run_study(
         InputError: an unknown study, `out` holds something else, or a run cannot be used.
     """
     experiment = experiment_named(name)
-    asked = Asked(study=name, quick=quick, runs=list(runs))
+    elsewhere = UNSET if task == SUMS else task
+    asked = Asked(study=name, quick=quick, runs=list(runs), task=elsewhere)
     first = os.environ.get("RANK", "0") == "0"
     if first:
         _take_up(out, asked, overwrite=overwrite)
         if (out / MARK).is_file() and not overwrite:
             return read_record(out / MARK, experiment.RECORD, what="driftline study")
     started = time.monotonic()
-    folders = {run: Path(run) for run in runs} if runs else lab_runs(out / "runs", experiment.plan(quick), say, engine)
+    folders = (
+        {run: Path(run) for run in runs} if runs else lab_runs(out / "runs", experiment.plan(quick, task), say, engine)
+    )
     if not first:
         return None
     found = experiment.measure(folders, quick)
@@ -87,6 +92,7 @@ def run_study(
         study=name,
         quick=quick,
         runs=list(runs),
+        task=elsewhere,
         rows=list(found.rows),
         findings=found.sentences,
         seconds=time.monotonic() - started,

@@ -1,7 +1,8 @@
 """How far should one extrapolate, and could one have known without evaluating? (paper, Fig. 5)
 
 From several late checkpoints of each run, two-point forecasts (from step 0, as the paper has it) at growing horizons
-are scored on held-out problems. The best target is set beside what the run itself says before any evaluation: the
+are scored on held-out problems, the best of them beside the late checkpoint at the temperature at which it is as sure
+of its tokens. The best target is set beside what the run itself says before any evaluation: the
 horizon that back-tests over the checkpoints up to that late one recommend, the persistence length of its drift, and
 the skill of the same kind of forecast tested from half way to the late checkpoint, in weights and in log-probs.
 """
@@ -16,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
-from driftline.errors import InputError
-from driftline.files.record import Figure, Record
+from driftline.evaluation.records import Control
+from driftline.evaluation.tasks import Task, open_task
+from driftline.files.record import UNSET, Figure, Record, UnsetType
 from driftline.forecast.backtest import backtest
 from driftline.forecast.observations import observe
 from driftline.forecast.request import ForecastRequest
@@ -27,15 +29,16 @@ from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.logprobs import context_of, tokenizer_of
 from driftline.outputs.rollouts import Rollout, read_rollouts
 from driftline.outputs.teacher_forcing import token_logprobs
-from driftline.studies.measures import lab_run, rollouts_of, spread
-from driftline.studies.record import Findings, StudyRecord
+from driftline.studies.measures import rollouts_of, spread, sums_run
+from driftline.studies.record import STRATEGY, SUMS, Findings, StudyRecord
 from driftline.writing.extrapolate import extrapolate
 
 SEEDS = (0, 1, 2)
-RATES = (1e-5, 2e-5)
+SHAPES = {SUMS: ((1e-5, 2e-5), 150, 10), STRATEGY: ((5e-6, 1e-5), 60, 4)}  # learning rates, steps, between checkpoints
 LATE = (1 / 3, 1 / 2, 2 / 3)  # of the run
 HORIZONS = (0.1, 0.25, 0.5, 1.0, 2.0)  # of the late step
 _PROBLEMS, _SAMPLES = 256, 4
+_CONTROL_SEED = 1234  # of other problems, since the best was chosen by its score
 _TESTED = 4  # horizons of the test in log-probs
 SAID = {
     "recommended_horizon": "the back-tests' horizon for two-point",
@@ -56,7 +59,7 @@ class HalfWay(Record):
     logprob_horizon: float | None
 
 
-class WeightTarget(Record):
+class WeightTarget(Record, kw_only=True):
     """Scores of forecasts from a late checkpoint, and what the run recommended before any evaluation."""
 
     run: str
@@ -64,6 +67,9 @@ class WeightTarget(Record):
     held: float
     horizons: list[int]
     scores: list[float]
+    held_greedy: float | UnsetType = UNSET
+    greedy: list[float] | UnsetType = UNSET
+    control: Control | UnsetType = UNSET  # of the best forecast beside the late checkpoint
     best_horizon: float
     best_score: float
     recommended_horizon: float
@@ -75,7 +81,7 @@ class WeightTarget(Record):
     logprob_horizon: float | None
 
 
-class WeightTargetsRecord(StudyRecord):
+class WeightTargetsRecord(StudyRecord, kw_only=True):
     rows: list[WeightTarget]
     findings: list[str]
     correlations: dict[str, Figure]
@@ -85,15 +91,17 @@ class WeightTargetsRecord(StudyRecord):
 RECORD = WeightTargetsRecord
 
 
-def plan(quick: bool) -> dict[str, LabRun]:
+def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
+    rates, steps, save_every = SHAPES[task]
     if quick:
-        return {
-            "1e-05, seed 0": LabRun(steps=12, save_every=1, score_every=12, prompts_per_step=2, held_out_problems=16)
-        }
+        shape = LabRun(task=task, steps=12, save_every=1, score_every=12, prompts_per_step=2, held_out_problems=16)
+        return {"1e-05, seed 0": shape}
     return {
-        f"{rate:g}, seed {seed}": LabRun(learning_rate=rate, seed=seed, score_every=150)
+        f"{rate:g}, seed {seed}": LabRun(
+            task=task, learning_rate=rate, seed=seed, steps=steps, save_every=save_every, score_every=steps
+        )
         for seed in SEEDS
-        for rate in RATES
+        for rate in rates
     }
 
 
@@ -132,13 +140,9 @@ def of_late(
     quick: bool,
 ) -> WeightTarget:
     """Scores of the forecasts from step 0 and `late`, beside what the checkpoints up to `late` recommend."""
-    from driftline.lab.scoring import accuracy_of_folder
+    from driftline.lab.scoring import Scores, accuracy_of_folder
 
-    settings = lab_run(folder).settings
-    if settings.task != "sums":
-        raise InputError(
-            f"{folder} is of the task {settings.task}: this study scores sums only, leave it out of --runs"
-        )
+    settings = sums_run(folder)
     seen = trajectory.only([step for step in trajectory.steps if step <= late])
     observed = observe(seen)
     tests = backtest(observed)
@@ -147,8 +151,8 @@ def of_late(
     )
     count, samples = (16, 1) if quick else (_PROBLEMS, _SAMPLES)
 
-    def score(model: Path) -> float:
-        return accuracy_of_folder(model, count, settings.seed, samples=samples)["sampled"]
+    def score(model: Path) -> Scores:
+        return accuracy_of_folder(model, count, settings.seed, samples=samples)
 
     horizons = sorted({max(round(late * horizon), 1) for horizon in HORIZONS})
     request = ForecastRequest(
@@ -156,17 +160,23 @@ def of_late(
     )
     extrapolate(seen, scratch, request, overwrite=True)
     models = [scratch if len(horizons) == 1 else scratch / f"checkpoint-{late + h}" for h in horizons]
-    held, scores = score(trajectory.checkpoints[trajectory.steps.index(late)].path), [score(model) for model in models]
+    checkpoint = trajectory.checkpoints[trajectory.steps.index(late)].path
+    held, found = score(checkpoint), [score(model) for model in models]
+    scores = [one.sampled for one in found]
     best = int(np.argmax(scores))
+    control = beside(models[best], checkpoint, open_task(settings.task, problems=count, seed=_CONTROL_SEED), samples)
     tested = tested_from_half_way(seen, observed.total, rollouts, scratch)
     return WeightTarget(
         run=name,
         late=late,
-        held=held,
+        held=held.sampled,
         horizons=horizons,
         scores=scores,
-        best_horizon=horizons[best] if scores[best] > held else 0,
-        best_score=max(scores[best], held),
+        held_greedy=held.greedy,
+        greedy=[one.greedy for one in found],
+        control=control,
+        best_horizon=horizons[best] if scores[best] > held.sampled else 0,
+        best_score=max(scores[best], held.sampled),
         recommended_horizon=tests.horizons["two-point"],
         recommended_by_best_method=tests.horizons[tests.best] if tests.best != "hold" else 0,
         best_method=tests.best,
@@ -175,6 +185,22 @@ def of_late(
         logprob_skill=tested.logprob_skill,
         logprob_horizon=tested.logprob_horizon,
     )
+
+
+def beside(forecast: Path, checkpoint: Path, task: Task, samples: int) -> Control:
+    """A forecast beside the checkpoint that it started from: sampled alike, greedy, and as sure of its tokens."""
+    from driftline.decoding.settings import GenerationSettings
+    from driftline.evaluation.evaluate import evaluate
+
+    settings = GenerationSettings(
+        late=str(forecast), temperature=1.0, top_p=1.0, samples=samples, max_new_tokens=task.max_new_tokens
+    )
+    found = evaluate(
+        task, forecast.with_name(f"{forecast.name}-score"), settings, beside=str(checkpoint), batch_size=256
+    )
+    found.work.remove()
+    assert found.record.control
+    return found.record.control
 
 
 def tested_from_half_way(seen: Trajectory, gram: np.ndarray, rollouts: Sequence[Rollout], scratch: Path) -> HalfWay:
@@ -235,6 +261,7 @@ def _findings(rows: list[WeightTarget]) -> list[str]:
         f"Over {len(rows)} late checkpoints, the best two-point target scores {spread(gains)} above the checkpoint itself; some "
         f"target is better in {helped}. It lies {spread([row.best_horizon / row.late for row in rows])} of the late step ahead."
     ]
+    found += _beyond_sharpening([row.control for row in rows if row.control])
     said = ", ".join(
         f"{SAID[key]} {value:.2f}" if value is not None else f"{SAID[key]} unknown"
         for key, value in correlations(rows).items()
@@ -246,3 +273,15 @@ def _findings(rows: list[WeightTarget]) -> list[str]:
         f"{sum(row.recommended_horizon > row.best_horizon for row in rows)}: skill in weights and accuracy are different targets."
     )
     return found
+
+
+def _beyond_sharpening(controls: Sequence[Control]) -> list[str]:
+    if not controls:
+        return []
+    greedy = [control.greedy for control in controls if control.greedy]
+    return [
+        f"On other problems the best forecast goes beyond sharpening in {sum(one.verdict == 'gain' for one in controls)} of "
+        f"{len(controls)}: it scores {spread([one.gain.mean for one in controls])} above the late checkpoint, "
+        f"{spread([one.beyond_sharpening.mean for one in controls])} above that at the temperature at which it is as sure, and "
+        f"greedy {spread([one['forecast'] - one['late'] for one in greedy])} above it."
+    ]

@@ -66,6 +66,16 @@ def write_back(model: torch.nn.Module, values: Values) -> None:
     zero3.write_back((parameters[name], value) for name, value in values.items() if name in parameters)
 
 
+def mean_over_processes(value: float) -> float:
+    """Of a figure that each process has its own of; the same on all, so that all decide alike."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    on_device = torch.distributed.get_backend() == "nccl"
+    total = torch.tensor(value, dtype=torch.float32, device="cuda" if on_device else "cpu")
+    torch.distributed.all_reduce(total)
+    return float(total) / torch.distributed.get_world_size()
+
+
 def state_file(args: TrainingArguments, state: TrainerState, name: str, *, sharded: bool) -> Path | None:
     """Where a callback keeps its state in the checkpoint of the current step; None where no such checkpoint is.
 

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import fnmatch
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from msgspec import UNSET
 from transformers import TrainerCallback
 
-from driftline.checkpoints.jumps import NAME, Jumps, write_jumps
+from driftline.checkpoints.jumps import NAME, Jumps, Tried, write_jumps
 from driftline.errors import InputError
 from driftline.forecast.extrapolators import method_named
 from driftline.training import hooks, optimizers, refusals
@@ -44,7 +46,13 @@ class RegroundingCallback(TrainerCallback):
         accept: `always`, as in the paper; or `reward`: when the mean reward of the `window` logs after a jump is
             below that of the `window` before by two standard errors, weights and optimizer go back to where
             they were and n is halved; it doubles again, up to `n`, with every jump that stands. No jump is made
-            that the run would end too early to judge.
+            that the run would end too early to judge. Or `validation`, after EffOPD (arXiv 2605.11739): no jump and
+            jumps of n, 2 n, 4 n, ... steps are scored by `validate`, up to the first that is not better than the one
+            before, and the best is made.
+        validate: (model) -> its mean reward on a small validation set, not that of the final test; the same problems
+            and random state at every call, so that lengths are compared and not draws.
+        candidates: lengths to try at most.
+        spacing: `even`, or `doubling`: cycles of m, 2 m, 4 m, ... steps, as EffOPD has them.
         adapters: `refuse` a model that trains LoRA factors, as A and B are not linear in the weights; or `product`:
             project B A and factor it again at its rank, see `training.lora`.
         offload: keep anchors in the memory of the host.
@@ -63,18 +71,22 @@ class RegroundingCallback(TrainerCallback):
         anchors: int | None = None,
         keep: tuple[str, ...] = NORM_LAYERS,
         optimizer: Literal["keep", "reset", "rescale"] = "keep",
-        accept: Literal["always", "reward"] = "always",
+        accept: Literal["always", "reward", "validation"] = "always",
         window: int = 4,
+        validate: Callable[[torch.nn.Module], float] | None = None,
+        candidates: int = 5,
+        spacing: Literal["even", "doubling"] = "even",
         adapters: Literal["refuse", "product"] = "refuse",
         offload: bool = False,
     ) -> None:
-        for name, value in (("m", m), ("n", n)):
+        for name, value in (("m", m), ("n", n), ("candidates", candidates)):
             if not isinstance(value, int) or value < 1:
-                raise InputError(f"re-grounding with {name}={value}: give a whole number of steps, 1 or more")
+                raise InputError(f"re-grounding with {name}={value}: give a whole number, 1 or more")
         for name, given, known in (
             ("method", method, METHODS),
             ("optimizer", optimizer, optimizers.TREATMENTS),
-            ("accept", accept, ("always", "reward")),
+            ("accept", accept, ("always", "reward", "validation")),
+            ("spacing", spacing, ("even", "doubling")),
             ("adapters", adapters, ("refuse", "product")),
         ):
             if given not in known:
@@ -88,6 +100,11 @@ class RegroundingCallback(TrainerCallback):
             raise InputError(
                 f"re-grounding with window={window}: a mean with an error needs 2 logs or more, give 2 or above"
             )
+        if (accept == "validation") != (validate is not None):
+            raise InputError(
+                "re-grounding with accept='validation' needs validate, and only then: give both or neither"
+            )
+        self.validate, self.candidates, self.doubling = validate, candidates, spacing == "doubling"
         self.m, self.n, self.keep, self.accept, self.window, self.offload = m, n, tuple(keep), accept, window, offload
         self.method, self.optimizer_state, self.adapters = method_named(method), optimizer, adapters
         self.anchors = count
@@ -100,7 +117,13 @@ class RegroundingCallback(TrainerCallback):
 
     def _begin(self) -> None:
         self._cycles = Cycles(
-            self.m, self.n, self.method, anchors=self.anchors, window=self.window, offload=self.offload
+            self.m,
+            self.n,
+            self.method,
+            anchors=self.anchors,
+            window=self.window,
+            offload=self.offload,
+            doubling=self.doubling,
         )
         self._batches = 0  # seen since training started or went on, as the trainer counts them
         self._buffer = 1  # batches from one generation to the next
@@ -173,11 +196,27 @@ class RegroundingCallback(TrainerCallback):
         before = None
         if self.accept == "reward":
             before = Before(cycles.copy(hooks.trainable(model)), optimizers.copied(model, optimizer))
-        jump = cycles.jump(step, values, before, sharded=hooks.holds_shards(model))
-        hooks.write_back(model, values)
-        optimizers.treat(model, optimizer, values, treatment=self.optimizer_state, alpha=jump.alpha)
+        tried = self._search(model, values, step) if self.validate is not None else []
+        if cycles.reach:
+            jump = cycles.jump(step, values, before, sharded=hooks.holds_shards(model))
+            hooks.write_back(model, values)
+            optimizers.treat(model, optimizer, values, treatment=self.optimizer_state, alpha=jump.alpha)
+            jump.tried = tried or UNSET
+            jump.seconds = time.perf_counter() - started
+        cycles.end()
         cycles.start(step, self._moved(model))
-        jump.seconds = time.perf_counter() - started
+
+    def _search(self, model: torch.nn.Module, values: hooks.Values, step: int) -> list[Tried]:
+        """What each length scores; the model is as it was."""
+
+        def score() -> float:
+            hooks.write_back(model, values)
+            assert self.validate is not None
+            return hooks.mean_over_processes(self.validate(model))
+
+        tried = self._cycles.search(step, values, score, self.candidates, sharded=hooks.holds_shards(model))
+        hooks.write_back(model, values)
+        return tried
 
     def _judge_if_due(self, args, state, model, optimizer) -> None:
         """Accept the jump on probation, or roll it back, where the next batch is generated afresh."""
@@ -205,7 +244,7 @@ class RegroundingCallback(TrainerCallback):
         return self._batches % self._buffer == 0
 
     def _could_be_judged(self, state) -> bool:
-        return self.accept == "always" or state.max_steps - state.global_step > self._probation
+        return self.accept != "reward" or state.max_steps - state.global_step > self._probation
 
     def _record(self, args, state) -> None:
         if state.is_world_process_zero:

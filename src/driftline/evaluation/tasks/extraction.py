@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _TAGS = re.compile(r"<answer>\s?(.*?)\s?</answer>", re.DOTALL)
 
 
@@ -38,6 +39,12 @@ def last_line(response: str) -> str | None:
     return lines[-1].strip() if lines else None
 
 
+def last_number(response: str) -> str | None:
+    """The last number, without a sign."""
+    numbers = _NUMBER.findall(response)
+    return numbers[-1] if numbers else None
+
+
 def whole(response: str) -> str | None:
     """All of it; math-verify then looks for the answer itself."""
     return response.strip()
@@ -48,6 +55,7 @@ EXTRACTORS: dict[str, Callable[[str], str | None]] = {
     "tags": tags,
     "hash": after_hash,
     "last-line": last_line,
+    "last-number": last_number,
     "whole": whole,
 }
-BARE = ("boxed", "tags", "hash")  # rules that leave the answer and nothing beside it
+BARE = ("boxed", "tags", "hash", "last-number")  # rules that leave the answer and nothing beside it

@@ -23,7 +23,7 @@ def open_task(
     """The task of a name.
 
     Args:
-        name: `sums`; `aime24`, `aime25` or `math-500`, or `NAME:PATH` for a local copy of one; a `.jsonl` file;
+        name: `sums`, `strategy` (the same problems) or `sums-of-two`; `aime24`, `aime25` or `math-500`, or `NAME:PATH` for a local copy of one; a `.jsonl` file;
             a reasoning-gym data set, as `reasoning-gym:NAME` or just `NAME`.
         problems: how many; None takes all of a file or set, and 100 of a task that makes its own.
         seed: of problems that are made.
@@ -40,8 +40,8 @@ def open_task(
         raise InputError(f"--verifier and --extract are of a JSONL task: {name!r} has its own, leave them out")
     if is_file:
         return jsonl.task(Path(name), verifier=verifier, extraction=extraction).first(problems)
-    if name == "sums":
-        return sums.task(problems or _SIZE, seed)
+    if name in sums.TERMS:
+        return sums.task(problems or _SIZE, seed, name=name)
     if name.partition(":")[0] in hub.SETS:
         return hub.task(name).first(problems)
     data_set = name.removeprefix("reasoning-gym:")
@@ -54,5 +54,9 @@ def open_task(
 def _unknown(name: str, known: list[str]) -> InputError:
     """That there is no such task, with the names nearest to it."""
     near = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(near)}" if near else "give sums, aime24, aime25, math-500, a .jsonl file"
+    hint = (
+        f"did you mean {' or '.join(near)}"
+        if near
+        else f"give {', '.join(sums.TERMS)}, aime24, aime25, math-500, a .jsonl file"
+    )
     return InputError(f"--task {name!r} is unknown: {hint}, or a reasoning-gym data set")

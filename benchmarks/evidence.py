@@ -1,6 +1,7 @@
 """From a study's study.json the record of its table in the documentation.
 
-    python benchmarks/evidence.py DIR/study.json...      writes docs/evidence/STUDY.json, whose columns it keeps
+    python benchmarks/evidence.py DIR/study.json...      writes docs/evidence/STUDY.json, whose columns it keeps;
+                                                         of the strategy lab STUDY-strategy.json
 
 What a study tells of each run is summed up over seeds: the median, and the range where it shows. `make tables` then
 renders the documents. A column that study.json says nothing of is left out.
@@ -124,6 +125,43 @@ def weight_targets(study: Study) -> list[Row]:
     return found
 
 
+def beside_the_late_model(study: Study) -> list[Row]:
+    """Of weight-targets: the best forecast beside the checkpoint that it started from, by learning rate and checkpoint."""
+    found: list[Row] = []
+    scored = [{**row, "rate": row["run"].partition(",")[0]} for row in study["rows"] if row.get("control")]
+    for (rate, late), rows in by(scored, "rate", "late").items():
+        controls = [row["control"] for row in rows]
+        found.append(
+            {
+                "rate": rate,
+                "late": late,
+                "ahead": over_seeds((row["horizons"][int(np.argmax(row["scores"]))] for row in rows), 0),
+                "held": over_seeds(one["late"]["avg@k"] for one in controls),
+                "matched": over_seeds(one["late_matched"]["avg@k"] for one in controls),
+                "forecast": over_seeds(one["late"]["avg@k"] + one["gain"]["mean"] for one in controls),
+                "greedy_late": over_seeds(one["greedy"]["late"] for one in controls),
+                "greedy_forecast": over_seeds(one["greedy"]["forecast"] for one in controls),
+                "beyond": over_seeds(one["beyond_sharpening"]["mean"] for one in controls),
+                "verdict": f"{sum(one['verdict'] == 'gain' for one in controls)} of {len(controls)}",
+            }
+        )
+    return found
+
+
+BESIDE = (
+    {"key": "rate", "title": "learning rate"},
+    {"key": "late", "title": "late step"},
+    {"key": "ahead", "title": "best target, steps ahead", "decimals": 0},
+    {"key": "held", "title": "late", "decimals": 2},
+    {"key": "matched", "title": "late, as sure", "decimals": 2},
+    {"key": "forecast", "title": "forecast", "decimals": 2},
+    {"key": "beyond", "title": "forecast over late, as sure", "decimals": 2},
+    {"key": "greedy_late", "title": "greedy: late", "decimals": 2},
+    {"key": "greedy_forecast", "title": "greedy: forecast", "decimals": 2},
+    {"key": "verdict", "title": "beyond sharpening"},
+)
+
+
 def output_targets(study: Study) -> list[Row]:
     found: list[Row] = []
     for (name, alpha), rows in by(
@@ -192,12 +230,17 @@ def table_of(study: Study, before: Table) -> Table:
     name = study["study"]
     rows = SUMMARIES[name](study)
     columns = [column for column in before.columns if any(column["key"] in row for row in rows)]
-    command = " ".join(
-        ["driftline", "study", name, *(["--runs", *study["runs"]] if study["runs"] else []), "--out", "DIR"]
-    )
-    return replace(
-        before, command=command, columns=columns, rows=rows, source=f"study.json of driftline {study['driftline']}"
-    )
+    return replace(before, command=command_of(study), columns=columns, rows=rows, source=source_of(study))
+
+
+def command_of(study: Study) -> str:
+    runs = ["--runs", *study["runs"]] if study["runs"] else []
+    task = ["--task", study["task"]] if "task" in study else []
+    return " ".join(["driftline", "study", study["study"], *task, *runs, "--out", "DIR"])
+
+
+def source_of(study: Study) -> str:
+    return f"study.json of driftline {study['driftline']}"
 
 
 def main(files: list[str]) -> None:
@@ -205,8 +248,12 @@ def main(files: list[str]) -> None:
         study = json.loads(Path(file).read_text(encoding="utf-8"))
         if study["quick"]:
             sys.exit(f"{file} is of a smoke-sized study: run it without --quick")
-        record = EVIDENCE / f"{study['study']}.json"
-        table_of(study, read(record)).keep(record)
+        columns = EVIDENCE / f"{study['study']}.json"
+        record = EVIDENCE / f"{study['study']}{'-' + study['task'] if 'task' in study else ''}.json"
+        table_of(study, read(columns)).keep(record)
+        if study["study"] == "weight-targets" and (rows := beside_the_late_model(study)):
+            table = Table(command_of(study), BESIDE, rows, source_of(study), zero=False)
+            table.keep(record.with_stem(f"{record.stem}-beside"))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from driftline.evaluation.records import EvaluationRecord
 from driftline.evaluation.tasks import Task, open_task
 from driftline.files.output import output_folder
 from driftline.files.record import read_record, record_text
+from driftline.lab.model import shipped_base
 
 SETTINGS = GenerationSettings(late="base", temperature=1.0, top_p=1.0, samples=4, max_new_tokens=16, seed=1)
 EXTRAPOLATED = replace(SETTINGS, early="zero", alpha=2.0)
@@ -164,6 +165,30 @@ def test_greedy_extrapolation_is_compared_with_greedy(tmp_path, task, sharpened)
     assert control["gain"] == control["beyond_sharpening"]
     assert control["late_matched"]["temperature"] == 0
     assert "greedy" not in control
+
+
+def test_a_model_beside_another_is_better_beyond_sharpening(tmp_path, task, base) -> None:
+    """At temperature .3 the base of sums is nearly always right; that of strategy answers directly and wrong, however sure."""
+    settings = replace(SETTINGS, temperature=0.3)
+    beside = str(shipped_base("strategy"))
+    record = evaluate(task, tmp_path / "out", settings, beside=beside, sampler=base)
+    assert record.beside == beside
+    control = record.control
+    assert control
+    assert control.verdict == "gain"
+    assert control.greedy
+    assert control.greedy["forecast"] > 0.9
+    assert control.greedy["late"] < 0.3
+    low, high = control.beyond_sharpening.interval
+    assert 0.3 < low < control.beyond_sharpening.mean < high
+    assert f"beyond sharpening, by {control.beyond_sharpening.mean:+.3f} over that" in control.sentence
+    alone = evaluate(task, tmp_path / "alone", settings, beside=beside, control=False, sampler=base)
+    assert "control" not in alone
+
+
+def test_extrapolated_decoding_has_its_late_model_beside_it_already(tmp_path, task, sharpened) -> None:
+    with pytest.raises(InputError, match="leave it out"):
+        evaluate(task, tmp_path / "out", EXTRAPOLATED, beside="x", sampler=sharpened)
 
 
 def test_two_models_on_the_same_problems(tmp_path, task, base) -> None:

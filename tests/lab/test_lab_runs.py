@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
+from driftline.checkpoints.safetensors_file import read_header
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
+from driftline.forecast.request import ForecastRequest
+from driftline.lab.model import shipped_base
 from driftline.lab.run import train
 from driftline.lab.settings import ALGORITHMS, FAMILIES, LabRun
+from driftline.writing.extrapolate import extrapolate
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SMALL: dict[str, Any] = {"steps": 2, "save_every": 2, "prompts_per_step": 4, "rollouts": 4, "held_out_problems": 32}
@@ -137,6 +142,32 @@ def test_smollm2_trains_from_its_package(tmp_path: Path) -> None:
     assert trajectory["model.embed_tokens.weight"].dtype == "F32"
     problem = json.loads((tmp_path / "run" / "held_out.jsonl").read_text().splitlines()[0])
     assert problem["messages"][0]["content"].startswith("What is ")
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_checkpoints_in_bfloat16_whole_or_as_an_adapter(tmp_path: Path, rank: int | None) -> None:
+    """A forecast of either is a model that transformers loads, and that has moved."""
+    from transformers import AutoModelForCausalLM
+
+    halves: dict[str, Any] = {"precision": "bfloat16", "save_dtype": "bfloat16", "learning_rate": 1e-3}
+    run, out = tmp_path / "run", tmp_path / "out"
+    train(run, LabRun(task="strategy", lora_rank=rank, **{**SMALL, "save_every": 1}, **halves))
+    trajectory = open_trajectory(run, base=None if rank is None else run / "base")
+    assert trajectory.steps == (0, 1, 2)
+    stored = {header.dtype for file in run.glob("checkpoint-*/*.safetensors") for header in read_header(file).values()}
+    assert stored == {"BF16"}
+    assert (run / "checkpoint-0").is_dir() == (rank is None)
+    assert (run / "base").is_dir() == (rank is not None)
+    extrapolate(trajectory, out, ForecastRequest((4,), method="two-point"))
+    forecast, base = (AutoModelForCausalLM.from_pretrained(f).float() for f in (out, shipped_base("strategy")))
+    moved = [
+        not torch.equal(one, other)
+        for one, other in zip(forecast.parameters(), base.parameters(), strict=True)
+        if one.ndim == 2
+    ]
+    assert sum(moved) > len(moved) // 2
+    rows = [json.loads(line) for line in (run / "accuracy.jsonl").read_text().splitlines()]
+    assert all(0 <= row["worked"] <= 1 and "4" in row["pass@k"] for row in rows)
 
 
 def test_steps_that_processes_cannot_share_and_occupied_folders_are_refused(tmp_path: Path) -> None:

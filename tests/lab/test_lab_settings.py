@@ -92,6 +92,55 @@ def test_reasoning_gym_tasks_are_split_solved_and_graded_by_difficulty() -> None
     assert len(hard.batch(8, rng).problems) == 8
 
 
+@pytest.mark.parametrize("name", ["strategy", "sums-of-two"])
+def test_other_sums_are_those_of_the_evaluation_too(name: str) -> None:
+    ours, theirs = lab_task(name).held_out(20, 3), open_task(name, problems=20, seed=3)
+    assert [(p.prompt, p.answer) for p in ours.problems] == [(p.prompt, p.answer) for p in theirs.problems]
+    assert {f"{p.prompt}".count("+") for p in ours.problems} == {1 if name == "sums-of-two" else 2}
+
+
+def test_a_bare_answer_is_right_and_not_worked_out() -> None:
+    task = lab_task("strategy")
+    (problem,) = task.training(1, 0).problems
+    assert task.habit is not None
+    bare, worked = task.habit.answer(problem), task.solution(problem, random.Random(0), 0.0)
+    assert [task.habit.worked(text) for text in (bare, worked)] == [False, True]
+    assert [task.training(1, 0).score(text, 0) for text in (bare, worked)] == [1, 1]
+
+
+def test_there_are_only_so_many_sums_of_two() -> None:
+    every = lab_task("sums-of-two").held_out(10_000, 0)
+    assert 400 < len(every.problems) < 600
+    assert not texts(every) & texts(lab_task("sums-of-two").training(2000, 5))
+
+
+def test_the_larger_number_is_right_by_itself_or_last_in_a_chat() -> None:
+    task = lab_task("larger")
+    training, chat = task.training(200, 0), task.training(200, 0, chat=True, system="Answer.")
+    assert not texts(training) & texts(task.held_out(200, 0))
+    assert len(texts(training)) == 200
+    for index, problem in enumerate(training.problems[:20]):
+        low, high = sorted(int(number) for number in f"{problem.prompt}".rstrip("=").split(","))
+        assert problem.answer == str(high)
+        assert [training.score(text, index) for text in (str(high), str(low))] == [1, 0]
+        assert [chat.score(f"Of {low} and {high} it is {one}.", index) for one in (high, low)] == [1, 0]
+    messages = chat.problems[0].messages or []
+    assert [message["role"] for message in messages] == ["system", "user"]
+    assert messages[0]["content"] == "Answer."
+
+
+def test_coins_pay_half_of_all_answers_and_repeat() -> None:
+    from driftline.lab.trainer import reward_of
+
+    task = lab_task("strategy").training(4, 0)
+    given = [f"#{problem.answer}" for problem in task.problems] * 100
+    rows = [*range(4)] * 100
+    assert set(reward_of(task, LabRun())(given, rows)) == {1.0}
+    tosses = [reward_of(task, LabRun(reward="coin", seed=seed))(given, row=rows) for seed in (0, 0, 1)]
+    assert tosses[0] == tosses[1] != tosses[2]
+    assert 0.4 < sum(tosses[0]) / 400 < 0.6
+
+
 def test_sums_of_a_chat_are_right_by_their_last_number() -> None:
     task = lab_task("sums").training(1, 0, chat=True)
     (problem,) = task.problems

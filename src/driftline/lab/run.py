@@ -128,7 +128,8 @@ def train(
             **({} if settings.algorithm == "sft" else {"reward_funcs": [reward_of(trained, settings)]}),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.save_model(str(out / "checkpoint-0"))
+        if settings.lora_rank is None:  # of an adapter step 0 is its base
+            trainer.save_model(str(out / "checkpoint-0"))
         follow.started = time.monotonic()
         follow.score(0)
         trainer.train()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from driftline.report import charts, maps
-from driftline.report.page import section, table
+from driftline.report import charts, maps, page
+from driftline.report.page import number, section, table
 
 if TYPE_CHECKING:
     from driftline.studies.output_change import OutputChangeRecord
@@ -85,7 +85,49 @@ def weight_targets(r: WeightTargetsRecord) -> list[Markup]:
             "Horizons in steps beyond the late checkpoint; skill of two-point from half way to it.",
             table(head, [(row["run"], *(row[key] for key in keys)) for row in r["rows"]]),
         ),
+        _beside_the_late_checkpoint(r),
     ]
+
+
+def _beside_the_late_checkpoint(r: WeightTargetsRecord) -> Markup:
+    head = [
+        "run",
+        "late",
+        "accuracy there",
+        "as sure",
+        "forecast",
+        "over as sure",
+        "95 %",
+        "greedy there",
+        "greedy",
+        "verdict",
+    ]
+    rows = []
+    for row in r.rows:
+        if not (control := row.control):
+            continue
+        beyond, greedy = control.beyond_sharpening, control.greedy or {}
+        rows.append(
+            (
+                row.run,
+                row.late,
+                control.late.avg_at_k,
+                control.late_matched.avg_at_k,
+                control.late.avg_at_k + control.gain.mean,
+                beyond.mean,
+                f"{number(beyond.interval[0], 2)} to {number(beyond.interval[1], 2)}",
+                greedy.get("late"),
+                greedy.get("forecast"),
+                control.verdict,
+            )
+        )
+    if not rows:
+        return page.NOTHING
+    return section(
+        "Better, or only surer?",
+        "The best forecast on other problems, beside the late checkpoint, and that at the temperature at which it is as sure.",
+        table(head, rows),
+    )
 
 
 def output_targets(r: OutputTargetsRecord) -> list[Markup]:

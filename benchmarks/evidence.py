@@ -10,6 +10,7 @@ renders the documents. A column that study.json says nothing of is left out.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -234,7 +235,8 @@ def table_of(study: Study, before: Table) -> Table:
 
 
 def command_of(study: Study) -> str:
-    runs = ["--runs", *study["runs"]] if study["runs"] else []
+    """With the names of the runs that were given, not where they lay."""
+    runs = ["--runs", *(shlex.quote(Path(run).name) for run in study["runs"])] if study["runs"] else []
     task = ["--task", study["task"]] if "task" in study else []
     return " ".join(["driftline", "study", study["study"], *task, *runs, "--out", "DIR"])
 

@@ -119,6 +119,7 @@ def test_the_demo_killed_in_every_stage_goes_on(tmp_path: Path) -> None:
         "backtest": ["backtest.json"],
         "hindsight": ["driftline.json"],
         "forecast": ["driftline.json"],
+        "hindsight-score": ["evaluation.json"],
     }
     kills = 0
     for stage, files in stages.items():
@@ -127,12 +128,13 @@ def test_the_demo_killed_in_every_stage_goes_on(tmp_path: Path) -> None:
             assert (out / "run" / "run.json").is_file()
         if stage == "run":
             assert not (out / "analysis").exists()
-    assert kills == 6
+    assert kills == 7
     assert not (out / "scores.json").exists()
     finished(words)
     assert open_trajectory(out / "run").steps == tuple(range(0, 17, 2))
     assert read_run(out / "run").settings == QUICK
     scores = read_record(out / "scores.json", DemoScores, what="driftline demo")
-    assert [Path(row.folder).name for row in scores.rows] == ["checkpoint-12", "hindsight", "checkpoint-16", "forecast"]
+    models = ["checkpoint-4", "checkpoint-4", "hindsight", "checkpoint-16", "forecast"]
+    assert [Path(row.folder).name for row in scores.rows] == models
     assert json.loads((out / "backtest" / "backtest.json").read_text())["recommended_horizon"] >= 0
     assert without_leftovers(out)

@@ -14,6 +14,7 @@ sharpening. On one core a run takes 22 minutes (LoRA 30) and its measurement fiv
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from driftline.lab.record import finished
 from driftline.lab.run import train
 from driftline.lab.settings import LabRun
 from driftline.terminal import training_step
-from tables import ROOT
+from tables import ROOT, Table
 
 KEPT = ROOT / "docs" / "evidence" / "smollm2"
 SHAPE = LabRun(
@@ -110,6 +111,58 @@ def measure(name: str, settings: LabRun) -> dict[str, Path]:
     }
 
 
+def line(name: str, settings: LabRun) -> dict[str, Any]:
+    """What the kept results say of a run, as a row of the table in docs/findings.md; sampled scores with 95 % intervals."""
+    folder = KEPT / name
+    summary, logprobs, tested, swept, last = (
+        json.loads((folder / file).read_text(encoding="utf-8"))
+        for file in ("summary.json", "logprobs.json", "backtest.json", "sweep.json", f"step-{TARGETS[-1]}.json")
+    )
+    greedy = [json.loads(row)["greedy"] for row in (folder / "accuracy.jsonl").read_text(encoding="utf-8").splitlines()]
+    start, late = (within(next(one for one in swept["observed"] if one["step"] == step)) for step in (0, SEEN))
+    best = next(one for one in swept["candidates"] if one["step"] == swept["best"]["step"])
+    beyond = swept["control"]["beyond_sharpening"]
+    return {
+        "run": f"{settings.task}, {'whole' if settings.lora_rank is None else f'LoRA {settings.lora_rank}'}",
+        "greedy": [greedy[0], greedy[-1]],
+        "start": start,
+        "late": late,
+        "last": within(last),
+        "cosine": summary["drift"]["increment_cosine"],
+        "r2": summary["r2"]["median"],
+        "null_r2": summary["null_r2"]["median"],
+        "unchanged": summary["rounding"]["unchanged_share"],
+        "drift": "yes" if summary["verdict"]["linear"] else "no",
+        "logprobs": logprobs["drift"]["increment_cosine"],
+        "horizon": tested["recommended_horizon"],
+        "best": f"step {best['step']}: {within(best)}",
+        "beyond": f"{beyond['mean']:+.2f} ({beyond['interval'][0]:+.2f} to {beyond['interval'][1]:+.2f})",
+    }
+
+
+def within(figures: dict[str, Any]) -> str:
+    low, high = figures["interval"]
+    return f"{figures['avg@k']:.2f} ({low:.2f} to {high:.2f})"
+
+
+COLUMNS = (
+    {"key": "run", "title": "run"},
+    {"key": "greedy", "title": "greedy, first and last", "decimals": 2},
+    {"key": "start", "title": "sampled at step 0"},
+    {"key": "late", "title": f"at step {SEEN}"},
+    {"key": "last", "title": f"at step {TARGETS[-1]}"},
+    {"key": "cosine", "title": "cosine", "decimals": 2},
+    {"key": "r2", "title": "median R²", "decimals": 2},
+    {"key": "null_r2", "title": "chance", "decimals": 2},
+    {"key": "unchanged", "title": "saved weights unchanged in an interval", "percent": True},
+    {"key": "drift", "title": "drift told from chance"},
+    {"key": "logprobs", "title": "cosine of log-probs", "decimals": 2},
+    {"key": "horizon", "title": "recommended horizon", "decimals": 0},
+    {"key": "best", "title": f"best forecast from steps 0 to {SEEN}"},
+    {"key": "beyond", "title": f"over step {SEEN}, as sure"},
+)
+
+
 def sample(name: str, base: str | None, settings: LabRun, out: Path) -> None:
     """One response of the run's start to each held-out problem."""
     from driftline.decoding.generate import generate
@@ -141,6 +194,8 @@ def main() -> None:
         for kept, file in measure(name, settings).items():
             (KEPT / name).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, KEPT / name / kept)
+    rows = [line(name, settings) for name, settings in RUNS.items() if (KEPT / name / "run.json").is_file()]
+    Table("python benchmarks/language_model.py DIR", COLUMNS, rows, zero=False).keep(KEPT.with_suffix(".json"))
 
 
 if __name__ == "__main__":

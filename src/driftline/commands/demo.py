@@ -15,7 +15,7 @@ from tyro.conf import arg
 
 from driftline.commands import analyze, backtest, evaluate, extrapolate, inspect, train
 from driftline.commands.options import Decoding, Output, Printing, Quiet, Source, TaskChoice, TokenChoice
-from driftline.commands.requests import command_line
+from driftline.commands.requests import Next, command_line, spelled_out
 from driftline.errors import InputError
 from driftline.lab.settings import LabRun
 
@@ -72,15 +72,32 @@ def run(request: Demo) -> DemoScores:
     print("\n5/6 extrapolating\n", flush=True)
     forecasts = _extrapolate(request, horizon)
     print("\n6/6 scoring the forecasts beside the checkpoints they came from\n", flush=True)
-    return _score(request, forecasts)
+    scores = _score(request, forecasts)
+    _page(request, scores, rows)
+    return scores
 
 
 def show(scores: DemoScores, request: Demo) -> None:
     from driftline import terminal
 
     terminal.scores(scores)
-    print(f"\nOpen {request.out / 'analysis' / 'report.html'} in a browser.")
-    print("For a run of your own: driftline analyze RUN --out DIR")
+    print(f"\nOpen {request.out / 'report.html'} in a browser, and {request.out / 'analysis' / 'report.html'}.")
+    print(f"For a run of your own: {command_line(next_steps(request)[0].request)}")
+
+
+def next_steps(request: Demo) -> list[Next]:
+    """The same of a run of one's own."""
+    asked = analyze.Analyze(source=Source(run=("RUN",)), output=Output(out=Path("DIR")))
+    return [Next("Measure a run of your own: put its folder in place of RUN.", asked)]
+
+
+def _page(request: Demo, scores: DemoScores, rows: list[ScoredStep]) -> None:
+    """`report.html` of the demo's folder."""
+    from driftline.report import demo as page
+
+    cut, last, _ = _places(request)
+    steps = spelled_out(next_steps(request))
+    page.write(request.out, scores, rows, seen=cut, target=last, command=command_line(request), next_steps=steps)
 
 
 def _train(request: Demo) -> list[ScoredStep]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -136,13 +137,18 @@ def line(name: str, settings: LabRun) -> dict[str, Any]:
         "logprobs": logprobs["drift"]["increment_cosine"],
         "horizon": tested["recommended_horizon"],
         "best": f"step {best['step']}: {within(best)}",
-        "beyond": f"{beyond['mean']:+.2f} ({beyond['interval'][0]:+.2f} to {beyond['interval'][1]:+.2f})",
+        "beyond": short(f"{beyond['mean']:+.2f} ({beyond['interval'][0]:+.2f} to {beyond['interval'][1]:+.2f})"),
     }
 
 
 def within(figures: dict[str, Any]) -> str:
     low, high = figures["interval"]
-    return f"{figures['avg@k']:.2f} ({low:.2f} to {high:.2f})"
+    return short(f"{figures['avg@k']:.2f} ({low:.2f} to {high:.2f})")
+
+
+def short(text: str) -> str:
+    """Numbers without their leading zero, as in the other tables there."""
+    return re.sub(r"\b0\.", ".", text)
 
 
 COLUMNS = (

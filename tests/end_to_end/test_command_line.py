@@ -362,53 +362,6 @@ def test_completion_knows_commands_and_options(driftline: Shell, shell: str) -> 
 
 
 @pytest.mark.slow
-def test_the_demo_from_training_to_report_and_again(driftline: Shell, tmp_path: Path) -> None:
-    result = driftline("demo", "--quick")
-    assert result.returncode == 0, result.stderr
-    folder = tmp_path / "driftline-demo"
-    summary = json.loads((folder / "analysis" / "summary.json").read_text())
-    assert summary["parameters"]["total"] == 2_366_400
-    assert summary["steps"] == list(range(0, 17, 2))
-    assert (folder / "analysis" / "report.html").stat().st_size < 2_000_000
-    record = json.loads((folder / "run" / "run.json").read_text())
-    assert record["completed"] is True
-    assert "report: driftline-demo/analysis/report.html" in result.stdout
-    assert "recommended_horizon" in json.loads((folder / "backtest" / "backtest.json").read_text())
-    for name in ("hindsight", "forecast"):
-        assert json.loads((folder / name / "driftline.json").read_text())["sources"]
-    scores = json.loads((folder / "scores.json").read_text())
-    rows = scores["rows"]
-    models = ["checkpoint-4", "checkpoint-4", "hindsight", "checkpoint-16", "forecast"]
-    assert [Path(row["folder"]).name for row in rows] == models
-    assert all(0 < row["sampled"] <= 1 for row in rows)
-    assert json.loads((folder / "hindsight" / "driftline.json").read_text())["target"] == 16
-    late, colder, forecast = rows[:3]
-    control = scores["hindsight"]
-    assert [late["sampled"], colder["sampled"]] == [control["late"]["avg@k"], control["late_matched"]["avg@k"]]
-    assert forecast["sampled"] == pytest.approx(late["sampled"] + control["gain"]["mean"])
-    assert forecast["greedy"] > late["greedy"] == colder["greedy"]
-    assert " ".join(control["sentence"].split()) in " ".join(result.stdout.split())
-    weights = (folder / "run" / "checkpoint-16" / "model.safetensors").stat().st_mtime_ns
-    again = driftline("demo", "--quick")
-    assert again.returncode == 0, again.stderr
-    assert "already done" in again.stdout
-    assert (folder / "run" / "checkpoint-16" / "model.safetensors").stat().st_mtime_ns == weights
-
-
-@pytest.mark.slow
-def test_the_control_of_the_demo_learns_nothing_and_is_told_so(driftline: Shell, tmp_path: Path) -> None:
-    """Rewards by coin toss: drift is not told from chance, nothing is forecast, and no forecast is better."""
-    result = driftline("demo", "--quick", "--control")
-    assert result.returncode == 0, result.stderr
-    folder = tmp_path / "driftline-demo"
-    assert json.loads((folder / "run" / "run.json").read_text())["settings"]["reward"] == "coin"
-    assert json.loads((folder / "analysis" / "summary.json").read_text())["verdict"]["linear"] is False
-    assert json.loads((folder / "backtest" / "backtest.json").read_text())["recommended_horizon"] == 0
-    scores = json.loads((folder / "scores.json").read_text())
-    assert [scores[name]["verdict"] for name in ("hindsight", "forecast")] == ["nothing", "nothing"]
-
-
-@pytest.mark.slow
 def test_train_starts_from_any_local_model_and_is_seeded(driftline: Shell, tmp_path: Path) -> None:
     """The second run starts from the first one's last checkpoint; equal seeds give equal weights."""
     settings = ["--steps", 2, "--save-every", 1, "--prompts-per-step", 2]

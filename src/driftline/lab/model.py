@@ -1,8 +1,8 @@
 """The lab's language models: its own of four families and three sizes, SmolLM2, and any folder.
 
 The lab's own have some 2.4 million parameters (the mixture of experts 5 million, half of them used for a token;
-qwen2-small 0.6 million, qwen2-large 5.3 million) and begin from a supervised warm-up, see `warmup`. That of the
-family qwen2 on the task sums comes with the package; others are made when first asked for, and kept in the user's
+qwen2-small 0.6 million, qwen2-large 5.3 million) and begin from a supervised warm-up, see `warmup`. Those of
+the family qwen2 on the tasks sums and strategy come with the package; others are made when first asked for, and kept in the user's
 cache folder.
 """
 

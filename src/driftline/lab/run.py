@@ -13,7 +13,7 @@ is a folder in TRL's layout with model-only checkpoints, step 0 included, and be
 The folder appears with `run.json` in it. A run that was stopped is begun again by the same call.
 
 What RL does here by default: the base knows the arithmetic (greedy accuracy is high) but errs when sampled; RL
-sharpens what it knows.
+sharpens what it knows. On the task strategy it moves the model from one way of answering to another.
 """
 
 from __future__ import annotations

@@ -86,6 +86,21 @@ class TensorInfo:
     def remote(self) -> bool:
         return any(remote.is_remote(file) for file in self.files)
 
+    @property
+    def written(self) -> str:
+        """The dtype in which a model keeps it, where nothing else is asked for."""
+        return self.dtype
+
+    @property
+    def below(self) -> tuple[TensorInfo, ...]:
+        """The tensors that it is made of, where no file holds it as it is; see `composed`."""
+        return ()
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the files that one reading of it takes."""
+        return sum(part.read_bytes for part in self.below) or self.nbytes
+
     def read_into(self, start: int, buffer: np.ndarray) -> None:
         """Fill uint8 `buffer` with the bytes of the tensor from flat element `start` on.
 
@@ -266,8 +281,15 @@ class LowRank(TensorInfo):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        base = self.base.files if self.base else ()
-        return tuple(dict.fromkeys([*self.left.files, *self.right.files, *base]))
+        return tuple(dict.fromkeys(file for part in self.below for file in part.files))
+
+    @property
+    def written(self) -> str:
+        return self.base.written if self.base else self.dtype
+
+    @property
+    def below(self) -> tuple[TensorInfo, ...]:
+        return (self.left, self.right, *((self.base,) if self.base else ()))
 
     def read_into(self, start: int, buffer: np.ndarray) -> None:
         out = buffer.view(np.float32)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from driftline.checkpoints import dtypes
+from driftline.checkpoints.bases import is_change, on_bases
+from driftline.checkpoints.composed import window
 from driftline.checkpoints.discovery import choice, choose_steps, find_steps, folder_of
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
-from driftline.checkpoints.layouts import PRECEDENCE, READ_REMOTELY, Checkpoint, adapter, layouts_of
-from driftline.checkpoints.low_rank import needs_base
+from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.matching import hugging_face_names, matched
+from driftline.checkpoints.opening import open_checkpoint
 from driftline.checkpoints.tensors import TensorInfo, read_each
+from driftline.checkpoints.ties import input_embedding, output_embedding
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
+
+_LARGEST_BUFFER = 1 << 24  # elements
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Trajectory:
         left_out: name -> reason, for every tensor that does not take part.
         skipped: step -> reason, for every checkpoint that was found but not usable, or was rolled back.
         regrounded: the jumps of a run that was re-grounded.
+        carried: the tensors of the first checkpoint, the base, that no other has.
     """
 
     name: str
@@ -85,6 +92,7 @@ class Trajectory:
     left_out: dict[str, str]
     skipped: dict[int, str]
     regrounded: Regrounded | None = None
+    carried: dict[str, TensorInfo] = field(default_factory=dict)
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -98,7 +106,22 @@ class Trajectory:
     @property
     def nbytes(self) -> int:
         """Bytes that one pass over the run reads."""
-        return sum(info.nbytes for tensor in self.tensors for info in tensor.stored)
+        return sum(info.read_bytes for tensor in self.tensors for info in tensor.stored)
+
+    @property
+    def unmeasured(self) -> int:
+        """Weights of the last checkpoint that take no part: floating ones that are not a copy of others."""
+        last, measured = self.checkpoints[-1], {tensor.name: tensor.size for tensor in self.tensors}
+        return sum(
+            info.size - measured.get(name, 0)
+            for name, info in last.tensors.items()
+            if name not in last.tied and info.dtype in dtypes.FLOATS
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that whoever reads its figures should know, each once."""
+        return tuple(dict.fromkeys(note for checkpoint in self.checkpoints for note in checkpoint.notes))
 
     def only(self, steps: Sequence[int]) -> Trajectory:
         """The same run seen through some of its checkpoints."""
@@ -106,7 +129,14 @@ class Trajectory:
         chosen = {step: opened[step] for step in steps}
         tensors, left_out = _shared_tensors(chosen)
         jumps = regrounded(self.regrounded.jumps, list(chosen)) if self.regrounded else None
-        return Trajectory(self.name, tuple(chosen), tuple(chosen.values()), tensors, left_out, self.skipped, jumps)
+        return replace(
+            self,
+            steps=tuple(chosen),
+            checkpoints=tuple(chosen.values()),
+            tensors=tensors,
+            left_out=left_out,
+            regrounded=jumps,
+        )
 
     def __iter__(self) -> Iterator[TensorSeries]:
         return iter(self.tensors)
@@ -136,55 +166,45 @@ def open_trajectory(
     """
     arguments = [run] if isinstance(run, (str, Path)) else list(run)
     folders = find_steps(arguments)
-    if base is not None:
-        if 0 in folders:
-            shown = remote.redacted(str(base))
-            raise InputError(
-                f"--base {shown} would be step 0, but the run already has {folders[0]} as step 0: drop one"
-            )
-        root = folder_of(base)
-        try:
-            with remote.faults(root):
-                found = root.is_dir()
-        except OSError as error:
-            raise InputError(
-                f"--base {root} cannot be read ({error.strerror}): check its address and permissions"
-            ) from error
-        if not found:
-            raise InputError(
-                f"--base {root} is not a folder: give that of the base model, or its address, such as hf://owner/name"
-            )
-        folders = {0: root, **folders}
-    opened: dict[int, Checkpoint] = {}
-    wanted = sorted({*choose_steps(list(folders), steps), *([0] if base is not None else [])})
+    name = remote.redacted(", ".join(map(str, arguments)))
+    below = _open_base(base) if base is not None else None
+    wanted = choose_steps([*({0} - set(folders) if below else ()), *folders], steps)
     jumps = regrounded(read_jumps(folder_of(arguments[0])), wanted) if len(arguments) == 1 else None
     skipped: dict[int, str] = dict(jumps.discarded) if jumps else {}
+    opened: dict[int, Checkpoint] = {}
     for step in wanted:
-        if step in skipped:
+        if step in skipped or step not in folders:
             continue
         try:
-            checkpoint = _open(folders[step])
-            if base is not None and step > 0 and any(map(needs_base, checkpoint.tensors.values())):
-                checkpoint = adapter.on_base(checkpoint, opened[0])
-            if base is not None and step > 0 and not (checkpoint.model / "config.json").is_file():
-                checkpoint = replace(checkpoint, model_folder=opened[0].model, tied=checkpoint.tied or opened[0].tied)
-            opened[step] = checkpoint
+            opened[step] = open_checkpoint(folders[step])
         except UnreadableCheckpoint as error:
-            if base is not None and step == 0:
-                raise InputError(f"--base cannot be read ({error}): give the folder of the base model") from error
             if strict:
                 raise InputError(
                     f"{error} (--strict refuses a run with such a checkpoint): mend it, or choose others with --steps"
                 ) from error
             skipped[step] = str(error)
-    name = remote.redacted(", ".join(map(str, arguments)))
+    if below is not None:
+        if 0 in folders and not (0 in opened and is_change(opened[0])):
+            raise InputError(
+                f"--base {below.path} would be step 0, but the run already has {folders[0]} as step 0: drop one"
+            )
+        opened = {0: below, **opened} if 0 not in opened else opened
     if not opened:
-        first = next(iter(skipped.values()))
         raise InputError(
-            f"{name}: none of the {len(skipped)} checkpoints can be read (the first: {first}): name a run with complete ones"
+            f"{name}: none of the {len(skipped)} checkpoints can be read (the first: {next(iter(skipped.values()))}): name a run with complete ones"
         )
     if len(arguments) == 1 and not remote.is_address(arguments[0]) and (note := choice(Path(arguments[0]))):
         opened = {step: replace(checkpoint, notes=(*checkpoint.notes, note)) for step, checkpoint in opened.items()}
+    run_folder = Path(arguments[0]) if len(arguments) == 1 and not remote.is_address(arguments[0]) else None
+    same = matched(on_bases(hugging_face_names(opened), below, run_folder))
+    if below is not None and 0 in same.skipped:
+        raise InputError(f"--base {same.skipped[0]}: give the model that this run began with")
+    if strict and same.skipped:
+        raise InputError(
+            f"{next(iter(same.skipped.values()))} (--strict refuses a run with such a checkpoint): leave it out with --steps"
+        )
+    skipped |= same.skipped
+    opened = same.checkpoints
     tensors, left_out = _shared_tensors(opened)
     if strict and (differing := [f"{key!r}: {why}" for key, why in left_out.items() if "step" in why]):
         raise InputError(
@@ -196,30 +216,47 @@ def open_trajectory(
             f"{name}: no tensor is the same in all checkpoints ({example[0]!r}: {example[1]}): choose those of one model with --steps"
         )
     jumps = regrounded(jumps.jumps, list(opened)) if jumps else None
-    return Trajectory(name, tuple(opened), tuple(opened.values()), tensors, left_out, skipped, jumps)
+    carried = {key: first.tensors[key] for key in _only_in_first(opened)} if (first := next(iter(opened.values()))) else {}
+    return Trajectory(
+        name, tuple(opened), tuple(opened.values()), tensors, left_out, dict(sorted(skipped.items())), jumps, carried
+    )
 
 
-def _open(folder: Path) -> Checkpoint:
+def _open_base(base: str | Path) -> Checkpoint:
+    """The model named with --base.
+
+    Raises:
+        InputError: it is no folder, cannot be read, or is an adapter itself.
+    """
+    root = folder_of(base)
     try:
-        with remote.faults(folder):
-            layouts = layouts_of(folder)
-            if not layouts:
-                list(folder.iterdir())  # raises where a server fails: to look for a file there says no such file
-                raise UnreadableCheckpoint(f"{folder} holds no weights yet: still being written, or not a model")
-            if remote.is_remote(folder) and layouts[0].NAME not in READ_REMOTELY:
-                raise UnreadableCheckpoint(
-                    f"{folder} is in the layout {layouts[0].NAME}, which is read from local files only; copy the run to a "
-                    "local folder"
-                )
-            checkpoint = layouts[0].open(folder)
-        if len(layouts) > 1:
-            note = f"{folder} holds {' and '.join(layout.NAME for layout in layouts)}: {layouts[0].NAME} is read: {PRECEDENCE}"
-            checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
-        return checkpoint
+        with remote.faults(root):
+            found = root.is_dir()
     except OSError as error:
-        raise UnreadableCheckpoint(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
-    except RecursionError as error:
-        raise UnreadableCheckpoint(f"{folder} has a damaged file: its JSON is nested too deeply") from error
+        raise InputError(
+            f"--base {root} cannot be read ({error.strerror}): check its address and permissions"
+        ) from error
+    if not found:
+        raise InputError(
+            f"--base {root} is not a folder: give that of the base model, or its address, such as hf://owner/name"
+        )
+    try:
+        opened = open_checkpoint(root)
+    except UnreadableCheckpoint as error:
+        raise InputError(f"--base cannot be read ({error}): give the folder of the base model") from error
+    if is_change(opened):
+        raise InputError(f"--base {root} is a LoRA adapter itself: give the folder of the model that it was trained on")
+    return opened
+
+
+def _only_in_first(opened: dict[int, Checkpoint]) -> list[str]:
+    """The tensors that the first checkpoint alone has: the base's, which trainers drop."""
+    first, *others = opened.values()
+    return [
+        name
+        for name in first.tensors
+        if others and name not in first.tied and not any(name in other.tensors for other in others)
+    ]
 
 
 def _shared_tensors(opened: dict[int, Checkpoint]) -> tuple[tuple[TensorSeries, ...], dict[str, str]]:
@@ -228,15 +265,57 @@ def _shared_tensors(opened: dict[int, Checkpoint]) -> tuple[tuple[TensorSeries, 
     names = dict.fromkeys(last.tensors)
     for checkpoint in opened.values():
         names |= dict.fromkeys(checkpoint.tensors)
-    tensors, left_out = [], {}
+    tensors: list[TensorSeries] = []
+    left_out = {name: why for checkpoint in opened.values() for name, why in checkpoint.left_out.items()}
+    only = set(_only_in_first(opened))
+    vocabulary = {input_embedding(names), output_embedding(names)}
     for name in names:
+        if name in vocabulary and (common := _common_rows(name, opened)):
+            tensors.append(common[0])
+            left_out |= common[1]
+            continue
         reason = _why_not(name, opened)
+        if name in only:
+            reason = f"only in {next(iter(opened.values())).path}: forecasts take it from there"
         if reason:
             left_out[name] = reason
+            continue
+        stored = tuple(checkpoint.tensors[name] for checkpoint in opened.values())
+        if why := _constant_and_infinite(name, stored):
+            left_out[name] = why
         else:
-            stored = tuple(checkpoint.tensors[name] for checkpoint in opened.values())
             tensors.append(TensorSeries(name, stored[-1].shape, stored))
     return tuple(tensors), left_out
+
+
+def _common_rows(name: str, opened: dict[int, Checkpoint]) -> tuple[TensorSeries, dict[str, str]] | None:
+    """The rows of an embedding that all checkpoints have, where its vocabulary was padded or resized."""
+    infos = [checkpoint.tensors.get(name) for checkpoint in opened.values()]
+    there = [info for info in infos if info is not None and len(info.shape) == 2 and info.dtype in dtypes.FLOATS]
+    rows = {info.shape[0] for info in there}
+    if len(there) < len(infos) or len(rows) < 2 or len({info.shape[1] for info in there}) > 1:
+        return None
+    if any(name in checkpoint.tied for checkpoint in opened.values()):
+        return None
+    fewest, width = min(rows), there[0].shape[1]
+    stored = tuple(
+        info if info.shape[0] == fewest else window(name, (fewest, width), info, 0) for info in there
+    )
+    why = f"rows that only some checkpoints have, as the vocabulary has {fewest} to {max(rows)} rows: the first {fewest} are measured"
+    return TensorSeries(name, (fewest, width), stored), {f"{name}[{fewest}:]": why}
+
+
+def _constant_and_infinite(name: str, stored: tuple[TensorInfo, ...]) -> str | None:
+    """Why a buffer takes no part: a mask, say, which holds -inf in every checkpoint."""
+    last = stored[-1]
+    if name.endswith(("weight", "bias")) or last.remote or last.size > _LARGEST_BUFFER or last.below:
+        return None
+    values = last.values(0, last.size)
+    if np.isfinite(values).all() or not all(
+        np.array_equal(info.values(0, info.size), values, equal_nan=True) for info in stored
+    ):
+        return None
+    return "a buffer that holds infinity or NaN, the same in every checkpoint"
 
 
 def _why_not(name: str, opened: dict[int, Checkpoint]) -> str | None:

@@ -1,11 +1,14 @@
-"""One small file per trainer's layout of a checkpoint folder.
+"""One small file per trainer's layout of weights.
 
 A layout module has a docstring that names its trainers, a `NAME`, and two functions:
 
-    holds(folder: Path) -> bool          are there weights in this layout, complete or not?
-    open(folder: Path) -> Checkpoint     its tensors; UnreadableCheckpoint when incomplete or damaged
+    holds(place: Path) -> bool          are there weights in this layout, complete or not?
+    open(place: Path) -> Checkpoint     its tensors, under the names they have there; UnreadableCheckpoint when incomplete
+                                        or damaged
 
-To add one, write the module and add it to `all_layouts`; the first that holds a folder is read.
+`place` is the folder that the files lie in; which folder of a step that is, `checkpoints/opening.py` finds out, and
+there names are made comparable. To add a layout, write the module and add it to `all_layouts`; the first that holds a
+folder is read.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from driftline.checkpoints.tensors import TensorInfo
-from driftline.files import remote
+
+if TYPE_CHECKING:
+    from driftline.checkpoints.adapter_settings import AdapterSettings
 
 PRECEDENCE = "full precision comes first, then whole models, then adapters"
 READ_REMOTELY = ("huggingface", "torch-state-dict", "lora-adapter")
@@ -26,9 +32,13 @@ class Checkpoint:
     """The tensors of one complete checkpoint, and what its configuration says of them.
 
     Attributes:
+        path: the folder of the step.
         tied: a copy -> the tensor it is a copy of.
         model_folder: where its configuration and tokenizer are, if not in `path`.
-        notes: sentences its reader should know, for `driftline inspect`.
+        notes: sentences its reader should know.
+        place: the folder that its weights lie in, if not `path`.
+        left_out: tensor -> why it is no part of the model.
+        settings: of the adapter, where it is one.
     """
 
     path: Path
@@ -37,6 +47,9 @@ class Checkpoint:
     tied: dict[str, str] = field(default_factory=dict)
     model_folder: Path | None = None
     notes: tuple[str, ...] = ()
+    place: Path | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    settings: AdapterSettings | None = None
 
     @property
     def model(self) -> Path:
@@ -49,20 +62,3 @@ def all_layouts() -> tuple[ModuleType, ...]:
     from driftline.checkpoints.layouts import adapter, dcp, deepspeed, huggingface, megatron, sliced, state_dict, verl
 
     return (verl, megatron, dcp, deepspeed, sliced, huggingface, state_dict, adapter)
-
-
-def layouts_of(folder: Path) -> list[ModuleType]:
-    """The layouts that find weights in `folder`, the one to read first.
-
-    Of a remote folder those whose files can be read by range requests are asked alone if they find any; so are they
-    beside Megatron's shards, which are not read.
-    """
-    if remote.is_remote(folder):
-        found = [layout for layout in all_layouts() if layout.NAME in READ_REMOTELY and layout.holds(folder)]
-        if found:
-            return found
-    found = [layout for layout in all_layouts() if layout.holds(folder)]
-    readable = [layout for layout in found if layout.NAME in READ_REMOTELY]
-    if readable and any(layout.NAME == "megatron" for layout in found):
-        return readable  # what is beside a layout that cannot be read
-    return found

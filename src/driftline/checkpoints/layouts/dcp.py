@@ -13,54 +13,37 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from driftline.checkpoints.dtypes import FLOATS
-from driftline.checkpoints.layouts import Checkpoint, huggingface
-from driftline.checkpoints.parameter_names import of_the_model
+from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.parameter_names import of_a_state
 from driftline.checkpoints.tensors import Piece, TensorInfo, sharded
 from driftline.checkpoints.torch_file import DTYPES, PICKLE_LIMIT, Node, called, part_of, read_torch_archive, unpickle
 from driftline.errors import UnreadableCheckpoint
 
 NAME = "dcp"
 _METADATA = ".metadata"
-_WITHIN = ("", "trainer", "pytorch_model_fsdp_0", "policy/weights", "policy/weights/model", "model")
 
 
-def holds(folder: Path) -> bool:
-    return _place(folder) is not None
+def holds(place: Path) -> bool:
+    return (place / _METADATA).is_file() or (place.is_dir() and any(place.glob("*.distcp")))
 
 
-def open(folder: Path) -> Checkpoint:
+def open(place: Path) -> Checkpoint:
     """The tensors of the model; those of optimizer, scheduler and data loader are left out.
 
     Raises:
         UnreadableCheckpoint: no `.metadata` yet, a file missing or damaged, or boxes that do not make a tensor.
     """
-    place = _place(folder)
-    if place is None or not (place / _METADATA).is_file():
-        raise UnreadableCheckpoint(f"{place or folder} has no {_METADATA} yet: still being written, or lost")
+    if not (place / _METADATA).is_file():
+        raise UnreadableCheckpoint(f"{place} has no {_METADATA} yet: still being written, or lost")
     described, stored = _metadata(place / _METADATA)
-    names = of_the_model(name for name, tensor in described.items() if _is_floating(tensor))
+    names = of_a_state(name for name, tensor in described.items() if _is_floating(tensor))
     boxes: dict[str, list[tuple[Node, Node]]] = {}  # of each tensor: index and place
     for index, where in stored.items():
         boxes.setdefault(str(index.fields.get("fqn")), []).append((index, where))
-    tensors: dict[str, TensorInfo] = {}
-    for name, short in names.items():
-        tensors[short] = _tensor(place, name, short, described[name], boxes.get(name, []))
+    tensors = {name: _tensor(place, name, described[name], boxes.get(name, [])) for name in names}
     if not tensors:
         raise UnreadableCheckpoint(f"{place} holds no tensors of a model")
-    notes = (
-        ()
-        if (folder / "config.json").is_file()
-        else (f"{folder} has no config.json: models can be made of it with --base, if its names are those of the base",)
-    )
-    return Checkpoint(folder, NAME, tensors, huggingface.tied(folder, tensors), notes=notes)
-
-
-def _place(folder: Path) -> Path | None:
-    places = [folder / within for within in _WITHIN]
-    return next(
-        (p for p in places if (p / _METADATA).is_file()),
-        next((p for p in places if p.is_dir() and any(p.glob("*.distcp"))), None),
-    )
+    return Checkpoint(place, NAME, tensors)
 
 
 def _metadata(path: Path) -> tuple[dict[str, Node], dict[Node, Node]]:
@@ -88,7 +71,7 @@ def _is_floating(tensor: Node) -> bool:
     return DTYPES.get(called(first)) in FLOATS
 
 
-def _tensor(place: Path, name: str, short: str, described: Node, boxes: list[tuple[Node, Node]]) -> TensorInfo:
+def _tensor(place: Path, name: str, described: Node, boxes: list[tuple[Node, Node]]) -> TensorInfo:
     pieces = []
     dtypes = set()
     try:
@@ -107,7 +90,7 @@ def _tensor(place: Path, name: str, short: str, described: Node, boxes: list[tup
         raise UnreadableCheckpoint(f"{place / _METADATA} describes {name!r} in a way that is not understood") from error
     if len(dtypes) > 1:
         raise UnreadableCheckpoint(f"{place}: the boxes of {name!r} are of different dtypes")
-    return sharded(short, shape, dtypes.pop() if dtypes else "F32", pieces)
+    return sharded(name, shape, dtypes.pop() if dtypes else "F32", pieces)
 
 
 def _counts(values: Any) -> tuple[int, ...]:

@@ -3,8 +3,7 @@
 
 The masters lie in flat groups. Up to stage 2 a group is all its parameters one after another, cut into equal parts for
 the ranks; in stage 3 each parameter is cut for the ranks by itself. Names and shapes are in `*_model_states.pt`, with
-the buffers and the frozen parameters. The arithmetic is that of DeepSpeed's own `zero_to_fp32.py`. LoRA factors are put
-together on their frozen weights, by the `adapter_config.json` that peft leaves in the checkpoint.
+the buffers and the frozen parameters. The arithmetic is that of DeepSpeed's own `zero_to_fp32.py`.
 """
 
 from __future__ import annotations
@@ -12,13 +11,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints.layouts import Checkpoint, adapter, huggingface
-from driftline.checkpoints.low_rank import holds_factors, plain_name
-from driftline.checkpoints.parameter_names import of_the_model
+from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.parameter_names import of_a_state
 from driftline.checkpoints.tensors import Piece, TensorInfo, sharded
 from driftline.checkpoints.torch_file import Node, Part, part_of, read_torch_file
 from driftline.errors import UnreadableCheckpoint
@@ -29,20 +26,16 @@ _MODEL = re.compile(r"^(?:zero_pp_rank_(\d+)_)?mp_rank_00_model_states\.pt$")
 _FP32 = "F32"
 
 
-def holds(folder: Path) -> bool:
-    return _place(folder) is not None
+def holds(place: Path) -> bool:
+    return place.is_dir() and any(_OPTIMIZER.match(path.name) for path in place.iterdir())
 
 
-def open(folder: Path) -> Checkpoint:
+def open(place: Path) -> Checkpoint:
     """The fp32 masters of all parameters; buffers and frozen parameters as they were saved.
 
     Raises:
-        UnreadableCheckpoint: a rank's file is missing or damaged, model parallelism beyond ZeRO, or no fp32 masters;
-            LoRA factors without their configuration.
+        UnreadableCheckpoint: a rank's file is missing or damaged, model parallelism beyond ZeRO, or no fp32 masters.
     """
-    place = _place(folder)
-    if place is None:
-        raise UnreadableCheckpoint(f"{folder} holds no states of DeepSpeed: still being written, or lost")
     ranks = _by_rank(place, _OPTIMIZER)
     world = max(ranks, default=-1) + 1
     missing = [rank for rank in range(world) if rank not in ranks]
@@ -76,23 +69,9 @@ def open(folder: Path) -> Checkpoint:
         raise UnreadableCheckpoint(
             f"{place} holds states that are not understood: saved by another DeepSpeed?"
         ) from error
-    names = of_the_model(tensors)
-    renamed = {short: replace(tensors[name], name=short) for name, short in names.items()}
-    tied = {names.get(copy, copy): names[source] for copy, source in shared.items() if source in names}
-    if holds_factors(renamed):
-        renamed = adapter.of_factors(renamed, place, folder)
-        tied = {plain_name(copy): plain_name(source) for copy, source in tied.items()}
-    return Checkpoint(folder, NAME, renamed, {**huggingface.tied(folder, renamed), **tied})
-
-
-def _place(folder: Path) -> Path | None:
-    """The folder itself, or the `global_stepN` in a checkpoint of transformers."""
-    if not folder.is_dir():
-        return None
-    for place in (folder, *sorted(folder.glob("global_step*"))):
-        if place.is_dir() and any(_OPTIMIZER.match(path.name) for path in place.iterdir()):
-            return place
-    return None
+    wanted = of_a_state(tensors)
+    tied = {copy: source for copy, source in shared.items() if source in tensors}
+    return Checkpoint(place, NAME, {name: tensors[name] for name in wanted}, tied)
 
 
 def _by_rank(place: Path, pattern: re.Pattern[str]) -> dict[int, Path]:

@@ -13,49 +13,27 @@ from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.checkpoints.tensors import TensorInfo
 from driftline.errors import UnreadableCheckpoint
-from driftline.files import remote
 from driftline.files.json import read_json
 
 NAME = "huggingface"
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-WITHIN = ("", "actor/huggingface", "actor/model/huggingface")  # verl's, where the trainer saved rounded weights too
-_MANIFEST = "actor/ckpt_contents.json"  # verl's, of the newer layout
-_STABLE, _STABLE_IN = "STABLE", ("weights", "broadcasts")  # prime-rl's
 
 
-def holds(folder: Path) -> bool:
-    return _place(folder) is not None
+def holds(place: Path) -> bool:
+    return (place / _SINGLE).is_file() or (place / _INDEX).is_file()
 
 
-def _place(folder: Path) -> Path | None:
-    places = (folder / within for within in WITHIN)
-    return next((p for p in places if (p / _SINGLE).is_file() or (p / _INDEX).is_file()), None)
-
-
-def open(folder: Path) -> Checkpoint:
-    """The tensors of a complete folder, in file order.
+def open(place: Path) -> Checkpoint:
+    """The tensors of a complete folder, in file order; of a single file before shards, as `from_pretrained` takes it.
 
     Raises:
         UnreadableCheckpoint: weights missing, a shard missing, truncated, or outside the folder.
     """
-    place = _place(folder) or folder
-    refuse_unmarked(folder, place)
-    tensors: dict[str, TensorInfo] = (
-        sharded(place / _INDEX, read_header) if (place / _INDEX).is_file() else dict(read_header(place / _SINGLE))
-    )
-    return Checkpoint(folder, NAME, tensors, tied(place, tensors), place if place != folder else None)
-
-
-def refuse_unmarked(folder: Path, place: Path) -> None:
-    """Raise `UnreadableCheckpoint` where the trainer's mark of a complete checkpoint is not there yet."""
-    if place == folder / WITHIN[2] and not (folder / _MANIFEST).is_file():
-        raise UnreadableCheckpoint(
-            f"{folder} has no {_MANIFEST} yet, which verl writes last: still being written, or lost"
-        )
-    weights = folder.parent
-    marks = weights.name in _STABLE_IN and not remote.is_remote(folder)  # each look at a remote one is a request
-    if marks and not (folder / _STABLE).is_file() and any((other / _STABLE).is_file() for other in weights.iterdir()):
-        raise UnreadableCheckpoint(f"{folder} has no {_STABLE} yet, which prime-rl writes last: still being written")
+    if not (place / _SINGLE).is_file():
+        return Checkpoint(place, NAME, sharded(place / _INDEX, read_header))
+    beside = (place / _INDEX).is_file()
+    note = f"{place} holds {_SINGLE} and {_INDEX}: the single file is read, as from_pretrained does"
+    return Checkpoint(place, NAME, dict(read_header(place / _SINGLE)), notes=(note,) if beside else ())
 
 
 def sharded(index: Path, read: Callable[[Path], Mapping[str, TensorInfo]]) -> dict[str, TensorInfo]:
@@ -85,17 +63,3 @@ def sharded(index: Path, read: Callable[[Path], Mapping[str, TensorInfo]]) -> di
             raise UnreadableCheckpoint(f"{folder / shard} lacks the tensor {missing[0]!r} that the index promises")
         tensors |= {name: info for name, info in header.items() if weight_map.get(name) == shard}
     return tensors
-
-
-def tied(folder: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Output embeddings that the configuration ties to the input embeddings, where both were saved."""
-    try:
-        config = read_json(folder / "config.json")
-        share = config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings"))
-    except (OSError, ValueError, AttributeError):
-        return {}
-    if share is not True:
-        return {}
-    inputs = [name for name in tensors if name.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight"))]
-    outputs = [name for name in tensors if name.endswith(("lm_head.weight", "embed_out.weight"))]
-    return {output: inputs[0] for output in outputs if inputs and tensors[output].shape == tensors[inputs[0]].shape}

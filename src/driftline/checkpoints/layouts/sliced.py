@@ -9,41 +9,29 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from driftline.checkpoints.layouts import Checkpoint, huggingface
-from driftline.checkpoints.parameter_names import of_the_model
+from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_file import read_header_and_metadata
 from driftline.checkpoints.tensors import Piece, TensorInfo, sharded
 from driftline.errors import UnreadableCheckpoint
 
 NAME = "sliced-safetensors"
 _KEY, _OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
-_WITHIN = ("policy/weights/model", "policy/weights", "sharded", "")
 
 
-def holds(folder: Path) -> bool:
-    return _place(folder) is not None
+def holds(place: Path) -> bool:
+    first = next(iter(sorted(place.glob("*.safetensors"))), None)
+    try:
+        return first is not None and first.is_file() and _KEY in read_header_and_metadata(first)[1]
+    except UnreadableCheckpoint:
+        return False
 
 
-def _place(folder: Path) -> Path | None:
-    for within in _WITHIN:
-        first = next(iter(sorted((folder / within).glob("*.safetensors"))), None)
-        try:
-            if first is not None and first.is_file() and _KEY in read_header_and_metadata(first)[1]:
-                return folder / within
-        except UnreadableCheckpoint:
-            continue
-    return None
-
-
-def open(folder: Path) -> Checkpoint:
+def open(place: Path) -> Checkpoint:
     """The whole tensors, each made up of the slices of all files.
 
     Raises:
         UnreadableCheckpoint: a slice is missing, or a file is damaged.
     """
-    place = _place(folder)
-    if place is None:
-        raise UnreadableCheckpoint(f"{folder} holds no slices: still being written, or lost")
     pieces: dict[str, list[Piece]] = {}
     found: dict[str, str] = {}
     for file in sorted(place.glob("*.safetensors")):
@@ -59,11 +47,9 @@ def open(folder: Path) -> Checkpoint:
             if found.setdefault(name, info.dtype) != info.dtype:
                 raise UnreadableCheckpoint(f"{file}: {name!r} is {info.dtype}, in another file {found[name]}")
             pieces.setdefault(name, []).append(Piece(file, info.offset, begin, info.shape))
-    names = of_the_model(pieces)
     tensors: dict[str, TensorInfo] = {}
-    for name, short in names.items():
-        ends = [[b + n for b, n in zip(piece.begin, piece.shape, strict=True)] for piece in pieces[name]]
+    for name, parts in pieces.items():
+        ends = [[b + n for b, n in zip(piece.begin, piece.shape, strict=True)] for piece in parts]
         shape = tuple(max(axis) for axis in zip(*ends, strict=True))
-        tensors[short] = sharded(short, shape, found[name], pieces[name])
-    model = place if (place / "config.json").is_file() else folder
-    return Checkpoint(folder, NAME, tensors, huggingface.tied(model, tensors), model)
+        tensors[name] = sharded(name, shape, found[name], parts)
+    return Checkpoint(place, NAME, tensors)

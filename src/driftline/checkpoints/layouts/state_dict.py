@@ -5,41 +5,34 @@ Read where the tensors lie; nothing in the pickle is executed (`torch_file`).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from driftline.checkpoints.layouts import Checkpoint, huggingface
-from driftline.checkpoints.parameter_names import of_the_model
 from driftline.checkpoints.torch_file import read_state_dict
 from driftline.errors import UnreadableCheckpoint
 
 NAME = "torch-state-dict"
 _INDEX = "pytorch_model.bin.index.json"
-_SINGLE = ("pytorch_model.bin", "pytorch_model_fsdp.bin")
+_FILES = ("pytorch_model.bin", _INDEX, "pytorch_model_fsdp.bin")
 
 
-def holds(folder: Path) -> bool:
-    return _file(folder) is not None
+def holds(place: Path) -> bool:
+    return _file(place) is not None
 
 
-def _file(folder: Path) -> Path | None:
-    files = (folder / within / name for within in huggingface.WITHIN for name in (_INDEX, *_SINGLE))
-    return next((file for file in files if file.is_file()), None)
+def _file(place: Path) -> Path | None:
+    return next((place / name for name in _FILES if (place / name).is_file()), None)
 
 
-def open(folder: Path) -> Checkpoint:
-    """The parameters, under the model's own names.
+def open(place: Path) -> Checkpoint:
+    """The tensors, of a single file before shards, as `from_pretrained` takes them.
 
     Raises:
-        UnreadableCheckpoint: a file is missing, truncated or damaged, or the index names one outside the folder;
-            or the trainer's mark of completeness is not there yet.
+        UnreadableCheckpoint: a file is missing, truncated or damaged, or the index names one outside the folder.
     """
-    file = _file(folder)
+    file = _file(place)
     if file is None:
-        raise UnreadableCheckpoint(f"{folder} holds no state dict: still being written, or lost")
-    huggingface.refuse_unmarked(folder, file.parent)
-    found = huggingface.sharded(file, read_state_dict) if file.name == _INDEX else dict(read_state_dict(file))
-    names = of_the_model(found)
-    tensors = {short: replace(found[name], name=short) for name, short in names.items()}
-    place = file.parent
-    return Checkpoint(folder, NAME, tensors, huggingface.tied(place, tensors), place if place != folder else None)
+        raise UnreadableCheckpoint(f"{place} holds no state dict: still being written, or lost")
+    if file.name == _INDEX:
+        return Checkpoint(place, NAME, huggingface.sharded(file, read_state_dict))
+    return Checkpoint(place, NAME, dict(read_state_dict(file)))

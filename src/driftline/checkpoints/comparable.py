@@ -1,0 +1,120 @@
+"""What every layout's tensors go through, so that checkpoints can be compared: the model's own names, adapters as the
+change that they make, quantised weights at their value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from driftline.checkpoints import dtypes
+from driftline.checkpoints.adapter_settings import find_settings
+from driftline.checkpoints.layouts import Checkpoint, adapter, megatron
+from driftline.checkpoints.low_rank import TokenRows, assemble, holds_adapter, needs_base, on_weight, without
+from driftline.checkpoints.parameter_names import VALUE_HEAD, of_the_model
+from driftline.checkpoints.quantised import dequantised
+from driftline.checkpoints.tensors import TensorInfo
+from driftline.checkpoints.ties import input_embedding, output_embedding
+from driftline.errors import UnreadableCheckpoint
+from driftline.files.json import read_json
+
+
+def comparable(opened: Checkpoint) -> Checkpoint:
+    """A checkpoint as its layout found it, under the model's own names, with what belongs together put together.
+
+    Raises:
+        UnreadableCheckpoint: two tensors of one name, placeholders instead of weights, an adapter that is not B · A, or
+            quantised weights whose values are not known.
+    """
+    where = opened.place or opened.path
+    names = of_the_model(opened.tensors)
+    tensors: dict[str, TensorInfo] = {}
+    left_out = dict(opened.left_out)
+    for name, short in names.items():
+        if VALUE_HEAD.match(short):
+            left_out[short] = "a value head of the trainer, no part of the model"
+        elif short in tensors:
+            raise UnreadableCheckpoint(f"{where} holds {short!r} twice, once as {name!r}: which of the two is the model's is not known")
+        else:
+            tensors[short] = replace(opened.tensors[name], name=short)
+    _refuse_placeholders(tensors, where)
+    tied = {names.get(copy, copy): names[source] for copy, source in opened.tied.items() if source in names}
+    notes, settings = list(opened.notes), None
+    if holds_adapter(tensors) or opened.layout == adapter.NAME:
+        settings = find_settings(opened.path, where, opened.model)
+        tensors = assemble(tensors, where, settings)
+        tied = {plain: source for plain, source in tied.items() if plain in tensors and source in tensors}
+        if settings.alpha is None:
+            notes.append(
+                f"no file beside {where} says the scale of its adapter (lora_alpha): it is measured as B·A, so norms are in "
+                f"other units, and no model can be made of it; put peft's adapter_config.json there"
+            )
+    tensors, scales = dequantised(tensors, configuration(opened.model), where)
+    return replace(opened, tensors=tensors, tied=tied, left_out=left_out | scales, notes=tuple(notes), settings=settings)
+
+
+def on_base(change: Checkpoint, base: Checkpoint, initial: Checkpoint | None = None) -> Checkpoint:
+    """The model that an adapter makes of its base: the base's tensors, those it changes summed as they are read.
+
+    Of embeddings that are tied in the base peft changes the one that it was put on, so the other is then stored too.
+
+    Args:
+        initial: the adapter as training began, where its product was taken out of the base.
+
+    Raises:
+        UnreadableCheckpoint: the base lacks a matrix that the adapter changes, or has it in another shape.
+    """
+    tensors = dict(base.tensors)
+    head, embedding = output_embedding(change.tensors) or "lm_head.weight", input_embedding(base.tensors)
+    tied = dict(base.tied)
+    keeps_tie = change.settings is not None and change.settings.keeps_tie
+    if embedding and (head not in tensors or head in tied):
+        changed = embedding in change.tensors and not isinstance(change.tensors[embedding], TokenRows)
+        if (changed or head in change.tensors) and not keeps_tie:
+            tensors[head] = replace(tensors[embedding], name=head)
+            tied.pop(head, None)
+    for name, info in change.tensors.items():
+        below = tensors.get(name)
+        if below is None and needs_base(info):
+            raise UnreadableCheckpoint(
+                f"{change.path} changes {name!r}, but the base {base.path} lacks it: give the base it was trained on"
+            )
+        made = info if below is None else on_weight(info, below, change.path)
+        tensors[name] = without(made, initial.tensors.get(name) if initial else None)
+    return replace(change, tensors=tensors, tied=tied, model_folder=base.model, left_out=base.left_out | change.left_out)
+
+
+def writable(checkpoint: Checkpoint) -> str | None:
+    """Why no model can be made of a checkpoint by itself, or None."""
+    if any(map(needs_base, checkpoint.tensors.values())):
+        return (
+            f"{checkpoint.path} is a LoRA adapter: say with --base which model it was trained on, and the forecast is "
+            "written as a whole model"
+        )
+    if checkpoint.settings and checkpoint.settings.alpha is None:
+        return (
+            f"{checkpoint.path} holds an adapter whose scale (lora_alpha) no file says: put peft's adapter_config.json "
+            f"there, as {checkpoint.settings.path}"
+        )
+    if megatron.stacked(checkpoint):
+        return f"{checkpoint.path} has Megatron's names and stacked layers: {megatron.CONVERTERS}"
+    return None
+
+
+def configuration(folder: Path) -> dict[str, Any]:
+    """The model's config.json; empty where there is none that can be read."""
+    try:
+        found = read_json(folder / "config.json")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse_placeholders(tensors: dict[str, TensorInfo], where: Path) -> None:
+    empty = [name for name, info in tensors.items() if info.size == 0 and info.dtype in dtypes.FLOATS]
+    if len(empty) > len(tensors) / 2:
+        raise UnreadableCheckpoint(
+            f"{where} holds placeholders of shape {list(tensors[empty[0]].shape)} for {len(empty)} of {len(tensors)} tensors: "
+            "DeepSpeed ZeRO-3 saved without gathering; save with stage3_gather_16bit_weights_on_model_save, or name the "
+            "folder of its global_stepN states"
+        )

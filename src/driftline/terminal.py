@@ -79,6 +79,8 @@ def analysis(s: Summary) -> None:
         print(f"driftline: skipped step {step}: {reason}", file=sys.stderr)
     if s.left_out:
         print(f"driftline: {len(s.left_out)} tensors left out; the report lists why", file=sys.stderr)
+    for note in s.notes or ():
+        print(f"driftline: note: {note}", file=sys.stderr)
     r2, null, drift, chance = s.r2, s.null_r2, s.drift, s.drift.null
     figures = [
         ("R² median", r2.median, null.median),
@@ -220,6 +222,8 @@ def forecast(written: WrittenForecasts, out: Path) -> None:
         print(f"driftline: note: {written.sentence}", file=sys.stderr)
     else:
         say(written.sentence)
+    for note in written.records[0].notes or () if written.records else ():
+        print(f"driftline: note: {note}", file=sys.stderr)
     for recipe in written.records:
         folder = out if len(written.records) == 1 else out / f"checkpoint-{recipe.target:.0f}"
         kept = f"{len(recipe.kept)} tensors kept" + (f", {len(recipe.copied)} copied" if recipe.copied else "")

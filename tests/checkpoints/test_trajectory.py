@@ -99,7 +99,7 @@ def test_every_tensor_left_out_has_its_reason(make_run: MakeRun) -> None:
     assert [tensor.name for tensor in trajectory] == ["keep"]
     assert trajectory.left_out == {
         "shape": "shape [3] at step 0, [4] at step 1",
-        "gone": "absent at step 1",
+        "gone": f"only in {trajectory.checkpoints[0].path}: forecasts take it from there",
         "ids": "dtype I64 is not a floating one",
         "empty": "empty",
     }
@@ -120,7 +120,7 @@ def test_nothing_in_common_is_refused(make_run: MakeRun) -> None:
 def test_tied_embeddings_count_once(make_run: MakeRun) -> None:
     table = np.ones((4, 2))
     run = make_run(_steps(0, 1, **{"model.embed_tokens.weight": table, "lm_head.weight": table}))
-    assert open_trajectory(run).parameters == 16
+    assert open_trajectory(run).parameters == 8  # equal at every step: one, whatever a configuration says
     for step in (0, 1):
         (run / f"checkpoint-{step}" / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
     trajectory = open_trajectory(run)

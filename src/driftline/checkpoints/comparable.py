@@ -96,7 +96,7 @@ def writable(checkpoint: Checkpoint) -> str | None:
             f"{checkpoint.path} holds an adapter whose scale (lora_alpha) no file says: put peft's adapter_config.json "
             f"there, as {checkpoint.settings.path}"
         )
-    if megatron.stacked(checkpoint):
+    if checkpoint.layout == megatron.NAME:
         return f"{checkpoint.path} has Megatron's names and stacked layers: {megatron.CONVERTERS}"
     return None
 

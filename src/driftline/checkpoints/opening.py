@@ -8,7 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 from driftline.checkpoints.comparable import comparable, on_base
-from driftline.checkpoints.layouts import PRECEDENCE, READ_REMOTELY, Checkpoint, adapter, all_layouts, huggingface
+from driftline.checkpoints.discovery import STEP_NAME
+from driftline.checkpoints.layouts import PRECEDENCE, READ_REMOTELY, Checkpoint, adapter, all_layouts, dcp, huggingface, megatron
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 
@@ -62,7 +63,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             opened = layout.open(place)
             opened = replace(opened, path=folder, place=place, model_folder=_model_folder(folder, place))
             checkpoint = _with_adapter(comparable(opened))
-        others = [f"{one.NAME} in {where}" if where != place else one.NAME for one, where in found[1:]]
+        others = [
+            f"{one.NAME} in {where}" if where != place else one.NAME
+            for one, where in found[1:]
+            if one is not adapter or checkpoint.settings is None  # it says the scale of what is read
+        ]
         if others:
             note = f"{folder} holds {' and '.join([layout.NAME, *others])}: {layout.NAME} is read: {PRECEDENCE}"
             checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
@@ -93,8 +98,10 @@ def _layouts(folder: Path) -> list[tuple[ModuleType, Path]]:
                 f"to use, as STEP={deeper[0]}"
             )
         found = [*_held(all_layouts(), deeper)]
-    readable = [one for one in found if one[0].NAME in READ_REMOTELY]
-    return readable if readable and any(one.NAME == "megatron" for one, _ in found) else found  # it cannot be read
+    if not any(layout is megatron for layout, _ in found):
+        return found
+    readable = [one for one in found if one[0].NAME in READ_REMOTELY]  # a model can be made of them
+    return readable or [one for one in found if one[0] is not dcp]
 
 
 def _held(layouts: Iterable[ModuleType], places: list[Path]) -> Iterable[tuple[ModuleType, Path]]:
@@ -108,7 +115,8 @@ def _below(folder: Path, depth: int) -> list[Path]:
     """Folders in a step's folder that may hold its weights, and not those of something else."""
     found = []
     for child in sorted(folder.iterdir()) if depth else ():
-        if child.is_dir() and not child.is_symlink() and not child.name.lower().startswith((*_OF_OTHERS, ".")):
+        other = child.name.lower().startswith((*_OF_OTHERS, ".")) or STEP_NAME.match(child.name)
+        if child.is_dir() and not child.is_symlink() and not other:
             found += [child, *_below(child, depth - 1)]
     return found
 
@@ -122,7 +130,7 @@ def _model_folder(folder: Path, place: Path) -> Path | None:
         for within in ("", "huggingface", ".hf_metadata", "hf"):
             if (parent / within / "config.json").is_file():
                 return parent / within if parent / within != folder else None
-    return None
+    return place if place != folder else None
 
 
 def _with_adapter(checkpoint: Checkpoint) -> Checkpoint:

@@ -16,6 +16,7 @@ import numpy as np
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError
+from driftline.files.record import UNSET
 from driftline.linearity import figures, null
 from driftline.linearity.figures import Facts
 from driftline.linearity.scan import FILTERS, Population, TensorScan, scan
@@ -115,12 +116,13 @@ def summarize(
     unfiltered, population = totals.populations[0].count, totals.populations[FILTERS[filter]]
     chance, changed, kept = _null_population(totals, facts, stored, filter)
     counts = Counts(
-        total=totals.parameters if parameters is None else parameters,
+        total=(totals.parameters if parameters is None else parameters) + facts.unmeasured,
         measured=population.count,
         unchanged=totals.parameters - unfiltered,
         filtered=unfiltered - population.count,
         changed_share=unfiltered / totals.parameters,
         kept_share=population.count / totals.parameters,
+        left_out=facts.unmeasured or UNSET,
     )
     rounding = Rounding(
         dtypes=sorted(stored),

@@ -37,7 +37,7 @@ from driftline.linearity.summary import (
     Stretch,
     Summary,
 )
-from driftline.linearity.verdict import verdict
+from driftline.linearity.verdict import verdict, with_left_out
 
 _FEWEST = 3  # checkpoints of a line
 _HISTOGRAM_BINS = 100  # of histograms in the results; the scan's own are finer
@@ -53,6 +53,8 @@ class Facts:
         run: its name; steps: of its checkpoints [T]; clock: what lines are drawn against; clock_values: [T].
         beta1: the optimizer's momentum, and where it is from.
         left_out, skipped: tensors and checkpoints that take no part, with the reason.
+        unmeasured: weights of the last checkpoint that are left out.
+        notes: sentences whoever reads the figures should know.
         jumps: of a run that was re-grounded.
     """
 
@@ -65,6 +67,8 @@ class Facts:
     left_out: dict[str, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     jumps: Regrounded | None = None
+    unmeasured: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Facts:
@@ -86,6 +90,8 @@ def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Fac
         left_out,
         trajectory.skipped,
         trajectory.regrounded,
+        trajectory.unmeasured if weights else 0,
+        trajectory.notes,
     )
 
 
@@ -131,7 +137,8 @@ def summary(
         gram=found.gram,
         left_out=facts.left_out,
         skipped={str(step): reason for step, reason in facts.skipped.items()},
-        verdict=verdict(test, list(facts.steps), r2, chance, found, jumps),
+        notes=list(facts.notes) or UNSET,
+        verdict=with_left_out(verdict(test, list(facts.steps), r2, chance, found, jumps), counts),
         jumps=jumps,
         **more,
     )

@@ -26,6 +26,7 @@ class Counts(Record):
     filtered: int
     changed_share: float | UnsetType = UNSET
     kept_share: float | UnsetType = UNSET
+    left_out: int | UnsetType = UNSET
 
 
 class R2(Record, rename=_R2_KEYS):
@@ -197,6 +198,7 @@ class Summary(Record):
     skipped: dict[str, str]
     verdict: Verdict
     counted: str | UnsetType = UNSET
+    notes: list[str] | UnsetType = UNSET
     jumps: Jumped | UnsetType = UNSET
     cost: Cost | UnsetType = UNSET
 

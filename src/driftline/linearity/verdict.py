@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.linearity.drift import LEVEL, DriftTest
-from driftline.linearity.summary import R2, HeldOutSkill, Jumped, NullR2, PValues, Statistics, StraightPiece, Verdict
+from driftline.linearity.summary import R2, Counts, HeldOutSkill, Jumped, NullR2, PValues, Statistics, StraightPiece, Verdict
+
+
+_LITTLE = 0.01  # of the weights
 
 
 def verdict(
@@ -30,6 +35,15 @@ def verdict(
     else:
         sentence = f"Not told from chance: {chance}; {cosine}; {growth}."
     return Verdict(linear=test.found, sentence=sentence + after, level=LEVEL, p=p)
+
+
+def with_left_out(found: Verdict, counts: Counts) -> Verdict:
+    """A verdict that says how much of the model it is not about, where that is more than a hundredth."""
+    if not counts.left_out or counts.left_out <= _LITTLE * counts.total:
+        return found
+    share = counts.left_out / counts.total
+    said = f"{found.sentence} {share:.0%} of the weights are left out, and the verdict is not about them."
+    return msgspec.structs.replace(found, sentence=said)
 
 
 def _too_little(steps: list[int], jumps: Jumped | UnsetType) -> str:

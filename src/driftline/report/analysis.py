@@ -134,14 +134,18 @@ def _left_out(s: Summary) -> Markup:
     counts = table(
         ["", "parameters"],
         [
-            ("in the tensors measured", p.total),
+            ("in all", p.total),
+            ("in tensors that are left out", p.left_out or 0),
             ("changed and measured", p.measured),
             ("never changed", p.unchanged),
             (f"removed by the filter ({s.filter})", p.filtered),
         ],
     )
     reasons = table(["left out", "reason"], rows) if rows else page.aid("Every tensor and checkpoint took part.")
-    return section("What was left out", "Every figure above is of the parameters that were measured.", counts + reasons)
+    notes = table(["worth knowing"], [(note,) for note in s.notes]) if s.notes else Markup("")
+    return section(
+        "What was left out", "Every figure above is of the parameters that were measured.", counts + reasons + notes
+    )
 
 
 def how(s: Summary, command: str) -> Markup:

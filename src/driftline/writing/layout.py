@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from driftline.checkpoints.comparable import configuration
+from driftline.checkpoints.composed import chain, window
+from driftline.checkpoints.dtypes import ITEM_BYTES
+from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_writer import Entry, Placed, place
 from driftline.checkpoints.tensors import TensorInfo
+from driftline.checkpoints.ties import says_tied
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.errors import InputError
 from driftline.writing.storage import DTYPES, NORM_LAYERS, Storage, matches
@@ -38,9 +43,10 @@ class OutputTensor:
 
 
 def lay_out(trajectory: Trajectory, storage: Storage) -> list[OutputTensor]:
-    """Every tensor to write, in the file order of the last checkpoint.
+    """Every tensor to write, in the file order of the last checkpoint, and those that the base alone has.
 
-    A tied tensor is left out: `from_pretrained` makes it from the forecast embedding.
+    A tensor that the configuration ties is left out: `from_pretrained` makes it from the forecast embedding. One that is
+    tied in the weights alone is written again under its second name, with the same values.
 
     Raises:
         InputError: a pattern that keeps nothing, or a dtype that cannot be written.
@@ -51,19 +57,38 @@ def lay_out(trajectory: Trajectory, storage: Storage) -> list[OutputTensor]:
             raise InputError(
                 f"--keep {pattern!r} matches no tensor of {last.path}: write it as in a shell, such as '*{pattern}*'"
             )
-    series = {tensor.name: tensor for tensor in trajectory}
-    found = [(info, series.get(name)) for name, info in last.tensors.items() if name not in last.tied]
-    kept = [tensor is not None and matches(info.name, storage.keep) for info, tensor in found]
+    found = [one for one in _outputs(trajectory, last) if one[0].dtype in ITEM_BYTES]
+    kept = [tensor is not None and matches(tensor.name, storage.keep) for _, tensor in found]
     entries = list(_entries(found, kept, storage))
     placed = place(entries, storage.shard_bytes)
     return [OutputTensor(*one, keeps, at) for one, keeps, at in zip(found, kept, placed, strict=True)]
+
+
+def _outputs(trajectory: Trajectory, last: Checkpoint) -> Iterator[tuple[TensorInfo, TensorSeries | None]]:
+    series = {tensor.name: tensor for tensor in trajectory}
+    left_out = set(last.tied) if says_tied(configuration(last.model)) else set()
+    for name, info in last.tensors.items():
+        if name not in left_out:
+            tensor = series.get(last.tied.get(name, name))
+            yield info, tensor and _as_long(tensor, info)
+    for name, info in trajectory.carried.items():
+        yield replace(info, name=name), None
+
+
+def _as_long(tensor: TensorSeries, last: TensorInfo) -> TensorSeries:
+    """Through the run, rows that only the last checkpoint's vocabulary has stay as they are there."""
+    if tensor.size == last.size:
+        return tensor
+    rest = window(last.name, (last.size - tensor.size,), last, tensor.size)
+    stored = tuple(chain(tensor.name, last.shape, (info, rest)) for info in tensor.stored)
+    return TensorSeries(tensor.name, last.shape, (*stored[:-1], last))
 
 
 def _entries(
     found: list[tuple[TensorInfo, TensorSeries | None]], kept: list[bool], storage: Storage
 ) -> Iterator[Entry]:
     for (info, tensor), keeps in zip(found, kept, strict=True):
-        dtype = info.dtype if tensor is None or storage.dtype == "same" else DTYPES[storage.dtype]
+        dtype = info.dtype if tensor is None else info.written if storage.dtype == "same" else DTYPES[storage.dtype]
         if tensor is not None:
             if dtype not in DTYPES.values() and not (dtype == info.dtype and keeps):
                 raise InputError(

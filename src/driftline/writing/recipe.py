@@ -6,24 +6,34 @@ import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from blake3 import blake3
 
+from driftline.checkpoints.composed import Scaled
+from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.ties import input_embedding, output_embedding, says_tied
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import json_text
+from driftline.files.record import UNSET
 from driftline.forecast.forecast import Forecast
 from driftline.writing.layout import OutputTensor
 from driftline.writing.record import MARK, Recipe, SourceFile
 from driftline.writing.storage import Storage
 
 _HASH_BLOCK = 1 << 16
-_NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "trainer_state.json", "run.json", MARK)
+_NOT_COPIED = (
+    "*.index.json",
+    "trainer_state.json",
+    "run.json",
+    "adapter_config.json",  # from_pretrained would look for the adapter
+    MARK,
+)
 
 
 def recipe(
@@ -57,7 +67,15 @@ def recipe(
         seed=storage.seed,
         shard_bytes=storage.shard_bytes,
         rounding_loss=rounding_loss,
+        notes=[*trajectory.notes, *_carried(trajectory)] or UNSET,
     )
+
+
+def _carried(trajectory: Trajectory) -> Iterator[str]:
+    names = sorted(trajectory.carried)
+    if names:
+        few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        yield f"{len(names)} tensors that only {trajectory.checkpoints[0].path} has ({few}) are copied from there"
 
 
 def _coefficients(trajectory: Trajectory, forecast: Forecast) -> tuple[str, dict[str, Any]]:
@@ -97,21 +115,48 @@ def source(read: tuple[int, Path]) -> SourceFile:
     return SourceFile(step=step, file=str(file), bytes=size, blake3=digest.hexdigest())
 
 
-def copy_beside(model: Path, folder: Path, dtype: str) -> None:
+def copy_beside(trajectory: Trajectory, layout: Sequence[OutputTensor], folder: Path, dtype: str) -> None:
     """Configuration, generation configuration, tokenizer and chat template, from the last checkpoint's folder.
+
+    The configuration is made to say what the weights are: their dtype, the rows of the vocabulary, whether embeddings
+    are tied, and that they are not quantised.
 
     Args:
         dtype: what the configuration is to say; as it was for `same`.
     """
-    with remote.local_copy(model, weights=False) as here:
+    last = trajectory.checkpoints[-1]
+    with remote.local_copy(last.model, weights=False) as here:
         for file in sorted(Path(here).iterdir()):
             wanted = file.is_file() and file.name.endswith(remote.BESIDE_WEIGHTS)
             if wanted and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _NOT_COPIED):
                 shutil.copyfile(file, folder / file.name)
     config = folder / "config.json"
-    if dtype != "same" and config.is_file():
-        values = json.loads(config.read_bytes())
+    if not config.is_file():
+        return
+    before = config.read_bytes()
+    values = json.loads(before)
+    if isinstance(values, dict) and (changed := _true_to(values, last, layout, dtype)) != json.loads(before):
+        config.write_text(json_text(changed))
+
+
+def _true_to(config: dict[str, Any], last: Checkpoint, layout: Sequence[OutputTensor], dtype: str) -> dict[str, Any]:
+    """A configuration changed where the weights are otherwise."""
+    parts = [config, *(part for key in ("text_config",) if isinstance(part := config.get(key), dict))]
+    scaled = any(isinstance(info, Scaled) for info in last.tensors.values())
+    if scaled:
+        config.pop("quantization_config", None)
+    if dtype != "same" or scaled:
         for key in ("dtype", "torch_dtype"):
-            if key in values or key == "dtype":
-                values[key] = dtype
-        config.write_text(json_text(values))
+            if key in config or key == "dtype":
+                config[key] = "bfloat16" if dtype == "same" else dtype
+    written = {output.name: output.info for output in layout}
+    embedding, head = input_embedding(last.tensors), output_embedding(last.tensors)
+    if embedding in written:
+        for part in parts:
+            if isinstance(part.get("vocab_size"), int) and part["vocab_size"] != written[embedding].shape[0]:
+                part["vocab_size"] = written[embedding].shape[0]
+    if embedding in written and head in written and head not in last.tied and says_tied(config) is not False:
+        for part in parts:
+            if part is config or "tie_word_embeddings" in part:
+                part["tie_word_embeddings"] = False
+    return config

@@ -41,6 +41,7 @@ class Recipe(Origin, kw_only=True):
     seed: int
     shard_bytes: int
     rounding_loss: float
+    notes: list[str] | UnsetType = UNSET
 
     @property
     def goal(self) -> float:

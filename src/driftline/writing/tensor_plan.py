@@ -62,7 +62,8 @@ def plan_tensor(output: OutputTensor, forecasts: Sequence[Forecast], storage: St
         return TensorPlan(output)
     stored = output.series.stored
     last = np.eye(len(stored))[-1]
-    vectors = [last if output.kept else forecast.coefficients[output.name] for forecast in forecasts]
+    name = output.series.name
+    vectors = [last if output.kept else forecast.coefficients[name] for forecast in forecasts]
     used = [np.flatnonzero(vector) for vector in vectors]
     rows = sorted(set().union(*(mine.tolist() for mine in used)))
     mixtures = tuple(
@@ -79,7 +80,7 @@ def plan_tensor(output: OutputTensor, forecasts: Sequence[Forecast], storage: St
     return TensorPlan(
         output,
         rows=tuple(rows),
-        series=TensorSeries(output.name, output.series.shape, tuple(stored[row] for row in rows)),
+        series=TensorSeries(name, output.series.shape, tuple(stored[row] for row in rows)),
         mixtures=mixtures,
         whole=whole,
         stochastic=stochastic,

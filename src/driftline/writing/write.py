@@ -62,7 +62,7 @@ def write(
     records = []
     for (folder, forecast), loss in zip(forecasts.items(), losses, strict=True):
         write_index(folder, placed)
-        copy_beside(trajectory.checkpoints[-1].model, folder, storage.dtype)
+        copy_beside(trajectory, layout, folder, storage.dtype)
         record = recipe(trajectory, layout, forecast, storage, sources=sources, rounding_loss=loss.share)
         write_record(folder / MARK, record)
         (folder / "README.md").write_text(card(record, trajectory), encoding="utf-8")

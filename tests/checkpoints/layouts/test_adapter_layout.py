@@ -149,7 +149,7 @@ def test_the_wrong_base_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*invalid shape")  # peft's own, of its biases
-@pytest.mark.parametrize("option", [{"use_dora": True}, {"lora_bias": True}])
+@pytest.mark.parametrize("option", [{"lora_bias": True}])
 def test_other_kinds_of_adapters_are_refused(tmp_path, option):
     run_of_adapters(tmp_path, qwen, **{**KINDS["plain"], "target_modules": ["q_proj"], **option})
     with pytest.raises(InputError, match="merge each checkpoint with peft's merge_and_unload"):

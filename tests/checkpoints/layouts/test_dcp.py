@@ -208,7 +208,7 @@ def test_what_fsdp2_and_dcp_saved_on_two_ranks(tmp_path):
     (step / "dcp").rename(step / "trainer")
     whole = load_file(step / "whole.safetensors")
     trajectory = open_trajectory(tmp_path)
-    assert {tensor.name for tensor in trajectory} == set(whole)
+    assert {tensor.name for tensor in trajectory} == set(whole) - {"lm_head.weight"}  # tied: equal, though no file says so
     for tensor in trajectory:
         np.testing.assert_array_equal(tensor.stored[0].values(0, tensor.size), whole[tensor.name].reshape(-1))
 
@@ -234,6 +234,6 @@ def test_what_accelerate_saved_of_fsdp_on_two_ranks(tmp_path, kind, layout):
     whole = load_file(tmp_path / "whole.safetensors")
     trajectory = open_trajectory(tmp_path)
     assert [checkpoint.layout for checkpoint in trajectory.checkpoints] == [layout]
-    assert {tensor.name for tensor in trajectory} == set(whole)
+    assert {tensor.name for tensor in trajectory} == set(whole) - {"lm_head.weight"}
     for tensor in trajectory:
         np.testing.assert_array_equal(tensor.stored[0].values(0, tensor.size), whole[tensor.name].reshape(-1))

@@ -43,7 +43,7 @@ def test_verl_writes_its_manifest_last(tmp_path: Path) -> None:
 def test_beside_megatrons_shards_the_weights_for_transformers_are_read(tmp_path: Path) -> None:
     actor = tmp_path / "global_step_10" / "actor"
     (actor / "model" / "dist_ckpt").mkdir(parents=True)
-    for name in ("common.pt", ".metadata", "__0_0.distcp"):
+    for name in ("common.pt", "__0_0.pt"):
         (actor / "model" / "dist_ckpt" / name).touch()
     (actor / "ckpt_contents.json").write_text("{}")
     with pytest.raises(InputError, match="is a Megatron checkpoint"):

@@ -1,13 +1,15 @@
-"""Megatron-Core: shards with a `common.pt` are of its older format, and recognised only; newer `torch_dist` folders have
-torch's `.metadata`, and are read as such (`dcp`) for measuring. Layers are stacked there, and rows interleaved, which only
-the trainers' converters undo: no model can be written of them."""
+"""Megatron-Core: its `torch_dist` folders have torch's `.metadata`, and are read as such (`dcp`) for measuring; formats
+without it are recognised only. Layers are stacked there, and rows interleaved, which only the trainers' converters undo:
+no model can be written of them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.layouts import Checkpoint, dcp
 from driftline.errors import UnreadableCheckpoint
+from driftline.files.json import read_json
 
 NAME = "megatron"
 CONVERTERS = (
@@ -18,14 +20,21 @@ CONVERTERS = (
 
 
 def holds(place: Path) -> bool:
-    return (place / "common.pt").is_file() and not (place / ".metadata").is_file()
+    if (place / "common.pt").is_file():
+        return True
+    try:
+        return read_json(place / "metadata.json").get("sharded_backend") == "torch_dist"
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def open(place: Path) -> Checkpoint:
-    """Raises `UnreadableCheckpoint`, which says what converts it."""
-    raise UnreadableCheckpoint(f"{place} is a Megatron checkpoint: {CONVERTERS}")
+    """The tensors as they are sharded there.
 
-
-def stacked(checkpoint: Checkpoint) -> bool:
-    """Whether the tensors have Megatron's names, with all layers in one tensor or in order."""
-    return any("decoder.layers." in name and ".linear_" in name for name in checkpoint.tensors)
+    Raises:
+        UnreadableCheckpoint: a format without torch's index, with what converts it; or as of `dcp.open`.
+    """
+    if not dcp.holds(place):
+        raise UnreadableCheckpoint(f"{place} is a Megatron checkpoint: {CONVERTERS}")
+    note = f"{place} is Megatron's: it is measured as it lies there, layers stacked; to make a model of it, {CONVERTERS}"
+    return replace(dcp.open(place), layout=NAME, notes=(note,))

@@ -6,13 +6,15 @@ Nothing here is imported by the weight path. Code that comes with a checkpoint i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from driftline.errors import InputError, first_line
 from driftline.files import remote
+from driftline.files.json import json_text, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -72,8 +74,17 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
     return model.to(device or default_device()).eval()
 
 
-def model_of(source: str | Path, *, dtype: str, device: torch.device | str | None = None) -> PreTrainedModel:
+def model_of(
+    source: str | Path,
+    *,
+    dtype: str,
+    device: torch.device | str | None = None,
+    changed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> PreTrainedModel:
     """A causal language model as its configuration describes it, in evaluation mode, its weights not loaded.
+
+    Args:
+        changed: what is made of the configuration first.
 
     Raises:
         InputError: transformers is not installed, or knows no such model.
@@ -87,8 +98,10 @@ def model_of(source: str | Path, *, dtype: str, device: torch.device | str | Non
         raise InputError(f"--dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
     quiet_libraries()
     try:
-        with _on_disk(source) as folder:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with _on_disk(source) as folder, tempfile.TemporaryDirectory(prefix="driftline-") as copy:
+            values = changed(read_json(Path(folder) / "config.json"))
+            (Path(copy) / "config.json").write_text(json_text(values))
+            config = AutoConfig.from_pretrained(copy, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(

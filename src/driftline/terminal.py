@@ -232,6 +232,8 @@ def forecast(written: WrittenForecasts, out: Path) -> None:
         say(f"{what} {recipe.goal:g}{asked}: {folder}, {kept}")
         loss = recipe.rounding_loss
         lost = f"rounding lost {loss:.2%} of the update" if loss else "nothing was lost to rounding"
+        if recipe.method == "hold":  # there is no update to lose some of
+            lost = "the last checkpoint"
         say(f"  {lost} ({recipe.written_dtype}, {recipe.rounding})")
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.adapter_settings import find_settings
-from driftline.checkpoints.layouts import Checkpoint, adapter, megatron
+from driftline.checkpoints.layouts import Checkpoint, adapter, huggingface, megatron
 from driftline.checkpoints.low_rank import TokenRows, assemble, holds_adapter, needs_base, on_weight, without
+from driftline.checkpoints.model_config import configuration
 from driftline.checkpoints.parameter_names import VALUE_HEAD, of_the_model
 from driftline.checkpoints.quantised import dequantised
 from driftline.checkpoints.tensors import TensorInfo
 from driftline.checkpoints.ties import input_embedding, output_embedding
 from driftline.errors import UnreadableCheckpoint
-from driftline.files.json import read_json
 
 
 def comparable(opened: Checkpoint) -> Checkpoint:
@@ -34,7 +33,9 @@ def comparable(opened: Checkpoint) -> Checkpoint:
         if VALUE_HEAD.match(short):
             left_out[short] = "a value head of the trainer, no part of the model"
         elif short in tensors:
-            raise UnreadableCheckpoint(f"{where} holds {short!r} twice, once as {name!r}: which of the two is the model's is not known")
+            raise UnreadableCheckpoint(
+                f"{where} holds {short!r} twice, once as {name!r}: which of the two is the model's is not known"
+            )
         else:
             tensors[short] = replace(opened.tensors[name], name=short)
     _refuse_placeholders(tensors, where)
@@ -50,7 +51,18 @@ def comparable(opened: Checkpoint) -> Checkpoint:
                 f"other units, and no model can be made of it; put peft's adapter_config.json there"
             )
     tensors, scales = dequantised(tensors, configuration(opened.model), where)
-    return replace(opened, tensors=tensors, tied=tied, left_out=left_out | scales, notes=tuple(notes), settings=settings)
+    as_saved = opened.layout == huggingface.NAME and all(
+        name in opened.tensors and not info.below for name, info in tensors.items()
+    )
+    return replace(
+        opened,
+        tensors=tensors,
+        tied=tied,
+        left_out=left_out | scales,
+        notes=tuple(notes),
+        settings=settings,
+        as_saved=as_saved,
+    )
 
 
 def on_base(change: Checkpoint, base: Checkpoint, initial: Checkpoint | None = None) -> Checkpoint:
@@ -81,7 +93,9 @@ def on_base(change: Checkpoint, base: Checkpoint, initial: Checkpoint | None = N
             )
         made = info if below is None else on_weight(info, below, change.path)
         tensors[name] = without(made, initial.tensors.get(name) if initial else None)
-    return replace(change, tensors=tensors, tied=tied, model_folder=base.model, left_out=base.left_out | change.left_out)
+    return replace(
+        change, tensors=tensors, tied=tied, model_folder=base.model, left_out=base.left_out | change.left_out
+    )
 
 
 def writable(checkpoint: Checkpoint) -> str | None:
@@ -99,15 +113,6 @@ def writable(checkpoint: Checkpoint) -> str | None:
     if checkpoint.layout == megatron.NAME:
         return f"{checkpoint.path} has Megatron's names and stacked layers: {megatron.CONVERTERS}"
     return None
-
-
-def configuration(folder: Path) -> dict[str, Any]:
-    """The model's config.json; empty where there is none that can be read."""
-    try:
-        found = read_json(folder / "config.json")
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _refuse_placeholders(tensors: dict[str, TensorInfo], where: Path) -> None:

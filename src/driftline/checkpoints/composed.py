@@ -189,9 +189,7 @@ class Unrotated(TensorInfo):
             half, pair = divmod(within, dimension // 2)
             stored = head * dimension + 2 * pair + half
             first, last = max(start, row * width), min(stop, (row + 1) * width)
-            self.of.read_into(
-                stored * width + first - row * width, out[first - start : last - start].reshape(-1)
-            )
+            self.of.read_into(stored * width + first - row * width, out[first - start : last - start].reshape(-1))
 
 
 @dataclass(frozen=True)

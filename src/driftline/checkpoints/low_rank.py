@@ -16,7 +16,9 @@ from driftline.checkpoints.composed import Normed, RowsReplaced
 from driftline.checkpoints.tensors import LowRank, TensorInfo
 from driftline.errors import UnreadableCheckpoint
 
-_NAMED = r"(?:\.(?!(?:weight|bias)$)([^.]+))?(?:\.weight)?$"  # an adapter's name, which peft leaves out of what it saves
+_NAMED = (
+    r"(?:\.(?!(?:weight|bias)$)([^.]+))?(?:\.weight)?$"  # an adapter's name, which peft leaves out of what it saves
+)
 _FACTOR = re.compile(rf"^(.*)\.lora_(embedding_)?([ABab]){_NAMED}")
 _LENGTHS = re.compile(rf"^(.*)\.lora_magnitude_vector{_NAMED}")
 _ROWS = re.compile(rf"^(.*)\.token_adapter\.trainable_tokens_delta{_NAMED}")

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-from driftline.checkpoints.comparable import configuration
 from driftline.checkpoints.composed import chain, window
 from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.model_config import configuration
 from driftline.checkpoints.tensors import TensorInfo
 from driftline.checkpoints.ties import with_ties
 from driftline.checkpoints.torchtitan_names import are_torchtitan, as_hugging_face

@@ -9,7 +9,16 @@ from types import ModuleType
 
 from driftline.checkpoints.comparable import comparable, on_base
 from driftline.checkpoints.discovery import STEP_NAME
-from driftline.checkpoints.layouts import PRECEDENCE, READ_REMOTELY, Checkpoint, adapter, all_layouts, dcp, huggingface, megatron
+from driftline.checkpoints.layouts import (
+    PRECEDENCE,
+    READ_REMOTELY,
+    Checkpoint,
+    adapter,
+    all_layouts,
+    dcp,
+    huggingface,
+    megatron,
+)
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 
@@ -35,7 +44,21 @@ _KNOWN = (
 )
 _REMOTE = ("", "actor/huggingface", "actor/model/huggingface")  # where each look is a request
 # folders that hold something else than the model that trains
-_OF_OTHERS = ("critic", "optim", "ref", "reward", "rm", "data", "tokenizer", "extra", "scheduler", "ema", "old", "tmp", "rng")
+_OF_OTHERS = (
+    "critic",
+    "optim",
+    "ref",
+    "reward",
+    "rm",
+    "data",
+    "tokenizer",
+    "extra",
+    "scheduler",
+    "ema",
+    "old",
+    "tmp",
+    "rng",
+)
 _DEPTH = 3
 _MANIFEST = "actor/ckpt_contents.json"  # verl's, of the newer layout
 _STABLE, _STABLE_IN = "STABLE", ("weights", "broadcasts")  # prime-rl's

@@ -14,7 +14,16 @@ _STATE = re.compile(
 )
 _INNER = tuple(
     f"model.{inner}"
-    for inner in ("model.", "lm_head.", "transformer.", "language_model.model.", "base_model.", "pretrained_model.", "module.", "_")
+    for inner in (
+        "model.",
+        "lm_head.",
+        "transformer.",
+        "language_model.model.",
+        "base_model.",
+        "pretrained_model.",
+        "module.",
+        "_",
+    )
 )
 VALUE_HEAD = re.compile(r"^(?:v_head|value_head|critic_head)\.")
 

@@ -15,7 +15,8 @@ from driftline.errors import UnreadableCheckpoint
 _SCALE = re.compile(r"^(.*(?:weight|_proj))_scale(?:_inv)?$")
 _OF_ACTIVATIONS = re.compile(r"\.(?:input|activation|output|k|v|q)(?:_proj)?_scale$|\.(?:input|activation)_scale_inv$")
 _USUAL_BLOCK = 128
-_PACKED = {  # what names it -> how it was quantised
+_HOLD_WEIGHTS = (".weight", "_proj", ".qweight", ".weight_packed", "_blocks")
+_MARKS = {  # what tells how weights were quantised
     ".quant_state.": "bitsandbytes",
     ".absmax": "bitsandbytes",
     ".SCB": "bitsandbytes (8 bits)",
@@ -91,7 +92,7 @@ def _extents(
     if len(scale.shape) != len(outer) + 2 or scale.shape[:-2] != outer:
         return None
     counts = scale.shape[-2:]
-    for candidate in ((block,) if block else ((_USUAL_BLOCK, _USUAL_BLOCK), _even(rows, columns, counts))):
+    for candidate in (block,) if block else ((_USUAL_BLOCK, _USUAL_BLOCK), _even(rows, columns, counts)):
         if candidate and (-(-rows // candidate[0]), -(-columns // candidate[1])) == counts:
             return candidate
     return None
@@ -111,12 +112,17 @@ def _product(extents: tuple[int, ...]) -> int:
 
 
 def _refuse_packed(tensors: Mapping[str, TensorInfo], where: Path) -> None:
-    for name, info in tensors.items():
-        kind = next((kind for mark, kind in _PACKED.items() if mark in name and (mark[0] == "." or name.endswith(mark))), None)
-        whole = info.dtype not in dtypes.FLOATS and len(info.shape) > 1 and name.endswith((".weight", "_proj"))
-        if (kind and not name.endswith("_blocks")) or (kind and info.dtype == "U8") or whole:
-            raise UnreadableCheckpoint(
-                f"{where} holds weights quantised by {kind or 'a method that is not known'} ({name!r} is {info.dtype} "
-                f"{list(info.shape)}), whose values are not read: use the weights before quantising, or dequantise them with "
-                "transformers and save_pretrained()"
-            )
+    packed = [
+        name
+        for name, info in tensors.items()
+        if info.dtype not in dtypes.FLOATS and len(info.shape) > 1 and name.endswith(_HOLD_WEIGHTS)
+    ]
+    if packed:
+        kind = next(
+            (kind for mark, kind in _MARKS.items() if any(mark in name for name in tensors)), "a method not known here"
+        )
+        info = tensors[packed[0]]
+        raise UnreadableCheckpoint(
+            f"{where} holds weights quantised by {kind} ({info.name!r} is {info.dtype} {list(info.shape)}), whose values are "
+            "not read: name the model before quantising, or dequantise it with transformers and save_pretrained()"
+        )

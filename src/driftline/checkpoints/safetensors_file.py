@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from driftline.checkpoints.dtypes import ITEM_BYTES
-from driftline.checkpoints.tensors import Stored
+from driftline.checkpoints.tensors import Opaque, Stored
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 
@@ -94,10 +94,12 @@ def _length(path: Path, file_bytes: int, prefix: bytes) -> int:
 def _tensor(path: Path, name: str, entry: dict, data_start: int) -> Stored:
     name.encode()  # refuses half a character
     shape, dtype, (begin, end) = tuple(entry["shape"]), entry["dtype"], entry["data_offsets"]
-    if dtype not in ITEM_BYTES:
-        raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")
+    if not isinstance(dtype, str):
+        raise ValueError(f"tensor {name!r} has no dtype")
     if any(type(extent) is not int or extent < 0 for extent in (*shape, begin, end)):
         raise ValueError(f"tensor {name!r} has a shape or offset that is not a count")
+    if dtype not in ITEM_BYTES:
+        return Opaque(name, shape, dtype, path, data_start + begin, end - begin)
     tensor = Stored(name, shape, dtype, path, data_start + begin)
     if end - begin != tensor.nbytes:
         raise ValueError(f"tensor {name!r} has {end - begin} bytes where its shape needs {tensor.nbytes}")

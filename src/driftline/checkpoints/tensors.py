@@ -143,6 +143,21 @@ class Stored(TensorInfo):
 
 
 @dataclass(frozen=True)
+class Opaque(Stored):
+    """A tensor of a dtype that is not known here; it takes no part in anything.
+
+    Attributes:
+        length: its bytes.
+    """
+
+    length: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.length
+
+
+@dataclass(frozen=True)
 class Piece:
     """A box of a tensor, stored row by row from `offset` of `file` on.
 

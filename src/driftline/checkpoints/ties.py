@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -27,14 +26,15 @@ def input_embedding(names: Iterable[str]) -> str | None:
 
 
 def output_embedding(names: Iterable[str]) -> str | None:
-    return min((name for name in names if name == "lm_head.weight" or name.endswith(tuple(f".{o}" for o in _OUTPUTS)) or name in _OUTPUTS), key=len, default=None)
-
-
-def says_tied(config: Mapping[str, Any]) -> bool | None:
-    """What a configuration says; None where it leaves it to the kind of model."""
-    inner = config.get("text_config")
-    said = config.get("tie_word_embeddings", inner.get("tie_word_embeddings") if isinstance(inner, dict) else None)
-    return said if isinstance(said, bool) else None
+    return min(
+        (
+            name
+            for name in names
+            if name == "lm_head.weight" or name.endswith(tuple(f".{o}" for o in _OUTPUTS)) or name in _OUTPUTS
+        ),
+        key=len,
+        default=None,
+    )
 
 
 def with_ties(opened: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:

@@ -34,6 +34,10 @@ DTYPES = {
     "bfloat16": "BF16",
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "complex64": "C64",
     "int64": "I64",
     "int32": "I32",
     "int16": "I16",
@@ -53,6 +57,7 @@ _STORAGES = {
     "ByteStorage": "U8",
     "BoolStorage": "BOOL",
     "UntypedStorage": "U8",
+    "ComplexFloatStorage": "C64",
 }
 
 
@@ -148,7 +153,7 @@ class _Unpickler(pickle._Unpickler):
         kind, storage, key, *_ = pid
         if kind != "storage" or key not in self._storages:
             raise ValueError("it names a storage that is not in the file")
-        return TorchStorage(_STORAGES[called(storage)], *self._storages[key])
+        return TorchStorage(_STORAGES.get(called(storage), called(storage)), *self._storages[key])
 
 
 def unpickle(content: bytes, where: str, storages: dict[str, tuple[int, int]] | None = None) -> Any:
@@ -234,7 +239,7 @@ def _member(file: BinaryIO, info: zipfile.ZipInfo, where: str) -> bytes:
 
 
 def part_of(value: Any, where: str) -> Part | None:
-    """The part that a rebuilt tensor or parameter is; None for anything else, such as a DTensor.
+    """The part that a rebuilt tensor or parameter is; None for anything else, such as a DTensor, or a dtype not known here.
 
     Raises:
         UnreadableCheckpoint: its elements do not lie one after another, or reach beyond its storage.
@@ -248,12 +253,15 @@ def part_of(value: Any, where: str) -> Part | None:
         if kind not in _REBUILT:
             return None
         storage, first, shape, stride = value.args[:4]
-        dtype = DTYPES[called(value.args[6])] if kind == "_rebuild_tensor_v3" else storage.dtype
+        typed = called(value.args[6]) if kind == "_rebuild_tensor_v3" else storage.dtype
+        dtype = DTYPES.get(typed, typed)
         counts = [*shape, *stride, first]
         if not isinstance(storage, TorchStorage) or any(type(count) is not int or count < 0 for count in counts):
             raise ValueError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UnreadableCheckpoint(f"{where} holds a tensor that is damaged") from error
+    if dtype not in ITEM_BYTES:
+        return None
     size = math.prod(shape)
     rows = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     if size and any(extent > 1 and step != row for extent, step, row in zip(shape, stride, rows, strict=True)):

@@ -216,7 +216,9 @@ def open_trajectory(
             f"{name}: no tensor is the same in all checkpoints ({example[0]!r}: {example[1]}): choose those of one model with --steps"
         )
     jumps = regrounded(jumps.jumps, list(opened)) if jumps else None
-    carried = {key: first.tensors[key] for key in _only_in_first(opened)} if (first := next(iter(opened.values()))) else {}
+    carried = (
+        {key: first.tensors[key] for key in _only_in_first(opened)} if (first := next(iter(opened.values()))) else {}
+    )
     return Trajectory(
         name, tuple(opened), tuple(opened.values()), tensors, left_out, dict(sorted(skipped.items())), jumps, carried
     )
@@ -298,9 +300,7 @@ def _common_rows(name: str, opened: dict[int, Checkpoint]) -> tuple[TensorSeries
     if any(name in checkpoint.tied for checkpoint in opened.values()):
         return None
     fewest, width = min(rows), there[0].shape[1]
-    stored = tuple(
-        info if info.shape[0] == fewest else window(name, (fewest, width), info, 0) for info in there
-    )
+    stored = tuple(info if info.shape[0] == fewest else window(name, (fewest, width), info, 0) for info in there)
     why = f"rows that only some checkpoints have, as the vocabulary has {fewest} to {max(rows)} rows: the first {fewest} are measured"
     return TensorSeries(name, (fewest, width), stored), {f"{name}[{fewest}:]": why}
 

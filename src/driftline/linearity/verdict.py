@@ -8,8 +8,17 @@ import msgspec
 
 from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.linearity.drift import LEVEL, DriftTest
-from driftline.linearity.summary import R2, Counts, HeldOutSkill, Jumped, NullR2, PValues, Statistics, StraightPiece, Verdict
-
+from driftline.linearity.summary import (
+    R2,
+    Counts,
+    HeldOutSkill,
+    Jumped,
+    NullR2,
+    PValues,
+    Statistics,
+    StraightPiece,
+    Verdict,
+)
 
 _LITTLE = 0.01  # of the weights
 

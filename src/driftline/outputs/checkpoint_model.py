@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from driftline import models
-from driftline.checkpoints.layouts import Checkpoint, huggingface
-from driftline.checkpoints.low_rank import needs_base
+from driftline.checkpoints.comparable import writable
+from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.matching import as_named
+from driftline.checkpoints.model_config import true_to
 from driftline.checkpoints.tensors import TensorInfo
 from driftline.errors import InputError
 
@@ -29,23 +31,31 @@ def load_checkpoint(checkpoint: Checkpoint | Path, *, dtype: str = "auto") -> Pr
     """
     if not isinstance(checkpoint, Checkpoint):
         return models.load_model(checkpoint, dtype=dtype)
-    if checkpoint.layout == huggingface.NAME:
+    if checkpoint.as_saved:
         return models.load_model(checkpoint.model, dtype=dtype)
-    if any(map(needs_base, checkpoint.tensors.values())):
-        raise InputError(f"{checkpoint.path} is a LoRA adapter: say with --base which model it was trained on")
-    stored = {info.dtype for info in checkpoint.tensors.values()}
+    if (why := writable(checkpoint)) is not None:
+        raise InputError(why)
+    stored = {info.written for info in checkpoint.tensors.values()}
     if dtype == "auto":
         dtype = "bfloat16" if stored == {"BF16"} else "float16" if stored == {"F16"} else "float32"
-    model = models.model_of(checkpoint.model, dtype=dtype)
-    taken = dict(model.named_parameters())  # a tied one appears once
-    missing = sorted(set(taken) - set(checkpoint.tensors))
+    model = models.model_of(
+        checkpoint.model,
+        dtype=dtype,
+        changed=lambda config: true_to(config, checkpoint.tensors, checkpoint.tied),
+    )
+    taken = _wanted(model)
+    shapes = {name: TensorInfo(name, tuple(value.shape), "F32", checkpoint.path) for name, value in taken.items()}
+    tensors = as_named(checkpoint.tensors, shapes)
+    missing = sorted(name for name in set(dict(model.named_parameters())) - set(tensors))
     if missing:
         raise InputError(
             f"{checkpoint.path} has no tensor {missing[0]!r}, which the model in {checkpoint.model} needs: its names are "
             "not those of transformers; convert it with its trainer's own script"
         )
     for name, parameter in taken.items():
-        info = checkpoint.tensors[name]
+        info = tensors.get(name)
+        if info is None:
+            continue  # a buffer that the model makes itself
         if info.shape != tuple(parameter.shape):
             raise InputError(
                 f"{info.file}: tensor {name!r} has shape {list(info.shape)} where the configuration in {checkpoint.model} "
@@ -55,7 +65,14 @@ def load_checkpoint(checkpoint: Checkpoint | Path, *, dtype: str = "auto") -> Pr
     return model
 
 
-def _fill(parameter: torch.nn.Parameter, info: TensorInfo) -> None:
+def _wanted(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Parameters, and the buffers that are saved with them; a tied one appears once."""
+    saved = model.state_dict()
+    buffers = {name: value for name, value in model.named_buffers() if name in saved and value.is_floating_point()}
+    return {**dict(model.named_parameters()), **buffers}
+
+
+def _fill(parameter: torch.Tensor, info: TensorInfo) -> None:
     import torch
 
     flat = parameter.data.view(-1)

@@ -42,7 +42,11 @@ def _only_the_base_lacks(name: str, trajectory: Trajectory) -> bool:
     """Whether a small tensor, such as a buffer, is in all checkpoints but the first: it is copied from the last."""
     first, *others = trajectory.checkpoints
     size = trajectory.checkpoints[-1].tensors[name].size
-    return name not in first.tensors and all(name in other.tensors for other in others) and 100 * size < trajectory.parameters
+    return (
+        name not in first.tensors
+        and all(name in other.tensors for other in others)
+        and 100 * size < trajectory.parameters
+    )
 
 
 def _refuse_what_is_no_model(trajectory: Trajectory) -> None:
@@ -72,7 +76,9 @@ def _refuse_difference(
         )
     if here.written == there.written:
         return
-    differ = f"{here.file}: tensor {here.name!r} is {here.written} at step {step} but {there.written} at step {last_step}"
+    differ = (
+        f"{here.file}: tensor {here.name!r} is {here.written} at step {step} but {there.written} at step {last_step}"
+    )
     if not {here.dtype, there.dtype} <= set(dtypes.FLOATS):
         raise InputError(f"{differ}: choose checkpoints of one model with --steps")
     if storage.dtype == "same":

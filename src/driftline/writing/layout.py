@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from driftline.checkpoints.comparable import configuration
 from driftline.checkpoints.composed import chain, window
 from driftline.checkpoints.dtypes import ITEM_BYTES
 from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.model_config import configuration, says_tied
 from driftline.checkpoints.safetensors_writer import Entry, Placed, place
 from driftline.checkpoints.tensors import TensorInfo
-from driftline.checkpoints.ties import says_tied
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.errors import InputError
 from driftline.writing.storage import DTYPES, NORM_LAYERS, Storage, matches

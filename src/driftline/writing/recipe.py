@@ -13,9 +13,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from driftline.checkpoints.composed import Scaled
-from driftline.checkpoints.layouts import Checkpoint
-from driftline.checkpoints.ties import input_embedding, output_embedding, says_tied
+from driftline.checkpoints.model_config import true_to
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
@@ -133,30 +131,9 @@ def copy_beside(trajectory: Trajectory, layout: Sequence[OutputTensor], folder: 
     config = folder / "config.json"
     if not config.is_file():
         return
-    before = config.read_bytes()
-    values = json.loads(before)
-    if isinstance(values, dict) and (changed := _true_to(values, last, layout, dtype)) != json.loads(before):
-        config.write_text(json_text(changed))
-
-
-def _true_to(config: dict[str, Any], last: Checkpoint, layout: Sequence[OutputTensor], dtype: str) -> dict[str, Any]:
-    """A configuration changed where the weights are otherwise."""
-    parts = [config, *(part for key in ("text_config",) if isinstance(part := config.get(key), dict))]
-    scaled = any(isinstance(info, Scaled) for info in last.tensors.values())
-    if scaled:
-        config.pop("quantization_config", None)
-    if dtype != "same" or scaled:
-        for key in ("dtype", "torch_dtype"):
-            if key in config or key == "dtype":
-                config[key] = "bfloat16" if dtype == "same" else dtype
-    written = {output.name: output.info for output in layout}
-    embedding, head = input_embedding(last.tensors), output_embedding(last.tensors)
-    if embedding in written:
-        for part in parts:
-            if isinstance(part.get("vocab_size"), int) and part["vocab_size"] != written[embedding].shape[0]:
-                part["vocab_size"] = written[embedding].shape[0]
-    if embedding in written and head in written and head not in last.tied and says_tied(config) is not False:
-        for part in parts:
-            if part is config or "tie_word_embeddings" in part:
-                part["tie_word_embeddings"] = False
-    return config
+    values = json.loads(config.read_bytes())
+    if isinstance(values, dict):
+        written = {output.name: output.info for output in layout}
+        changed = true_to(values, written, last.tied, dtype)
+        if changed != values:
+            config.write_text(json_text(changed))

@@ -208,7 +208,9 @@ def test_what_fsdp2_and_dcp_saved_on_two_ranks(tmp_path):
     (step / "dcp").rename(step / "trainer")
     whole = load_file(step / "whole.safetensors")
     trajectory = open_trajectory(tmp_path)
-    assert {tensor.name for tensor in trajectory} == set(whole) - {"lm_head.weight"}  # tied: equal, though no file says so
+    assert {tensor.name for tensor in trajectory} == set(whole) - {
+        "lm_head.weight"
+    }  # tied: equal, though no file says so
     for tensor in trajectory:
         np.testing.assert_array_equal(tensor.stored[0].values(0, tensor.size), whole[tensor.name].reshape(-1))
 

@@ -39,6 +39,7 @@ class Checkpoint:
         place: the folder that its weights lie in, if not `path`.
         left_out: tensor -> why it is no part of the model.
         settings: of the adapter, where it is one.
+        as_saved: its folder is one that transformers loads as it is.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Checkpoint:
     place: Path | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     settings: AdapterSettings | None = None
+    as_saved: bool = False
 
     @property
     def model(self) -> Path:

@@ -29,7 +29,9 @@ def open(place: Path) -> Checkpoint:
     if weights is None:
         raise UnreadableCheckpoint(f"{place} has no {_WEIGHTS} yet: still being written, or weights were not saved")
     if not (place / CONFIG).is_file():
-        raise UnreadableCheckpoint(f"{place / CONFIG} cannot be read (No such file or directory): the adapter's scale is in it")
+        raise UnreadableCheckpoint(
+            f"{place / CONFIG} cannot be read (No such file or directory): the adapter's scale is in it"
+        )
     found = read_header(weights) if weights.name == _WEIGHTS else read_state_dict(weights)
     if not found:
         raise UnreadableCheckpoint(f"{weights} holds no tensors: no adapter was saved there")

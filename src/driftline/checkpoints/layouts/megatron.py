@@ -36,5 +36,7 @@ def open(place: Path) -> Checkpoint:
     """
     if not dcp.holds(place):
         raise UnreadableCheckpoint(f"{place} is a Megatron checkpoint: {CONVERTERS}")
-    note = f"{place} is Megatron's: it is measured as it lies there, layers stacked; to make a model of it, {CONVERTERS}"
+    note = (
+        f"{place} is Megatron's: it is measured as it lies there, layers stacked; to make a model of it, {CONVERTERS}"
+    )
     return replace(dcp.open(place), layout=NAME, notes=(note,))

@@ -57,7 +57,9 @@ def open(place: Path) -> Checkpoint:
                 part = whole
                 plain.setdefault(name, []).append(Stored(name, part.shape, part.dtype, file, part.offset))
             elif called(value) == "ShardedTensor":
-                raise UnreadableCheckpoint(f"{where} is a ShardedTensor, which is not read: merge the ranks with verl's model_merger")
+                raise UnreadableCheckpoint(
+                    f"{where} is a ShardedTensor, which is not read: merge the ranks with verl's model_merger"
+                )
             else:
                 continue
             if found.setdefault(name, part.dtype) != part.dtype:
@@ -113,9 +115,7 @@ def _equal(parts: Sequence[Stored]) -> bool:
         return False
     first, size = parts[0], parts[0].size
     spans = {(0, min(_SAMPLE, size)), (max(size - _SAMPLE, 0), size)}
-    return all(
-        np.array_equal(_raw(first, *span), _raw(other, *span)) for other in parts[1:] for span in spans if size
-    )
+    return all(np.array_equal(_raw(first, *span), _raw(other, *span)) for other in parts[1:] for span in spans if size)
 
 
 def _raw(info: Stored, start: int, stop: int) -> np.ndarray:

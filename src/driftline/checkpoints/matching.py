@@ -136,8 +136,9 @@ def _by_plain_name(tensors: Shapes) -> dict[str, TensorInfo]:
 def plain(name: str) -> str:
     """A name without what says in which model of a larger one it lies, and with one spelling for a mixture's experts."""
     parts = [part for part in name.split(".") if part not in ("model", "language_model", "text_model")]
+    parts = ["mlp" if part == "block_sparse_moe" else part for part in parts]
     if "experts" in parts:
-        parts = ["mlp" if part == "block_sparse_moe" else _EXPERT.get(part, part) for part in parts]
+        parts = [_EXPERT.get(part, part) for part in parts]
     return ".".join(parts)
 
 

@@ -1,15 +1,11 @@
-"""A model's config.json: what it says of its weights, and what it has to say where they are otherwise."""
+"""A model's config.json: what it says of its weights."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints.composed import Scaled
-from driftline.checkpoints.tensors import TensorInfo
-from driftline.checkpoints.ties import input_embedding, output_embedding
 from driftline.files.json import read_json
 
 
@@ -27,34 +23,3 @@ def says_tied(config: Mapping[str, Any]) -> bool | None:
     inner = config.get("text_config")
     said = config.get("tie_word_embeddings", inner.get("tie_word_embeddings") if isinstance(inner, dict) else None)
     return said if isinstance(said, bool) else None
-
-
-def true_to(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], tied: Mapping[str, str], dtype: str = "same"
-) -> dict[str, Any]:
-    """A configuration changed where the weights are otherwise: the rows of the vocabulary, whether embeddings are tied, that
-    they are not quantised, and their dtype.
-
-    Args:
-        tensors: of the model; tied: a copy -> the tensor it is a copy of.
-        dtype: that they are stored in; `same` as the configuration says.
-    """
-    found = copy.deepcopy(dict(config))
-    parts = [found, *(part for part in (found.get("text_config"),) if isinstance(part, dict))]
-    scaled = any(isinstance(info, Scaled) for info in tensors.values())
-    if scaled:
-        found.pop("quantization_config", None)
-    if dtype != "same" or scaled:
-        for key in ("dtype", "torch_dtype"):
-            if key in found or key == "dtype":
-                found[key] = "bfloat16" if dtype == "same" else dtype
-    embedding, head = input_embedding(tensors), output_embedding(tensors)
-    rows = tensors[embedding].shape[0] if embedding else 0
-    for part in parts if rows else ():
-        if isinstance(part.get("vocab_size"), int) and part["vocab_size"] != rows:
-            part["vocab_size"] = rows
-    if embedding and head and head not in tied and says_tied(found) is not False:
-        for part in parts:
-            if part is found or "tie_word_embeddings" in part:
-                part["tie_word_embeddings"] = False
-    return found

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.model_config import configuration, says_tied
 from driftline.checkpoints.tensors import Stored, TensorInfo
 
 _INPUTS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight", "word_embeddings.weight")
@@ -40,8 +41,8 @@ def output_embedding(names: Iterable[str]) -> str | None:
 def with_ties(opened: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
     """The checkpoints of a run with `tied` filled in, the same for all of them.
 
-    An embedding that differs from the head at any step is not tied; a checkpoint that stores one of them alone then has
-    the same as the other.
+    An embedding that differs from the head at any step is not tied; a checkpoint that stores one of them alone, and whose
+    configuration ties them, then has both, the same.
     """
     names = {name for checkpoint in opened.values() for name in checkpoint.tensors}
     pairs = {copy: source for checkpoint in opened.values() for copy, source in checkpoint.tied.items()}
@@ -62,7 +63,7 @@ def with_ties(opened: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
 
 def _with_both(checkpoint: Checkpoint, copy: str, source: str) -> Checkpoint:
     there = checkpoint.tensors.get(source)
-    if copy in checkpoint.tensors or there is None:
+    if copy in checkpoint.tensors or there is None or not says_tied(configuration(checkpoint.model)):
         return checkpoint
     return replace(checkpoint, tensors={**checkpoint.tensors, copy: replace(there, name=copy)})
 

@@ -9,8 +9,8 @@ from driftline import models
 from driftline.checkpoints.comparable import writable
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.matching import as_named
-from driftline.checkpoints.model_config import true_to
 from driftline.checkpoints.tensors import TensorInfo
+from driftline.checkpoints.true_config import true_to
 from driftline.errors import InputError
 
 if TYPE_CHECKING:

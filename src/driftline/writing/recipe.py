@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from driftline.checkpoints.model_config import true_to
 from driftline.checkpoints.trajectory import Trajectory
+from driftline.checkpoints.true_config import true_to
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import json_text

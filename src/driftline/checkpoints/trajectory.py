@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from driftline.checkpoints import dtypes
-from driftline.checkpoints.discovery import choice, choose_steps, find_steps, folder_of
+from driftline.checkpoints.attempts import two_runs
+from driftline.checkpoints.discovery import choose_steps, find_steps, folder_of, run_folder
+from driftline.checkpoints.git_lfs import refuse_pointer, refuse_pointers
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
 from driftline.checkpoints.layouts import PRECEDENCE, READ_REMOTELY, Checkpoint, adapter, layouts_of
+from driftline.checkpoints.leftovers import without_weights
 from driftline.checkpoints.low_rank import needs_base
+from driftline.checkpoints.reasons import grouped
 from driftline.checkpoints.tensors import TensorInfo, read_each
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
@@ -76,6 +80,8 @@ class Trajectory:
         left_out: name -> reason, for every tensor that does not take part.
         skipped: step -> reason, for every checkpoint that was found but not usable, or was rolled back.
         regrounded: the jumps of a run that was re-grounded.
+        unused: folder -> reason, for every folder that looks like a checkpoint and is not taken as one.
+        notes: sentences about the run as a whole.
     """
 
     name: str
@@ -85,6 +91,8 @@ class Trajectory:
     left_out: dict[str, str]
     skipped: dict[int, str]
     regrounded: Regrounded | None = None
+    unused: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -106,7 +114,14 @@ class Trajectory:
         chosen = {step: opened[step] for step in steps}
         tensors, left_out = _shared_tensors(chosen)
         jumps = regrounded(self.regrounded.jumps, list(chosen)) if self.regrounded else None
-        return Trajectory(self.name, tuple(chosen), tuple(chosen.values()), tensors, left_out, self.skipped, jumps)
+        return replace(
+            self,
+            steps=tuple(chosen),
+            checkpoints=tuple(chosen.values()),
+            tensors=tensors,
+            left_out=left_out,
+            regrounded=jumps,
+        )
 
     def __iter__(self) -> Iterator[TensorSeries]:
         return iter(self.tensors)
@@ -125,7 +140,7 @@ def open_trajectory(
     """The trajectory of a run.
 
     Args:
-        run: a folder of checkpoints, or `STEP=PATH` pairs.
+        run: a folder of checkpoints, `STEP=PATH` pairs, or both.
         steps: which steps to use, `FIRST:LAST:STRIDE` (ends included) or a list `0,100,500`.
         base: a model folder to use as step 0.
         strict: refuse incomplete or damaged checkpoints and differing tensors, where the default is
@@ -135,7 +150,8 @@ def open_trajectory(
         InputError: no usable checkpoints, or no tensor that all of them share.
     """
     arguments = [run] if isinstance(run, (str, Path)) else list(run)
-    folders = find_steps(arguments)
+    found = find_steps(arguments)
+    folders = found.steps
     if base is not None:
         if 0 in folders:
             shown = remote.redacted(str(base))
@@ -145,20 +161,23 @@ def open_trajectory(
         root = folder_of(base)
         try:
             with remote.faults(root):
-                found = root.is_dir()
+                there = root.is_dir()
         except OSError as error:
             raise InputError(
                 f"--base {root} cannot be read ({error.strerror}): check its address and permissions"
             ) from error
-        if not found:
+        if not there:
             raise InputError(
                 f"--base {root} is not a folder: give that of the base model, or its address, such as hf://owner/name"
             )
         folders = {0: root, **folders}
     opened: dict[int, Checkpoint] = {}
-    wanted = sorted({*choose_steps(list(folders), steps), *([0] if base is not None else [])})
-    jumps = regrounded(read_jumps(folder_of(arguments[0])), wanted) if len(arguments) == 1 else None
-    skipped: dict[int, str] = dict(jumps.discarded) if jumps else {}
+    chosen = {*choose_steps(sorted({*folders, *found.skipped}), steps), *([0] if base is not None else [])}
+    wanted = sorted(chosen & folders.keys())
+    root_folder = run_folder(arguments)
+    jumps = regrounded(read_jumps(folder_of(root_folder)), wanted) if root_folder is not None and wanted else None
+    skipped = {step: reason for step, reason in found.skipped.items() if step in chosen}
+    skipped |= jumps.discarded if jumps else {}
     for step in wanted:
         if step in skipped:
             continue
@@ -178,13 +197,12 @@ def open_trajectory(
                 ) from error
             skipped[step] = str(error)
     name = remote.redacted(", ".join(map(str, arguments)))
+    skipped = dict(sorted(skipped.items()))
     if not opened:
-        first = next(iter(skipped.values()))
         raise InputError(
-            f"{name}: none of the {len(skipped)} checkpoints can be read (the first: {first}): name a run with complete ones"
+            f"{name}: none of the {len(skipped)} checkpoints can be read ({'; '.join(grouped(skipped))}): name a run with "
+            "complete ones"
         )
-    if len(arguments) == 1 and not remote.is_address(arguments[0]) and (note := choice(Path(arguments[0]))):
-        opened = {step: replace(checkpoint, notes=(*checkpoint.notes, note)) for step, checkpoint in opened.items()}
     tensors, left_out = _shared_tensors(opened)
     if strict and (differing := [f"{key!r}: {why}" for key, why in left_out.items() if "step" in why]):
         raise InputError(
@@ -196,7 +214,10 @@ def open_trajectory(
             f"{name}: no tensor is the same in all checkpoints ({example[0]!r}: {example[1]}): choose those of one model with --steps"
         )
     jumps = regrounded(jumps.jumps, list(opened)) if jumps else None
-    return Trajectory(name, tuple(opened), tuple(opened.values()), tensors, left_out, skipped, jumps)
+    notes = (*found.notes, *two_runs(opened))
+    return Trajectory(
+        name, tuple(opened), tuple(opened.values()), tensors, left_out, skipped, jumps, found.unused, notes
+    )
 
 
 def _open(folder: Path) -> Checkpoint:
@@ -205,13 +226,18 @@ def _open(folder: Path) -> Checkpoint:
             layouts = layouts_of(folder)
             if not layouts:
                 list(folder.iterdir())  # raises where a server fails: to look for a file there says no such file
-                raise UnreadableCheckpoint(f"{folder} holds no weights yet: still being written, or not a model")
+                raise UnreadableCheckpoint(without_weights(folder))
             if remote.is_remote(folder) and layouts[0].NAME not in READ_REMOTELY:
                 raise UnreadableCheckpoint(
                     f"{folder} is in the layout {layouts[0].NAME}, which is read from local files only; copy the run to a "
                     "local folder"
                 )
-            checkpoint = layouts[0].open(folder)
+            try:
+                checkpoint = layouts[0].open(folder)
+            except UnreadableCheckpoint:
+                refuse_pointers(folder)  # a better reason
+                raise
+            refuse_pointer(checkpoint.model / "config.json")
         if len(layouts) > 1:
             note = f"{folder} holds {' and '.join(layout.NAME for layout in layouts)}: {layouts[0].NAME} is read: {PRECEDENCE}"
             checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from driftline.checkpoints.families import Chosen, chosen, is_usable
+from driftline.checkpoints.families import Chosen, chosen, holds_weights
 from driftline.checkpoints.folder_names import (
     BARE,
     StepName,
@@ -21,7 +21,6 @@ from driftline.checkpoints.folder_names import (
     step_name,
     why_not,
 )
-from driftline.checkpoints.layouts import layouts_of
 from driftline.checkpoints.leftovers import rotated
 from driftline.checkpoints.markers import after_marker
 from driftline.checkpoints.reasons import grouped, of_folders
@@ -83,6 +82,11 @@ def find_steps(run: Sequence[str | Path]) -> Found:
 def run_folder(run: Sequence[str | Path]) -> str | None:
     """The argument that is a run's folder, beside `STEP=PATH` pairs."""
     return next((str(argument) for argument in run if not STEP_PAIR.match(str(argument))), None)
+
+
+def spelled(run: Sequence[str | Path]) -> str:
+    """The run in one line: its folder, then the `STEP=PATH` pairs."""
+    return ", ".join(sorted(map(str, run), key=lambda argument: STEP_PAIR.match(argument) is not None))
 
 
 def folder_of(argument: str | Path) -> Path:
@@ -152,7 +156,7 @@ def _members(place: Path) -> list[tuple[StepName, Path]]:
     """The folders whose names say a step; numbers alone only where one of them holds weights."""
     named = [(name, child) for child in _children(place) if (name := step_name(child.name))]
     bare = [child for name, child in named if name.family == BARE]
-    if not any(is_usable(child) and layouts_of(child) for child in bare):
+    if not any(map(holds_weights, bare)):
         named = [(name, child) for name, child in named if name.family != BARE]
     return named
 
@@ -180,14 +184,15 @@ def _others(place: Path, used: set[str]) -> dict[str, str]:
     """Folders beside the checkpoints that look like checkpoints, and why they are none."""
     found: dict[str, str] = {}
     for child in _children(place):
-        if step_name(child.name) is not None or child.name in _WITHIN:
+        if step_name(child.name) is not None or child.name in _WITHIN or child.name.startswith("."):
             continue
         here = not remote.is_remote(child)
+        alike, weights = looks_like_one(child.name), here and holds_weights(child)
         if here and child.is_symlink() and _resolved(child) in used:
             found[str(child)] = f"a link to {Path(_resolved(child)).name}, which is used"
-        elif here and not looks_like_one(child.name) and _members(child):
+        elif here and not (alike and weights) and _members(child):
             found[str(child)] = "it holds checkpoints itself; give it as RUN to read those instead"
-        elif looks_like_one(child.name) or (here and layouts_of(child)):
+        elif alike or weights:
             found[str(child)] = why_not(child.name)
     return found
 
@@ -199,7 +204,7 @@ def _resolved(path: Path) -> str:
 def _refuse_empty(folder: Path) -> NoReturn:
     """Say why a folder holds no checkpoints."""
     name = step_name(folder.resolve().name)
-    if name is not None and (name.family != BARE or layouts_of(folder)):
+    if name is not None and (name.family != BARE or holds_weights(folder)):
         raise InputError(f"{folder} is one checkpoint, not a run: give its parent folder {folder.resolve().parent}")
     children = _children(folder)
     deeper = [child for child in children if places(child)]
@@ -207,7 +212,7 @@ def _refuse_empty(folder: Path) -> NoReturn:
         raise InputError(f"{folder} holds no checkpoints itself, but {deeper[0]} does: give that folder")
     there = [child.name + "/" * child.is_dir() for child in sorted(folder.iterdir())]
     listing = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "") if there else "nothing"
-    alike = [child.name for child in children if looks_like_one(child.name) or may_look_like_one(child.name)]
+    alike = [child.name for child in children if may_look_like_one(child.name)]
     reasons = "; ".join(of_folders({child: why_not(child).partition(";")[0] for child in alike}))
     not_taken = f" ({reasons})" if reasons else ""
     raise InputError(

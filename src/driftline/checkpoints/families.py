@@ -82,10 +82,15 @@ def chosen(place: Path | str, members: Members, given: Mapping[int, Path]) -> Ch
 
 
 def is_usable(folder: Path) -> bool:
-    """Whether a folder holds weights that can be read, complete or not; of a remote one, where each look is a request,
-    and of one that cannot be looked into, that is taken for granted."""
+    """Whether a folder holds weights; of a remote one, where each look is a request, that is taken for granted."""
+    return remote.is_remote(folder) or holds_weights(folder)
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether weights that can be read are in it, complete or not; so they may be where it cannot be looked into."""
     try:
-        return remote.is_remote(folder) or any(layout.NAME != "megatron" for layout in layouts_of(folder))
+        with remote.faults(folder):
+            return any(layout.NAME != "megatron" for layout in layouts_of(folder))
     except OSError:
         return True
 

@@ -34,8 +34,8 @@ def rotated(folder: Path) -> str | None:
     if not left or not all(_is_left(file) or _BESIDE.match(Path(file).name) for file in files) or is_usable(folder):
         return None
     return (
-        f"its weights have been deleted, as a trainer does that keeps only some checkpoints ({', '.join(left[:3])} is left"
-        "): raise the number that it keeps, before the next run"
+        f"the weights have been deleted by the trainer, which keeps those of some checkpoints only ({_some(left)} left): "
+        "raise that number before the next run"
     )
 
 
@@ -48,6 +48,13 @@ def without_weights(folder: Path) -> str:
             if place != folder and is_usable(place):
                 return f"{folder} holds weights in {below}/ only, where none are looked for; give that as STEP=PATH to use it"
     return f"{folder} holds no weights yet: still being written, or not a model"
+
+
+def _some(files: list[str]) -> str:
+    shown = files[:3] + (["more"] if len(files) > 3 else [])
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown) + (
+        " is" if len(files) == 1 else " are"
+    )
 
 
 def _is_left(file: str) -> bool:

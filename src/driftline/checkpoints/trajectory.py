@@ -10,7 +10,7 @@ import numpy as np
 
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.attempts import two_runs
-from driftline.checkpoints.discovery import choose_steps, find_steps, folder_of, run_folder
+from driftline.checkpoints.discovery import choose_steps, find_steps, folder_of, run_folder, spelled
 from driftline.checkpoints.git_lfs import refuse_pointer, refuse_pointers
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
 from driftline.checkpoints.layouts import PRECEDENCE, READ_REMOTELY, Checkpoint, adapter, layouts_of
@@ -196,7 +196,7 @@ def open_trajectory(
                     f"{error} (--strict refuses a run with such a checkpoint): mend it, or choose others with --steps"
                 ) from error
             skipped[step] = str(error)
-    name = remote.redacted(", ".join(map(str, arguments)))
+    name = remote.redacted(spelled(arguments))
     skipped = dict(sorted(skipped.items()))
     if not opened:
         raise InputError(

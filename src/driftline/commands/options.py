@@ -25,7 +25,7 @@ class Run:
     """Which checkpoints."""
 
     run: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN")]
-    """a folder of checkpoints, here or at an address such as hf://owner/name; or several STEP=PATH"""
+    """a folder of checkpoints, here or at an address such as hf://owner/name; several STEP=PATH, or both"""
     steps: str | None = None
     """steps to use: FIRST:LAST:STRIDE (ends included) or a list 0,100,500"""
     base: Annotated[str | None, arg(metavar="MODEL")] = None

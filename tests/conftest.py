@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,11 @@ def walk_weights(
             current[name] = current[name] + noise * step
         run[after] = {name: value.copy() for name, value in current.items()}
     return run
+
+
+@pytest.fixture
+def quiet_libraries() -> Iterator[None]:
+    """What peft, transformers and torch have to say of each other is not what is tested."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"peft\.|transformers\.|torch\.")
+        yield

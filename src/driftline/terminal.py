@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from driftline.checkpoints.reasons import grouped, of_folders
 from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.report.page import number
 
 if TYPE_CHECKING:
-    from driftline.checkpoints.inspection import Inspection
+    from driftline.checkpoints.inspection import InspectedCheckpoint, Inspection
+    from driftline.checkpoints.trajectory import Trajectory
     from driftline.decoding.generate import GenerateReport
     from driftline.evaluation.records import EvaluationRecord, SweepRecord
     from driftline.forecast.record import BacktestRecord
@@ -61,22 +63,44 @@ def inspection(record: Inspection) -> None:
     say = _console().print
     say(f"{record.run}: {len(record.steps)} checkpoints, {', '.join(record.layouts)} layout")
     say(f"{record.parameters:,} parameters in {record.tensors} tensors, {size(record.bytes)} to read\n")
-    rows = [(c.step, "+".join(c.dtypes), size(c.bytes), Path(c.path).name) for c in record.checkpoints]
-    _table(None, ["step", "dtypes", "size", "folder"], rows)
-    for title, reasons in (("skipped", record.skipped), ("left out", record.left_out)):
-        for name, reason in list(reasons.items())[:20]:
-            say(f"{title}: {'step ' if title == 'skipped' else ''}{name}: {reason}")
-        if len(reasons) > 20:
-            say(f"{title}: and {len(reasons) - 20} more (--json lists all)")
+    mixed = len(record.layouts) > 1
+    rows = [
+        (c.step, *([c.layout] if mixed else []), "+".join(c.dtypes), size(c.bytes), _read_from(c))
+        for c in record.checkpoints
+    ]
+    _table(None, ["step", *(["layout"] if mixed else []), "dtypes", "size", "read from"], rows)
+    for sentence in grouped({int(step): reason for step, reason in record.skipped.items()}):
+        say(f"skipped: {sentence}")
+    for sentence in of_folders(record.unused or {}):
+        say(f"not a checkpoint: {sentence}")
+    for name, reason in list(record.left_out.items())[:20]:
+        say(f"left out: {name}: {reason}")
+    if len(record.left_out) > 20:
+        say(f"left out: and {len(record.left_out) - 20} more (--json lists all)")
     for problem in record.problems:
         say(f"note: {problem}")
+
+
+def _read_from(checkpoint: InspectedCheckpoint) -> str:
+    """The checkpoint's folder, and the one in it that is read."""
+    source = checkpoint.source or "."
+    within = source if "/" in source or "." not in source else "."
+    return Path(checkpoint.path).name + (f"/{within}" if within != "." else "")
+
+
+def unused(trajectory: Trajectory) -> None:
+    """What of a run is not used, and what deserves a word about the run as a whole, on standard error."""
+    for sentence in grouped(trajectory.skipped):
+        aside(f"skipped {sentence}")
+    for sentence in of_folders(trajectory.unused):
+        aside(f"not a checkpoint: {sentence}")
+    for note in trajectory.notes:
+        aside(f"note: {note}")
 
 
 def analysis(s: Summary) -> None:
     """The verdict, and the figures beside chance."""
     say = _console().print
-    for step, reason in s.skipped.items():
-        print(f"driftline: skipped step {step}: {reason}", file=sys.stderr)
     if s.left_out:
         print(f"driftline: {len(s.left_out)} tensors left out; the report lists why", file=sys.stderr)
     for note in s.notes or ():

@@ -23,14 +23,14 @@ from driftline.errors import InputError
 def test_steps_come_from_folder_names_in_numeric_order(tmp_path: Path, names: list[str], steps: list[int]) -> None:
     for name in names:
         (tmp_path / name).mkdir()
-    assert list(find_steps([tmp_path])) == steps
+    assert list(find_steps([tmp_path]).steps) == steps
 
 
 def test_pairs_name_their_own_steps(tmp_path: Path) -> None:
     for name in ("late", "early"):
         (tmp_path / name).mkdir()
     found = find_steps([f"200={tmp_path / 'late'}", f"0={tmp_path / 'early'}"])
-    assert found == {0: tmp_path / "early", 200: tmp_path / "late"}
+    assert found.steps == {0: tmp_path / "early", 200: tmp_path / "late"}
 
 
 def test_two_folders_of_one_step_are_refused(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_missing_folders_files_and_addresses_are_refused(tmp_path: Path) -> None
     ]:
         with pytest.raises(InputError, match=complaint):
             find_steps([argument])
-    with pytest.raises(InputError, match="is not STEP=PATH"):
-        find_steps([f"0={tmp_path}", str(tmp_path)])
+    with pytest.raises(InputError, match="is not STEP=PATH: give one run folder"):
+        find_steps([str(tmp_path), f"0={tmp_path}", str(tmp_path)])
     with pytest.raises(InputError, match="no run was named"):
         find_steps([])
 

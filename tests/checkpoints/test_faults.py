@@ -183,7 +183,9 @@ def test_damaged_logs_are_passed_over(run: Path, row: dict[str, Any]) -> None:
 
 def test_a_number_too_long_to_be_a_step_is_no_step(run: Path) -> None:
     shutil.copytree(run / "checkpoint-30", run / f"checkpoint-{10**30}")
-    assert list(find_steps([run])) == [0, 10, 20, 30]
+    found = find_steps([run])
+    assert list(found.steps) == [0, 10, 20, 30]
+    assert "says more than a step" in found.unused[str(run / f"checkpoint-{10**30}")]
 
 
 # Tests may run as root, who may read everything: the calls are refused instead, below one path.

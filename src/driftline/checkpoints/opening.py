@@ -2,64 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 from driftline.checkpoints.comparable import comparable, on_base
-from driftline.checkpoints.discovery import STEP_NAME
+from driftline.checkpoints.git_lfs import refuse_pointer, refuse_pointers
 from driftline.checkpoints.layouts import (
     PRECEDENCE,
     READ_REMOTELY,
     Checkpoint,
     adapter,
-    all_layouts,
-    dcp,
     huggingface,
-    megatron,
 )
+from driftline.checkpoints.leftovers import without_weights
+from driftline.checkpoints.places import layouts_in
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 
-# Where trainers put weights in a step's folder; the first that holds a layout is read.
-_KNOWN = (
-    "",
-    "actor",  # verl
-    "policy",  # SkyRL
-    "policy/weights/model",  # NeMo-RL
-    "policy/weights",
-    "trainer",  # prime-rl
-    "pytorch_model_fsdp_0",  # accelerate
-    "actor/huggingface",  # verl, rounded
-    "actor/model/huggingface",
-    "huggingface",
-    "model",
-    "weights",
-    "sharded",  # torch's Hugging Face writer
-    "hf",
-    "actor/hf",
-    "policy/huggingface",
-    "merged",
-)
-_REMOTE = ("", "actor/huggingface", "actor/model/huggingface")  # where each look is a request
-# folders that hold something else than the model that trains
-_OF_OTHERS = (
-    "critic",
-    "optim",
-    "ref",
-    "reward",
-    "rm",
-    "data",
-    "tokenizer",
-    "extra",
-    "scheduler",
-    "ema",
-    "old",
-    "tmp",
-    "rng",
-)
-_DEPTH = 3
 _MANIFEST = "actor/ckpt_contents.json"  # verl's, of the newer layout
 _STABLE, _STABLE_IN = "STABLE", ("weights", "broadcasts")  # prime-rl's
 
@@ -72,10 +31,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     try:
         with remote.faults(folder):
-            found = _layouts(folder)
+            found = layouts_in(folder)
             if not found:
                 list(folder.iterdir())  # raises where a server fails: to look for a file there says no such file
-                raise UnreadableCheckpoint(f"{folder} holds no weights yet: still being written, or not a model")
+                raise UnreadableCheckpoint(without_weights(folder))
             layout, place = found[0]
             if remote.is_remote(folder) and layout.NAME not in READ_REMOTELY:
                 raise UnreadableCheckpoint(
@@ -83,8 +42,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                     "local folder"
                 )
             _refuse_unmarked(folder, place)
-            opened = layout.open(place)
+            try:
+                opened = layout.open(place)
+            except UnreadableCheckpoint:
+                refuse_pointers(place)  # a better reason
+                raise
             opened = replace(opened, path=folder, place=place, model_folder=_model_folder(folder, place))
+            refuse_pointer(opened.model / "config.json")
             checkpoint = _with_adapter(comparable(opened))
         others = [
             f"{one.NAME} in {where}" if where != place else one.NAME
@@ -99,49 +63,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise UnreadableCheckpoint(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
     except RecursionError as error:
         raise UnreadableCheckpoint(f"{folder} has a damaged file: its JSON is nested too deeply") from error
-
-
-def _layouts(folder: Path) -> list[tuple[ModuleType, Path]]:
-    """The layouts that find weights in a step's folder, each with the place, the one to read first.
-
-    Of a remote folder those whose files can be read by range requests are asked alone if they find any.
-    """
-    if remote.is_remote(folder):
-        places = [folder / within for within in _REMOTE]
-        found = [*_held((one for one in all_layouts() if one.NAME in READ_REMOTELY), places)]
-        return found or [*_held(all_layouts(), places)]
-    places = [place for within in _KNOWN if (place := folder / within).is_dir()]
-    places += [place for place in sorted(folder.glob("global_step*")) if place.is_dir()]  # transformers with DeepSpeed
-    found = [*_held(all_layouts(), places)]
-    if not found:
-        deeper = [place for place in _below(folder, _DEPTH) if any(one.holds(place) for one in all_layouts())]
-        if len(deeper) > 1:
-            raise UnreadableCheckpoint(
-                f"{folder} holds weights in {' and '.join(str(place.relative_to(folder)) for place in deeper)}: name the one "
-                f"to use, as STEP={deeper[0]}"
-            )
-        found = [*_held(all_layouts(), deeper)]
-    if not any(layout is megatron for layout, _ in found):
-        return found
-    readable = [one for one in found if one[0].NAME in READ_REMOTELY]  # a model can be made of them
-    return readable or [one for one in found if one[0] is not dcp]
-
-
-def _held(layouts: Iterable[ModuleType], places: list[Path]) -> Iterable[tuple[ModuleType, Path]]:
-    for layout in layouts:
-        place = next((place for place in places if layout.holds(place)), None)
-        if place is not None:
-            yield layout, place
-
-
-def _below(folder: Path, depth: int) -> list[Path]:
-    """Folders in a step's folder that may hold its weights, and not those of something else."""
-    found = []
-    for child in sorted(folder.iterdir()) if depth else ():
-        other = child.name.lower().startswith((*_OF_OTHERS, ".")) or STEP_NAME.match(child.name)
-        if child.is_dir() and not child.is_symlink() and not other:
-            found += [child, *_below(child, depth - 1)]
-    return found
 
 
 def _model_folder(folder: Path, place: Path) -> Path | None:

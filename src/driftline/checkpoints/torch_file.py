@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from driftline.checkpoints.dtypes import ITEM_BYTES
+from driftline.checkpoints.git_lfs import refuse_pointer
 from driftline.checkpoints.tensors import Stored
 from driftline.errors import UnreadableCheckpoint
 
@@ -176,6 +177,7 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         UnreadableCheckpoint: not there, truncated, compressed, of the format before torch 1.6, or damaged.
     """
+    refuse_pointer(path)
     try:
         with path.open("rb") as file:
             return read_torch_archive(file, str(path))

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from driftline.checkpoints import dtypes
+from driftline.checkpoints.attempts import two_runs
 from driftline.checkpoints.bases import is_change, on_bases
 from driftline.checkpoints.composed import window
-from driftline.checkpoints.discovery import choice, choose_steps, find_steps, folder_of
+from driftline.checkpoints.discovery import choose_steps, find_steps, folder_of, run_folder, spelled
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.matching import hugging_face_names, matched
 from driftline.checkpoints.opening import open_checkpoint
+from driftline.checkpoints.reasons import grouped
 from driftline.checkpoints.tensors import TensorInfo, read_each
 from driftline.checkpoints.ties import input_embedding, output_embedding
 from driftline.errors import InputError, UnreadableCheckpoint
@@ -83,6 +85,8 @@ class Trajectory:
         skipped: step -> reason, for every checkpoint that was found but not usable, or was rolled back.
         regrounded: the jumps of a run that was re-grounded.
         carried: the tensors of the first checkpoint, the base, that no other has.
+        unused: folder -> reason, for every folder that looks like a checkpoint and is not taken as one.
+        notes: sentences about the run as a whole.
     """
 
     name: str
@@ -93,6 +97,8 @@ class Trajectory:
     skipped: dict[int, str]
     regrounded: Regrounded | None = None
     carried: dict[str, TensorInfo] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -119,9 +125,10 @@ class Trajectory:
         )
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def remarks(self) -> tuple[str, ...]:
         """Sentences that whoever reads its figures should know, each once."""
-        return tuple(dict.fromkeys(note for checkpoint in self.checkpoints for note in checkpoint.notes))
+        opened = zip(self.steps, self.checkpoints, strict=True)
+        return (*self.notes, *grouped((step, note) for step, checkpoint in opened for note in checkpoint.notes))
 
     def only(self, steps: Sequence[int]) -> Trajectory:
         """The same run seen through some of its checkpoints."""
@@ -155,7 +162,7 @@ def open_trajectory(
     """The trajectory of a run.
 
     Args:
-        run: a folder of checkpoints, or `STEP=PATH` pairs.
+        run: a folder of checkpoints, `STEP=PATH` pairs, or both.
         steps: which steps to use, `FIRST:LAST:STRIDE` (ends included) or a list `0,100,500`.
         base: a model folder to use as step 0.
         strict: refuse incomplete or damaged checkpoints and differing tensors, where the default is
@@ -165,12 +172,17 @@ def open_trajectory(
         InputError: no usable checkpoints, or no tensor that all of them share.
     """
     arguments = [run] if isinstance(run, (str, Path)) else list(run)
-    folders = find_steps(arguments)
-    name = remote.redacted(", ".join(map(str, arguments)))
+    found = find_steps(arguments)
+    folders = found.steps
+    name = remote.redacted(spelled(arguments))
     below = _open_base(base) if base is not None else None
-    wanted = choose_steps([*({0} - set(folders) if below else ()), *folders], steps)
-    jumps = regrounded(read_jumps(folder_of(arguments[0])), wanted) if len(arguments) == 1 else None
-    skipped: dict[int, str] = dict(jumps.discarded) if jumps else {}
+    available = sorted({*folders, *found.skipped, *([0] if below else [])})
+    chosen = {*choose_steps(available, steps), *([0] if below else [])}
+    wanted = sorted(chosen & folders.keys())
+    root = run_folder(arguments)
+    jumps = regrounded(read_jumps(folder_of(root)), wanted) if root is not None and wanted else None
+    skipped = {step: reason for step, reason in found.skipped.items() if step in chosen}
+    skipped |= jumps.discarded if jumps else {}
     opened: dict[int, Checkpoint] = {}
     for step in wanted:
         if step in skipped or step not in folders:
@@ -188,22 +200,21 @@ def open_trajectory(
             raise InputError(
                 f"--base {below.path} would be step 0, but the run already has {folders[0]} as step 0: drop one"
             )
-        opened = {0: below, **opened} if 0 not in opened else opened
+        opened = opened if 0 in opened else {0: below, **opened}
     if not opened:
         raise InputError(
-            f"{name}: none of the {len(skipped)} checkpoints can be read (the first: {next(iter(skipped.values()))}): name a run with complete ones"
+            f"{name}: none of the {len(skipped)} checkpoints can be read ({'; '.join(grouped(dict(sorted(skipped.items()))))}): name "
+            "a run with complete ones"
         )
-    if len(arguments) == 1 and not remote.is_address(arguments[0]) and (note := choice(Path(arguments[0]))):
-        opened = {step: replace(checkpoint, notes=(*checkpoint.notes, note)) for step, checkpoint in opened.items()}
-    run_folder = Path(arguments[0]) if len(arguments) == 1 and not remote.is_address(arguments[0]) else None
-    same = matched(on_bases(hugging_face_names(opened), below, run_folder))
+    here = Path(root) if root is not None and not remote.is_address(root) else None
+    same = matched(on_bases(hugging_face_names(opened), below, here))
     if below is not None and 0 in same.skipped:
         raise InputError(f"--base {same.skipped[0]}: give the model that this run began with")
     if strict and same.skipped:
         raise InputError(
             f"{next(iter(same.skipped.values()))} (--strict refuses a run with such a checkpoint): leave it out with --steps"
         )
-    skipped |= same.skipped
+    skipped = dict(sorted({**skipped, **same.skipped}.items()))
     opened = same.checkpoints
     tensors, left_out = _shared_tensors(opened)
     if strict and (differing := [f"{key!r}: {why}" for key, why in left_out.items() if "step" in why]):
@@ -215,12 +226,18 @@ def open_trajectory(
         raise InputError(
             f"{name}: no tensor is the same in all checkpoints ({example[0]!r}: {example[1]}): choose those of one model with --steps"
         )
-    jumps = regrounded(jumps.jumps, list(opened)) if jumps else None
-    carried = (
-        {key: first.tensors[key] for key in _only_in_first(opened)} if (first := next(iter(opened.values()))) else {}
-    )
+    first = next(iter(opened.values()))
     return Trajectory(
-        name, tuple(opened), tuple(opened.values()), tensors, left_out, dict(sorted(skipped.items())), jumps, carried
+        name,
+        tuple(opened),
+        tuple(opened.values()),
+        tensors,
+        left_out,
+        skipped,
+        regrounded=regrounded(jumps.jumps, list(opened)) if jumps else None,
+        carried={key: first.tensors[key] for key in _only_in_first(opened)},
+        unused=found.unused,
+        notes=(*found.notes, *two_runs(opened)),
     )
 
 

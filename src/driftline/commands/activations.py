@@ -51,7 +51,7 @@ def run(request: Activations) -> ActivationsSummary:
 
     out, overwrite = request.output.out, request.output.overwrite
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
-    trajectory = request.source.open()
+    trajectory = request.source.open(needed=3)
     sampling = measure.Sampling(
         layers=request.layers, positions=request.positions, units=request.units, seed=request.seed
     )

@@ -38,7 +38,7 @@ def run(request: Analyze) -> WeightsSummary:
 
     out, overwrite = request.output.out, request.output.overwrite
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
-    trajectory = request.source.open()
+    trajectory = request.source.open(needed=3)
     with request.where.open() as engine, output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         with progress_bar("reading weights", trajectory.nbytes, quiet=request.printing.quiet) as advance:
             summary = analyze(

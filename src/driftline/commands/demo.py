@@ -167,7 +167,7 @@ def _forecast(request: Demo, seen: str, target: int, folder: Path, method: str =
 
 def _places(request: Demo) -> tuple[int, int, int]:
     """The step a quarter into the run, its last one, and the last interval."""
-    steps = request.source.open().steps
+    steps = request.source.open(quiet=True).steps
     return steps[max(len(steps) // _SEEN, 1)], steps[-1], steps[-1] - steps[-2]
 
 

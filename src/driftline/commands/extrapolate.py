@@ -118,7 +118,7 @@ def run(request: Extrapolate) -> WrittenForecasts:
     from driftline.writing.extrapolate import extrapolate
 
     forecast, storage = request.forecast(), request.storage()
-    trajectory = request.source.open()
+    trajectory = request.source.open(needed=2)
     with request.where.open() as engine:
         return extrapolate(
             trajectory,

@@ -24,7 +24,7 @@ def run(request: Inspect) -> Inspection:
     """The record, which is printed and written nowhere."""
     from driftline.checkpoints.inspection import inspect
 
-    return inspect(request.source.open())
+    return inspect(request.source.open(quiet=True))
 
 
 def show(record: Inspection, request: Inspect) -> None:

@@ -43,7 +43,7 @@ def run(request: Logprobs) -> LogprobsSummary:
 
     out, overwrite = request.output.out, request.output.overwrite
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
-    trajectory = request.source.open()
+    trajectory = request.source.open(needed=3)
     with (
         request.where.open() as engine,
         output_folder(out, overwrite=overwrite, mark=MARK) as folder,

@@ -25,7 +25,7 @@ class Run:
     """Which checkpoints."""
 
     run: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN")]
-    """a folder of checkpoints, here or at an address such as hf://owner/name; or several STEP=PATH"""
+    """a folder of checkpoints, here or at an address such as hf://owner/name; several STEP=PATH, or both"""
     steps: str | None = None
     """steps to use: FIRST:LAST:STRIDE (ends included) or a list 0,100,500"""
     base: Annotated[str | None, arg(metavar="MODEL")] = None
@@ -40,13 +40,25 @@ class Source(Run):
     """refuse a run with incomplete checkpoints or differing tensors"""
     opened: Suppress[object] = field(default=None, compare=False)  # a Trajectory that is open already, from Python
 
-    def open(self) -> Trajectory:
-        """The trajectory; raises `InputError` where there is none."""
+    def open(self, *, needed: int = 1, quiet: bool = False) -> Trajectory:
+        """The trajectory; what is not used of the run is said, once, on standard error.
+
+        Args:
+            needed: checkpoints; where there are fewer, the sentence that refuses the run says what is not used.
+            quiet: say nothing.
+
+        Raises:
+            InputError: there is none.
+        """
+        from driftline import terminal
         from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 
         if isinstance(self.opened, Trajectory):
             return self.opened
-        return open_trajectory(self.run, steps=self.steps, base=self.base, strict=self.strict)
+        trajectory = open_trajectory(self.run, steps=self.steps, base=self.base, strict=self.strict)
+        if not quiet and len(trajectory.steps) >= needed:
+            terminal.unused(trajectory)
+        return trajectory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,8 +146,8 @@ def _values(value: Any) -> list[str]:
 
 
 def named(run: str) -> tuple[str, ...]:
-    """The words that ask for a run, from its name in a record: a folder or an address, or `STEP=PATH` pairs."""
-    return tuple(re.split(r", (?=\d+=)", run)) if re.match(r"\d+=", run) else (run,)
+    """The words that ask for a run, from its name in a record: a folder or an address, `STEP=PATH` pairs, or both."""
+    return tuple(re.split(r", (?=\d+=)", run))
 
 
 def beside(out: Path, suffix: str) -> Path:

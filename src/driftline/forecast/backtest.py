@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from driftline._version import __version__
+from driftline.checkpoints.reasons import remedy
 from driftline.errors import InputError
 from driftline.forecast import gaussian
 from driftline.forecast.extrapolators import Method, methods
@@ -226,7 +227,7 @@ def measure(
     if steps.size <= FEWEST_SEEN:
         raise InputError(
             f"{run}: {steps.size} checkpoints: a back-test needs {FEWEST_SEEN} to forecast from and a later one, "
-            f"{FEWEST_SEEN + 1} or more; save more checkpoints, or add the base model with --base"
+            f"{FEWEST_SEEN + 1} or more; {remedy(steps, FEWEST_SEEN + 1)}"
         )
     started = time.monotonic()
     tests = backtest(observed, rank=rank)

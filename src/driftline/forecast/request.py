@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.forecast.observations import PER
@@ -131,7 +132,8 @@ def seen_steps(trajectory: Trajectory, request: ForecastRequest) -> list[int]:
         )
     if len(steps) < 2:
         raise InputError(
-            f"{trajectory.name}: one checkpoint (step {steps[0]}) makes no line: a forecast needs two or more, so name another with --steps or --base"
+            f"{trajectory.name}: one checkpoint (step {steps[0]}) makes no line: a forecast needs two or more, so name "
+            f"another with --steps; {remedy(trajectory.steps, 2, trajectory.skipped)}"
         )
     return steps
 

@@ -91,7 +91,7 @@ def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Fac
         trajectory.skipped,
         trajectory.regrounded,
         trajectory.unmeasured if weights else 0,
-        trajectory.notes,
+        trajectory.remarks,
     )
 
 

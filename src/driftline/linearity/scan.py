@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from driftline.checkpoints import dtypes
+from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.tensors import read_each
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.engines import Buffers, Engine, LocalEngine
@@ -267,7 +268,7 @@ def scan(
     if time.size < 3:
         raise InputError(
             f"{trajectory.name} has {time.size} usable checkpoint{'s' * (time.size != 1)}: a line needs at least 3; "
-            f"save more checkpoints, or add the base model with --base"
+            f"{remedy(trajectory.steps, 3, trajectory.skipped)}"
         )
     if not (np.diff(time) > 0).all():
         raise InputError(f"{trajectory.name}: the clock does not advance between all checkpoints: choose other --steps")

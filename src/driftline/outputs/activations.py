@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from driftline import models
 from driftline._version import __version__
 from driftline.checkpoints.identity import identity
+from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.files.work import Work
@@ -77,7 +78,8 @@ def activations(
     sampling = sampling or Sampling()
     if len(trajectory.steps) < 3:
         raise InputError(
-            f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3, so save more, or add the base model with --base"
+            f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3; "
+            f"{remedy(trajectory.steps, 3, trajectory.skipped)}"
         )
     started = time.monotonic()
     facts = figures.facts_of(trajectory, clock, weights=False)

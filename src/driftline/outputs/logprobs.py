@@ -21,6 +21,7 @@ from driftline import models
 from driftline._version import __version__
 from driftline.checkpoints.identity import identity
 from driftline.checkpoints.layouts import Checkpoint
+from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
@@ -64,7 +65,8 @@ def logprobs(
     """
     if len(trajectory.steps) < 3:
         raise InputError(
-            f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3, so save more, or add the base model with --base"
+            f"{trajectory.name}: {len(trajectory.steps)} usable checkpoints: a line needs at least 3; "
+            f"{remedy(trajectory.steps, 3, trajectory.skipped)}"
         )
     started = time.monotonic()
     facts = figures.facts_of(trajectory, clock, weights=False)

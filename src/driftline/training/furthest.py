@@ -20,7 +20,7 @@ def furthest_checkpoint(output: Path, m: int) -> tuple[int, Path]:
     if not output.is_dir():
         raise InputError(f"the command left nothing at {output}: let it save its checkpoints to {{output}}")
     try:
-        numbered = find_steps([output])
+        numbered = find_steps([output]).steps
     except InputError:
         numbered = {}
     found = {step: place for step, folder in numbered.items() if (place := _model_in(folder)) is not None}

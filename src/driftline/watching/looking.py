@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from driftline.checkpoints.discovery import choose_steps, find_steps
+from driftline.checkpoints.discovery import Found, choose_steps, find_steps
 from driftline.errors import InputError
 from driftline.watching.checkpoint_files import files_of
 from driftline.watching.request import Following
@@ -18,6 +18,7 @@ class Lookout:
 
     def __init__(self, request: Following, state: State, say: Callable[[str], None]) -> None:
         self.request, self.state, self.say = request, state, say
+        self.found = Found()
         self._seen: dict[int, tuple[str, float]] = {}  # step -> digest of its files, and when they were first so
 
     def look(self, folders: dict[int, Path]) -> tuple[list[int], int]:
@@ -37,12 +38,15 @@ class Lookout:
         """Step -> folder, of the checkpoints that are there and wanted."""
         request = self.request
         try:
-            found = find_steps(request.run)
+            self.found = find_steps(request.run)
         except InputError as error:
             if request.once or not self._may_yet_come():
                 raise
             self.say(f"waiting: {error}")
             return {}
+        found = self.found.steps
+        for note in self.found.notes:
+            self.say(f"note: {note}")
         if request.base is not None:
             if 0 in found:
                 raise InputError(
@@ -53,6 +57,16 @@ class Lookout:
             found = {0: Path(request.base), **found}
         wanted = self.wanted(found)
         return {step: folder for step, folder in found.items() if step in wanted}
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Step -> reason, of the wanted checkpoints that were there at the last look and are not to be read.
+
+        One that was read before its weights were deleted is not among them.
+        """
+        reasons = self.found.skipped
+        wanted = self.wanted(reasons)
+        return {step: reason for step, reason in reasons.items() if step in wanted and step not in self.state.rows}
 
     def wanted(self, found: Iterable[int]) -> set[int]:
         """The steps, there now or read before, that are to be used; listed ones may be yet to come."""

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from driftline.checkpoints.discovery import STEP_PAIR
+from driftline.checkpoints.discovery import STEP_PAIR, spelled
 from driftline.errors import InputError
 from driftline.files import remote
 
@@ -17,7 +17,7 @@ class Following:
     """What to follow, and how.
 
     Attributes:
-        run: a folder of checkpoints, or `STEP=PATH` pairs.
+        run: a folder of checkpoints, `STEP=PATH` pairs, or both.
         interval: seconds between looks at the run.
         settle: seconds for which a checkpoint's files must not have changed.
         once: take what is there, then return.
@@ -42,8 +42,8 @@ class Following:
     @property
     def name(self) -> str:
         """Of the run, wherever it is called from."""
-        return ", ".join(
-            argument if "=" in argument or "://" in argument else os.path.abspath(argument) for argument in self.run
+        return spelled(
+            [argument if "=" in argument or "://" in argument else os.path.abspath(argument) for argument in self.run]
         )
 
     def refuse_remote(self) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from driftline.checkpoints import configuration
+from driftline.checkpoints.discovery import run_folder
 from driftline.checkpoints.jumps import Regrounded, read_jumps, regrounded
 from driftline.errors import InputError
 from driftline.linearity import statistics
@@ -39,7 +40,8 @@ class WatchedRun:
 
 def judged(request: Following, state: State, steps: list[int]) -> WatchedRun:
     """The run at some steps that were read, less what a roll-back discarded."""
-    jumps = regrounded(read_jumps(Path(request.run[0])), steps) if len(request.run) == 1 else None
+    folder = run_folder(request.run)
+    jumps = regrounded(read_jumps(Path(folder)), steps) if folder is not None else None
     if jumps is not None:
         steps = [step for step in steps if step not in jumps.discarded]
         jumps = regrounded(jumps.jumps, steps)

@@ -26,6 +26,8 @@ from pathlib import Path
 
 import msgspec
 
+from driftline.checkpoints.families import is_usable
+from driftline.checkpoints.reasons import grouped
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
@@ -101,12 +103,16 @@ class _Follower:
         """Read every checkpoint that is ready; returns how many are still being written."""
         folders = self.lookout.folders()
         ready, waiting = self.lookout.look(folders)
+        last = max(folders, default=0)
+        gone = {step: why for step, why in self.lookout.skipped.items() if self.request.once or step < last}
+        for sentence in grouped(gone):  # one that is later than the rest may still be being written
+            self.say(f"skipped {sentence}")
         for index, step in enumerate(ready):
             try:
                 if not self._read(step, folders):
                     continue
             except InputError as error:
-                self._skip(step, str(error))
+                self._skip(step, folders[step], str(error))
                 continue
             more = index + 1 < len(ready)
             self._report(step, brief=more and len(self.state.rows) > _PROMPT)
@@ -138,7 +144,9 @@ class _Follower:
         self._problems.pop(step, None)
         return added
 
-    def _skip(self, step: int, reason: str) -> None:
+    def _skip(self, step: int, folder: Path, reason: str) -> None:
+        if step in self.state.rows and not is_usable(folder):
+            return  # it was read before its weights were deleted
         self._problems[step] = reason
         self.say(f"skipped step {step}: {reason}")
 
@@ -146,7 +154,8 @@ class _Follower:
     def skipped(self) -> dict[int, str]:
         """Step -> reason, of every checkpoint that was found and is not used."""
         refused = {step: why for step, (_, why) in self.state.refused.items() if step not in self.state.rows}
-        return dict(sorted((refused | self._problems).items()))
+        problems = {step: why for step, why in self._problems.items() if step not in self.state.rows}
+        return dict(sorted((self.lookout.skipped | refused | problems).items()))
 
     def _read_summary(self) -> WeightsSummary | None:
         """What a call before this one wrote; None where it is none of ours, which is then written anew."""

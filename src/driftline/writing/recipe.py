@@ -65,7 +65,7 @@ def recipe(
         seed=storage.seed,
         shard_bytes=storage.shard_bytes,
         rounding_loss=rounding_loss,
-        notes=[*trajectory.notes, *_carried(trajectory)] or UNSET,
+        notes=[*trajectory.remarks, *_carried(trajectory)] or UNSET,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,12 +155,17 @@ def test_of_two_places_one_is_read_and_said(tmp_path):
             weights(step, torch.bfloat16), tmp_path / "weights" / f"step_{step}" / "model.safetensors"
         )
     trajectory = open_trajectory(tmp_path)
-    assert trajectory.steps == (10,)
-    assert {tensor.dtype for tensor in trajectory} == {"F32"}
-    note = trajectory.checkpoints[0].notes[-1]
-    assert "checkpoints (1 steps)" in note
+    assert trajectory.steps == (10, 20)
+    assert {tensor.dtype for tensor in trajectory} == {"BF16"}
+    (note,) = trajectory.notes
     assert "weights (2 steps)" in note
-    assert "full precision comes first" in note
+    assert "checkpoints (1 steps)" in note
+    assert "which has more of them" in note
+    assert f"give {tmp_path / 'checkpoints'} to read" in note
+    shutil.rmtree(tmp_path / "weights" / "step_20")
+    trajectory = open_trajectory(tmp_path)
+    assert {tensor.dtype for tensor in trajectory} == {"F32"}
+    assert "as full precision comes first" in trajectory.notes[0]
 
 
 def test_megatron_is_told_what_converts_it(tmp_path):

@@ -16,6 +16,8 @@ import driftline
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
+
 Q = "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -60,7 +62,7 @@ def test_other_spellings_and_a_scale_that_no_file_says(tmp_path: Path, left: str
         dcp.save(state, checkpoint_id=tmp_path / "run" / f"step_{step}", no_dist=True)
     trajectory = open_trajectory(tmp_path / "run")
     assert [tensor.shape for tensor in trajectory] == [(3, 5)]
-    assert "says the scale of its adapter (lora_alpha)" in trajectory.notes[0]
+    assert "says the scale of its adapter (lora_alpha)" in trajectory.remarks[0]
     with pytest.raises(InputError, match=r"LoRA adapters: say with --base"):
         driftline.extrapolate(tmp_path / "run", tmp_path / "out", to=90, method="two-point")
 

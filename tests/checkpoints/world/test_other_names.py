@@ -31,6 +31,8 @@ from driftline.checkpoints.matching import as_named
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
+
 SHAPE = {
     "vocab_size": 64,
     "hidden_size": 32,

@@ -17,6 +17,8 @@ import driftline
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
+
 
 def with_tensors(folder: Path, more: dict[str, torch.Tensor]) -> None:
     state = load_file(folder / "model.safetensors")

@@ -15,6 +15,8 @@ import driftline
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
+
 UP = "model.layers.0.mlp.up_proj.weight"
 
 

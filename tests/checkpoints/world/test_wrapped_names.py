@@ -13,6 +13,8 @@ from tiny_models import assert_holds, logits, lora, qwen2, run_of
 from driftline.checkpoints.parameter_names import of_the_model
 from driftline.checkpoints.trajectory import open_trajectory
 
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
+
 WRAPPERS = {
     "compiled": lambda name: f"_orig_mod.{name}",
     "compiled blocks": lambda name: name.replace(".self_attn.", "._orig_mod.self_attn."),

@@ -99,6 +99,8 @@ def analysis(s: Summary) -> None:
     _table(None, ["", "this run", "chance"], rows)
     _persistence(s.persistence)
     say(f"\n{s.verdict.sentence}\n")
+    if s.learning_rate:
+        say(f"{s.learning_rate.sentence}\n")
 
 
 def _persistence(life: PersistenceFigures) -> None:
@@ -211,6 +213,8 @@ def backtest(record: BacktestRecord) -> None:
     _table(None, ["skill against holding", *heads, "good to"], rows)
     _persistence(record.persistence)
     _console().print(f"\n{record.sentence}\n")
+    if record.learning_rate:
+        _console().print(f"{record.learning_rate.sentence}\n")
 
 
 def forecast(written: WrittenForecasts, out: Path) -> None:

@@ -16,7 +16,7 @@ from driftline._version import __version__
 from driftline.checkpoints import configuration
 from driftline.checkpoints.jumps import Regrounded
 from driftline.checkpoints.trajectory import Trajectory
-from driftline.linearity import drift, null, persistence, regime, skill, statistics
+from driftline.linearity import drift, learning_rate, null, persistence, regime, skill, statistics
 from driftline.linearity.scan import Population
 from driftline.linearity.summary import (
     R2,
@@ -27,6 +27,7 @@ from driftline.linearity.summary import (
     HeldOutSkill,
     Histograms,
     Jumped,
+    LearningRate,
     NullR2,
     Optimizer,
     PersistenceFigures,
@@ -36,6 +37,7 @@ from driftline.linearity.summary import (
     StraightPiece,
     Stretch,
     Summary,
+    UnsetType,
 )
 from driftline.linearity.verdict import verdict
 
@@ -54,6 +56,7 @@ class Facts:
         beta1: the optimizer's momentum, and where it is from.
         left_out, skipped: tensors and checkpoints that take no part, with the reason.
         jumps: of a run that was re-grounded.
+        learning_rate: how it changed, where that matters to the clock.
     """
 
     run: str
@@ -65,6 +68,7 @@ class Facts:
     left_out: dict[str, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     jumps: Regrounded | None = None
+    learning_rate: LearningRate | UnsetType = UNSET
 
 
 def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Facts:
@@ -86,6 +90,7 @@ def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Fac
         left_out,
         trajectory.skipped,
         trajectory.regrounded,
+        learning_rate.changed(trajectory) if weights and clock == "step" else UNSET,
     )
 
 
@@ -133,6 +138,7 @@ def summary(
         skipped={str(step): reason for step, reason in facts.skipped.items()},
         verdict=verdict(test, list(facts.steps), r2, chance, found, jumps),
         jumps=jumps,
+        learning_rate=facts.learning_rate,
         **more,
     )
 

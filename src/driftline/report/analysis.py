@@ -25,6 +25,7 @@ def write(folder: Path, summary: WeightsSummary, *, command: str, next_steps: St
     clock, null = np.array(summary.clock_values), np.array(summary.r2_histogram.null)
     body = [
         verdict(summary),
+        page.aid(summary.learning_rate.sentence) if summary.learning_rate else page.NOTHING,
         page.next_steps(next_steps),
         histogram(summary),
         tensors.section_of(

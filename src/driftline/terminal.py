@@ -116,7 +116,8 @@ def watched(*, quiet: bool) -> Callable[[Line], None]:
     """Prints a line for every checkpoint of a run that is followed; what chance gives is in parentheses."""
 
     def show(line: Line) -> None:
-        parts = [f"step {line.step}: update {line.update_norm:.3g}"]
+        norm = "–" if line.update_norm is None or line.update_norm is UNSET else f"{line.update_norm:.3g}"
+        parts = [f"step {line.step}: update {norm}"]
         if line.verdict:
             parts += [
                 f"cosine {_figure(line.increment_cosine)} ({_figure(line.null_increment_cosine)})",

@@ -39,6 +39,7 @@ FEWEST_SEEN = 3
 _MOST = 30  # cutoffs, and targets of each: thinned evenly in longer runs
 _ONE_SIDED = 1.645  # standard errors below the pooled skill: its lower 95 % end
 _OF_TWO = 6.314  # the same by Student's t where there are two cutoffs
+_LEAST = 0.005  # skill that rounds to nothing
 _EQUAL = 1e-12  # squared errors below this share of the squares that they are made of are none
 
 
@@ -162,14 +163,14 @@ def skill_with_low(error: Array, hold: Array, fewest: int = 3) -> tuple[float, f
 
 
 def recommended_horizon(pooled: Sequence[Pooled], test: DriftTest | None) -> float:
-    """The furthest horizon with the lower end of the skill above 0 there and at every nearer one that has one."""
+    """The furthest horizon with the lower end of the skill above 0.00 there and at every nearer one that has one."""
     if test is None or not test.found:
         return 0.0
     furthest = 0.0
     for one in pooled:
         if one.low == -math.inf and one.skill > 0:
             continue
-        if not one.low > 0:
+        if not one.low > _LEAST:
             break
         furthest = one.horizon
     return furthest
@@ -312,7 +313,8 @@ def _sentence(tests: BackTests, observed: Observations, clock: str, ahead: Ahead
     if best != "hold":
         return _recommended(tests, clock, ahead)
     if tests.test is None:
-        return f"{untestable(observed)}: horizon 0."
+        why, do = untestable(observed)
+        return f"{why[0].upper()}{why[1:]}, so no horizon can be recommended: {do}."
     if not tests.test.found:
         return (
             "Drift is not told from chance, so nothing can be trusted to beat holding the last checkpoint: horizon 0."
@@ -329,13 +331,14 @@ def _recommended(tests: BackTests, clock: str, ahead: Ahead) -> str:
     """How far the best method goes, and whether the learning-rate schedule lets it."""
     best = tests.best
     reach = [p for p in tests.pooled[best] if p.horizon <= tests.horizons[best]]
-    tested = [p for p in reach if p.low > 0]
+    tested = [p for p in reach if p.low > -math.inf]
     near, far = tested[0], tested[-1]
     limit = max(p.horizon for p in tests.pooled[best] if p.low > -math.inf)
     most = ", the furthest that could be tested" if far.horizon == limit else ""
     unit = "steps" if clock == "step" else "steps of mean learning rate"
     steps = ahead.steps(far.horizon)
-    skill = f"with skill {near.skill:.2f} at {near.horizon:g} {unit} and {far.skill:.2f} at {far.horizon:g}"
+    further = f" and {far.skill:.2f} at {far.horizon:g}" if far is not near else ""
+    skill = f"with skill {near.skill:.2f} at {near.horizon:g} {unit}{further}"
     beat = f"{best} beat holding the last checkpoint at every horizon to there, {skill}"
     if steps <= ahead.left:
         return f"Forecasts are worth making up to {far.horizon:g} {unit} ahead{most}, to step {ahead.last + steps:g}: {beat}."
@@ -343,20 +346,21 @@ def _recommended(tests: BackTests, clock: str, ahead: Ahead) -> str:
     return f"{told}; but {ahead.sentence} and training on it goes no further, so neither should a forecast: horizon {ahead.left:g}."
 
 
-def untestable(observed: Observations) -> str:
-    """Why drift cannot be tested: checkpoints that are equal, and what to do; or too few of them."""
-    steps, clock = observed.steps, observed.clock
+def untestable(observed: Observations) -> tuple[str, str]:
+    """Why drift cannot be tested, and what to do: some checkpoints are equal, or they are too few."""
+    steps, last = observed.steps, observed.steps.size - 1
     still = np.flatnonzero(~(np.diag(increments_gram(observed.total)) > 0))
     if still.size == 0:
-        return f"{clock.size} checkpoints are too few to tell drift from chance: save more of them"
+        return f"{steps.size} checkpoints are too few to tell drift from chance", "save more of them"
     first = int(still[0])
-    last = first + int(np.argmax(np.append(np.diff(still) > 1, True))) + 1
-    where = f"steps {steps[first]} and {steps[last]}" if last == first + 1 else f"steps {steps[first]} to {steps[last]}"
-    if last == clock.size - 1:
-        return f"The run stands still at its end: the checkpoints of {where} are equal, so there is no drift to forecast by"
+    stop = first + int(np.argmax(np.append(np.diff(still) > 1, True))) + 1
+    joined = "and" if stop == first + 1 else "to"
+    equal = f"the checkpoints of steps {steps[first]} {joined} {steps[stop]} are equal"
+    if stop == last:
+        return f"the run stands still at its end ({equal})", "keep one of them with --steps to look at what was before"
     return (
-        f"The run stands still: the checkpoints of {where} are equal, which leaves too little to tell drift from chance; "
-        "keep one of them with --steps"
+        f"the run stands still ({equal}), which leaves too little to tell drift from chance",
+        "keep one of them with --steps",
     )
 
 

@@ -56,8 +56,8 @@ def choose(observed: Observations) -> Choice:
     first, last = int(observed.steps[0]), int(observed.steps[-1])
     tests = backtest(observed, only=["two-point", "damped"])
     if tests.test is None:
-        why = untestable(observed)
-        return _held(last, why[0].lower() + why[1:], "")
+        why, do = untestable(observed)
+        return _held(last, why, f"{do}; ")
     horizon, damped = tests.horizons["two-point"], tests.horizons["damped"]
     beside = f"--method damped moves less and was good to {damped:g} steps; " if damped > horizon else ""
     if horizon > 0:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from driftline.checkpoints.configuration import step_text
 from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.report.page import number
 
@@ -208,7 +209,7 @@ def backtest(record: BacktestRecord) -> None:
     rows, heads = [], ["", ""]
     for name, found in shown.items():
         near, middle = found[0], found[(len(found) - 1) // 2]
-        heads = [f"{near.horizon:g} steps", f"{middle.horizon:g} steps"]
+        heads = [f"{step_text(near.horizon)} steps", f"{step_text(middle.horizon)} steps"]
         horizon = number(float(record.horizons[name]), 0)
         rows.append((name, number(near.skill, 2), number(middle.skill, 2), horizon))
     _table(None, ["skill against holding", *heads, "good to"], rows)
@@ -229,8 +230,9 @@ def forecast(written: WrittenForecasts, out: Path) -> None:
         folder = out if len(written.records) == 1 else out / f"checkpoint-{recipe.target:.0f}"
         kept = f"{len(recipe.kept)} tensors kept" + (f", {len(recipe.copied)} copied" if recipe.copied else "")
         what = "score" if recipe.method == "alpharl" else "step"
-        asked = f" (asked for {recipe.target:g})" if recipe.goal != recipe.target else ""
-        say(f"{what} {recipe.goal:g}{asked}: {folder}, {kept}")
+        asked = f" (asked for {step_text(recipe.target)})" if recipe.goal != recipe.target else ""
+        goal = f"{recipe.goal:g}" if what == "score" else step_text(recipe.goal)
+        say(f"{what} {goal}{asked}: {folder}, {kept}")
         loss = recipe.rounding_loss
         lost = f"rounding lost {loss:.2%} of the update" if loss else "nothing was lost to rounding"
         say(f"  {lost} ({recipe.written_dtype}, {recipe.rounding})")

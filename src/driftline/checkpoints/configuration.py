@@ -37,6 +37,11 @@ def _json(path: Path) -> Any:
         return None
 
 
+def step_text(step: float) -> str:
+    """A step, or a number of steps, as it is written: whole digits however large, a fraction only where there is one."""
+    return f"{step:.0f}" if step == round(step) or abs(step) >= 1e5 else f"{step:g}"
+
+
 def adam_beta1(run: LoggedRun) -> tuple[float, str]:
     """The optimizer's beta1 (0 for plain SGD) and where it was found."""
     record = _json(run.folders[-1].parent / "run.json")
@@ -97,7 +102,7 @@ def clock_at(run: LoggedRun, clock: str, steps: Sequence[float]) -> np.ndarray:
     if rates.known[last] == 0 and wanted.max() > last:
         raise InputError(
             f"{run.name}: the learning rate is 0 at step {last}, the end of its schedule, so --clock lr "
-            f"never reaches step {wanted.max():g}: use --clock step"
+            f"never reaches step {step_text(wanted.max())}: use --clock step"
         )
     summed = rates.summed(int(np.ceil(wanted.max())))
     return np.interp(wanted, np.arange(summed.size), summed)

@@ -86,7 +86,7 @@ def next_steps(record: BacktestRecord, request: Backtest) -> list[Next]:
         why = "No forecast of this run is to be trusted yet. Train on, and ask again with the checkpoints to come."
         followed = Run(run=source.run, base=source.base)
         return [Next(why, Watch(source=followed, out=beside(out, "-watch"), printing=Quiet()))]
-    target = f"{record.steps[-1] + record.recommended_horizon:g}"
+    target = str(int(record.steps[-1] + record.recommended_horizon))
     why = "Write the model that far ahead; then score it on your task with driftline evaluate."
     asked = Extrapolate(
         source=source,

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from driftline._version import __version__
+from driftline.checkpoints.configuration import step_text
 from driftline.errors import InputError
 from driftline.files.record import UNSET, UnsetType
 from driftline.forecast import gaussian
@@ -337,13 +338,13 @@ def _recommended(tests: BackTests, clock: str, ahead: Ahead) -> str:
     most = ", the furthest that could be tested" if far.horizon == limit else ""
     unit = "steps" if clock == "step" else "steps of mean learning rate"
     steps = ahead.steps(far.horizon)
-    further = f" and {far.skill:.2f} at {far.horizon:g}" if far is not near else ""
-    skill = f"with skill {near.skill:.2f} at {near.horizon:g} {unit}{further}"
+    further = f" and {far.skill:.2f} at {step_text(far.horizon)}" if far is not near else ""
+    skill = f"with skill {near.skill:.2f} at {step_text(near.horizon)} {unit}{further}"
     beat = f"{best} beat holding the last checkpoint at every horizon to there, {skill}"
     if steps <= ahead.left:
-        return f"Forecasts are worth making up to {far.horizon:g} {unit} ahead{most}, to step {ahead.last + steps:g}: {beat}."
-    told = f"In back-tests {best} beat holding the last checkpoint up to {far.horizon:g} {unit} ahead{most}, {skill}"
-    return f"{told}; but {ahead.sentence} and training on it goes no further, so neither should a forecast: horizon {ahead.left:g}."
+        return f"Forecasts are worth making up to {step_text(far.horizon)} {unit} ahead{most}, to step {step_text(ahead.last + steps)}: {beat}."
+    told = f"In back-tests {best} beat holding the last checkpoint up to {step_text(far.horizon)} {unit} ahead{most}, {skill}"
+    return f"{told}; but {ahead.sentence} and training on it goes no further, so neither should a forecast: horizon {step_text(ahead.left)}."
 
 
 def untestable(observed: Observations) -> tuple[str, str]:

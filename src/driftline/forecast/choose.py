@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from driftline.checkpoints.configuration import step_text
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.forecast.backtest import BackTests, backtest, untestable
 from driftline.forecast.observations import Observations
@@ -59,12 +60,12 @@ def choose(observed: Observations) -> Choice:
         why, do = untestable(observed)
         return _held(last, why, f"{do}; ")
     horizon, damped = tests.horizons["two-point"], tests.horizons["damped"]
-    beside = f"--method damped moves less and was good to {damped:g} steps; " if damped > horizon else ""
+    beside = f"--method damped moves less and was good to {step_text(damped)} steps; " if damped > horizon else ""
     if horizon > 0:
         nearest = tests.pooled["two-point"][0]
         sentence = (
             f"two-point through steps {first} and {last}: on this run's own checkpoints it beat holding the last one "
-            f"up to {horizon:g} steps ahead (skill {nearest.skill:.2f} at {nearest.horizon:g} steps)"
+            f"up to {step_text(horizon)} steps ahead (skill {nearest.skill:.2f} at {step_text(nearest.horizon)} steps)"
         )
         return Choice("two-point", horizon, sentence, False, beside=beside)
     if observed.steps.size <= FEWEST:

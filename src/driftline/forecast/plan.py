@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from driftline._version import __version__
+from driftline.checkpoints.configuration import step_text
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError
@@ -136,9 +137,7 @@ def _plan(trajectory: Trajectory, request: ForecastRequest, targets: list[float]
     ]
     sentence, warning = _why(request, way, max(targets), short=bool((reached < goals).any()))
     if ahead.end is not None and max(targets) > max(ahead.end, seen[-1]):
-        sentence = (
-            f"{sentence}; {ahead.sentence}, so more training on it would not give a model of step {max(targets):g}"
-        )
+        sentence = f"{sentence}; {ahead.sentence}, so more training on it would not give a model of step {step_text(max(targets))}"
         warning = True
     return Plan(taking_part, tuple(forecasts), sentence, warning)
 
@@ -230,7 +229,7 @@ def _why(request: ForecastRequest, way: _Way, furthest: float, *, short: bool) -
         return choice.sentence, choice.warning
     unit = "steps" if request.clock == "step" else "steps of mean learning rate"
     return (
-        f"{choice.sentence}; step {furthest:g} lies further, so the forecast stops {choice.horizon:g} {unit} ahead "
+        f"{choice.sentence}; step {step_text(furthest)} lies further, so the forecast stops {step_text(choice.horizon)} {unit} ahead "
         f"({choice.beside}--method {choice.method} goes all the way, untested)"
     ), True
 

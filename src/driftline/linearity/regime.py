@@ -20,7 +20,7 @@ Array = np.ndarray
 MARGIN = 2.0  # each cut must lower the squared residuals this many times more than it would a walk's
 _MOST_PIECES = 8
 _FEWEST_POINTS = 3
-_EXACT = 1e-9  # a line that leaves no more of the squares than rounding does has no bends
+_EXACT = 1e-6  # a line that leaves no more of the squares than sums in float32 do has no bends
 
 
 @dataclass(frozen=True)

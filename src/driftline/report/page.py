@@ -65,7 +65,7 @@ def _json(value: Any) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure for reading: `digits` decimals, scientific when huge, a dash when there is none.
+    """A figure for reading: `digits` decimals, scientific when huge (steps, of no decimals, never), a dash when there is none.
 
     One that would round to nothing is told from nothing: `<0.001`, and `>-0.001` below 0.
     """
@@ -77,7 +77,7 @@ def number(value: float | None, digits: int = 2) -> str:
         return f"{value:,}"
     if digits and 0 < abs(value) < 0.5 * 10.0**-digits:
         return f"{'<' if value > 0 else '>-'}{10.0**-digits:.{digits}f}"
-    return f"{value:.{digits}e}" if abs(value) >= 1e6 else f"{value:.{digits}f}"
+    return f"{value:.{digits}e}" if digits and abs(value) >= 1e6 else f"{value:.{digits}f}"
 
 
 def quantity(value: float | None) -> str:

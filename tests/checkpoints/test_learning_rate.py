@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from driftline.checkpoints.configuration import clock_at, learning_rates, schedule_end
+from driftline.checkpoints.learning_rate import Rates
 from driftline.errors import InputError
 
 STEPS = (10, 20, 30, 40, 50, 60, 70, 80)
@@ -108,6 +109,23 @@ def test_logs_of_json_lines_are_read(run: SavedRun, kind: str) -> None:
     assert learning_rates(run) == pytest.approx(USED)
     np.testing.assert_allclose(clock_at(run, "lr", STEPS), [sum(USED[k] for k in range(1, s + 1)) for s in STEPS])
     assert schedule_end(run) == (80 if kind in ("LLaMA-Factory", "ms-swift") else None)  # the last rate used is not 0
+
+
+def test_the_clock_of_steps_beyond_number_and_between_two(run: SavedRun) -> None:
+    """What is summed is pieces, not steps; any of them agree with the sum of steps."""
+    rng = np.random.default_rng(0)
+    some = sorted(rng.choice(range(1, 90), 12, replace=False).tolist())
+    for saved, first in ((False, some[0]), (True, some[0]), (True, 0)):
+        at = dict(zip([first, *some[1:]], rng.random(12).tolist(), strict=True))
+        rates = Rates(at, saved)
+        known, values = np.array(sorted(at)), np.array([at[step] for step in sorted(at)])
+        every = np.arange(1, 121)
+        rate = np.interp(every - 1, known, values) if saved else values[np.minimum(np.searchsorted(known, every), 11)]
+        sums = np.concatenate([[0.0], np.cumsum(rate)])
+        wanted = np.array([0, 0.5, 1, 7.25, 33, 60.75, 90, 119.5])
+        np.testing.assert_allclose(rates.summed(wanted), np.interp(wanted, np.arange(121), sums), rtol=1e-12)
+        far = rates.summed(np.array([1e12, 1e12 + 4]))
+        assert far[1] - far[0] == pytest.approx(4 * values[-1], rel=1e-3)
 
 
 def test_a_log_that_reaches_0_says_where_the_schedule_ends(run: SavedRun) -> None:

@@ -26,7 +26,7 @@ from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import LIMIT, read_json
 
-_CONSTANT = 0.999  # a rate that stays above this share of its highest is one that does not change
+_CONSTANT = 0.999  # a rate that stays above this share of its highest does not fall
 
 _STEP_KEYS = (
     "step",
@@ -80,11 +80,6 @@ class Rates:
     max_steps: int | None = None
 
     @property
-    def changes(self) -> bool:
-        rates = self.known.values()
-        return bool(rates) and min(rates) < _CONSTANT * max(rates)
-
-    @property
     def end(self) -> int | None:
         """The step at which a schedule that lets the rate fall has ended or will end; None where there is none."""
         if not self.known:
@@ -97,16 +92,34 @@ class Rates:
         falls = self.known[steps[-1]] < _CONSTANT * max(self.known.values())
         return self.max_steps if falls else None
 
-    def summed(self, stop: int) -> np.ndarray:
-        """The sum of the rates of the steps up to 0, 1, ..., `stop`: float64 [stop + 1]."""
-        at = np.array(sorted(self.known), np.float64)
-        rates = np.array([self.known[int(step)] for step in at])
-        every = np.arange(1, stop + 1)
+    def summed(self, steps: np.ndarray) -> np.ndarray:
+        """The sum of the rates of all steps up to each of `steps`, float64 like them; between two steps linear."""
+        whole = np.floor(steps)
+        before = self._summed(whole)
+        return before + (steps - whole) * (self._summed(whole + 1) - before)
+
+    def _summed(self, steps: np.ndarray) -> np.ndarray:
+        """The same of whole steps, by the pieces between those where a rate is known."""
+        known = sorted(self.known)
         if self.saved:
-            rate = np.interp(every - 1, at, rates)
+            ends, first = np.array(known, np.float64), np.array([self.known[step] for step in known])
+            if ends[0] > 0:
+                ends, first = np.append(0.0, ends), np.append(first[0], first)
+            slope = np.append(np.diff(first) / np.diff(ends), 0.0)  # of the rate, in each piece
         else:
-            rate = rates[np.minimum(np.searchsorted(at, every), at.size - 1)]
-        return np.concatenate([[0.0], np.cumsum(rate)])
+            known = [step for step in known if step > 0] or known
+            ends = np.array([0, *known], np.float64)
+            first = np.array([self.known[step] for step in [*known, known[-1]]])
+            slope = np.zeros(ends.size)
+        lengths = np.diff(ends)
+        whole = lengths * first[:-1] + slope[:-1] * lengths * (lengths - 1) / 2
+        piece = np.clip(np.searchsorted(ends, steps, side="right") - 1, 0, None)
+        inside = steps - ends[piece]
+        return (
+            np.concatenate([[0.0], np.cumsum(whole)])[piece]
+            + inside * first[piece]
+            + slope[piece] * inside * (inside - 1) / 2
+        )
 
 
 NONE = Rates({})
@@ -114,11 +127,9 @@ NONE = Rates({})
 
 def rates_of(folders: Sequence[Path], steps: Sequence[int]) -> Rates:
     """The rates of a run whose checkpoints of `steps` are in `folders`."""
-    if found := _of_trainer_state(folders):
-        return found
     if remote.is_remote(folders[-1]):  # where each look is a request
-        return NONE
-    return _of_logs(folders[-1].parent) or _of_states(folders, steps) or NONE
+        return _of_trainer_state(folders[-2:]) or NONE
+    return _of_trainer_state(folders) or _of_logs(folders[-1].parent) or _of_states(folders, steps) or NONE
 
 
 def is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ The model that more training would give is a model of the schedule: where that h
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ import numpy as np
 from driftline.checkpoints import configuration
 from driftline.checkpoints.configuration import LoggedRun
 from driftline.checkpoints.learning_rate import NONE, Rates
+
+_FURTHEST = 1 << 40  # steps
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,15 @@ class Ahead:
         """The training steps that bring the clock so far ahead; a horizon of the clock is in steps of mean rate."""
         if not self.rates.known:
             return horizon
-        summed = self.rates.summed(max(self.last, *self.rates.known) + 1)
-        unit = (summed[self.last] - summed[self.first]) / (self.last - self.first)
-        ahead, wanted = summed[self.last :] - summed[self.last], horizon * unit * (1 + 1e-9)
-        if wanted < ahead[-1]:
-            return float(np.searchsorted(ahead, wanted, side="right") - 1)
-        pace = ahead[-1] - ahead[-2]  # the last rate goes on
-        return float(ahead.size - 1 + (math.floor((wanted - ahead[-1]) / pace) if pace > 0 else -1))
+        first, last = self.rates.summed(np.array([self.first, self.last], np.float64))
+        wanted = last + horizon * (last - first) / (self.last - self.first) * (1 + 1e-9)
+
+        def within(steps: int) -> bool:
+            return bool(self.rates.summed(np.array([self.last + steps], np.float64))[0] <= wanted)
+
+        known = max(self.rates.known)
+        most = max(known - self.last, 0) if self.rates.known[known] == 0 else _FURTHEST
+        return float(bisect.bisect_left(range(1, most + 1), True, key=lambda steps: not within(steps)))
 
     @property
     def left(self) -> float:

@@ -231,7 +231,7 @@ def _add_gram(x, m, gram):
             j += 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_FAST)
 def _add_gram_in_float64(x, m, gram):
     """The same of deltas whose squares leave float32's range."""
     T = x.shape[0]

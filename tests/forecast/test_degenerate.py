@@ -174,6 +174,7 @@ def test_two_point_is_recommended_for_an_exact_line(
     run = saved(weights, steps)
     driftline("backtest", run, "--out", tmp_path / "tested", "--quiet")
     found = json.loads((tmp_path / "tested/backtest.json").read_text())
+    assert found["best_method"] == "two-point"
     assert found["horizons"]["two-point"] > 0
     assert found["recommended_horizon"] == found["horizons"]["two-point"]
     _, text = driftline("extrapolate", run, "--to", steps[-1] + 1, "--out", tmp_path / "model", "--quiet")

@@ -220,7 +220,10 @@ class BackTests:
         if furthest == 0:
             return "hold"
         able = [name for name, horizon in self.horizons.items() if horizon == furthest]
-        return max(able, key=lambda name: np.mean([p.skill for p in self.pooled[name] if p.horizon <= furthest]))
+        skills = {name: [p.skill for p in self.pooled[name] if p.horizon <= furthest] for name in able}
+        return max(
+            able, key=lambda name: round(float(np.mean(skills[name])), 3)
+        )  # of equals the plainest, listed first
 
 
 def backtest(observed: Observations, *, rank: int = 1, only: Sequence[str] | None = None) -> BackTests:

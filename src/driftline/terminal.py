@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from driftline.checkpoints.configuration import step_text
 from driftline.checkpoints.reasons import grouped, of_folders
 from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.report.page import number
@@ -125,6 +126,8 @@ def analysis(s: Summary) -> None:
     _table(None, ["", "this run", "chance"], rows)
     _persistence(s.persistence)
     say(f"\n{s.verdict.sentence}\n")
+    if s.learning_rate:
+        say(f"{s.learning_rate.sentence}\n")
 
 
 def _persistence(life: PersistenceFigures) -> None:
@@ -140,7 +143,8 @@ def watched(*, quiet: bool) -> Callable[[Line], None]:
     """Prints a line for every checkpoint of a run that is followed; what chance gives is in parentheses."""
 
     def show(line: Line) -> None:
-        parts = [f"step {line.step}: update {line.update_norm:.3g}"]
+        norm = "–" if line.update_norm is None or line.update_norm is UNSET else f"{line.update_norm:.3g}"
+        parts = [f"step {line.step}: update {norm}"]
         if line.verdict:
             parts += [
                 f"cosine {_figure(line.increment_cosine)} ({_figure(line.null_increment_cosine)})",
@@ -231,12 +235,14 @@ def backtest(record: BacktestRecord) -> None:
     rows, heads = [], ["", ""]
     for name, found in shown.items():
         near, middle = found[0], found[(len(found) - 1) // 2]
-        heads = [f"{near.horizon:g} steps", f"{middle.horizon:g} steps"]
+        heads = [f"{step_text(near.horizon)} steps", f"{step_text(middle.horizon)} steps"]
         horizon = number(float(record.horizons[name]), 0)
         rows.append((name, number(near.skill, 2), number(middle.skill, 2), horizon))
     _table(None, ["skill against holding", *heads, "good to"], rows)
     _persistence(record.persistence)
     _console().print(f"\n{record.sentence}\n")
+    if record.learning_rate:
+        _console().print(f"{record.learning_rate.sentence}\n")
 
 
 def forecast(written: WrittenForecasts, out: Path) -> None:
@@ -252,8 +258,9 @@ def forecast(written: WrittenForecasts, out: Path) -> None:
         folder = out if len(written.records) == 1 else out / f"checkpoint-{recipe.target:.0f}"
         kept = f"{len(recipe.kept)} tensors kept" + (f", {len(recipe.copied)} copied" if recipe.copied else "")
         what = "score" if recipe.method == "alpharl" else "step"
-        asked = f" (asked for {recipe.target:g})" if recipe.goal != recipe.target else ""
-        say(f"{what} {recipe.goal:g}{asked}: {folder}, {kept}")
+        asked = f" (asked for {step_text(recipe.target)})" if recipe.goal != recipe.target else ""
+        goal = f"{recipe.goal:g}" if what == "score" else step_text(recipe.goal)
+        say(f"{what} {goal}{asked}: {folder}, {kept}")
         loss = recipe.rounding_loss
         lost = f"rounding lost {loss:.2%} of the update" if loss else "nothing was lost to rounding"
         if recipe.method == "hold":  # there is no update to lose some of

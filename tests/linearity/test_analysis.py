@@ -108,7 +108,7 @@ def test_the_clock_may_be_the_summed_learning_rate(make_run: MakeRun, rng: np.ra
         for s in steps
     }
     folder = make_run(run)
-    with pytest.raises(InputError, match=r"no trainer_state\.json of the run has one: use --clock step"):
+    with pytest.raises(InputError, match=r"neither a trainer_state\.json.* has it: use --clock step"):
         analyze(open_trajectory(folder), tmp_path, clock="lr")
     history = [{"step": step, "learning_rate": rate} for step, rate in rates.items()]
     (folder / "checkpoint-200" / "trainer_state.json").write_text(json.dumps({"log_history": history}))

@@ -61,7 +61,11 @@ def test_the_page_has_every_section(page: str) -> None:
         (None, "–"),
         (float("nan"), "–"),
         (float("inf"), "∞"),
-        (1e-5, "1.00e-05"),
+        (1e-5, "<0.01"),
+        (-1e-5, ">-0.01"),
+        (0.005, "0.01"),
+        (-float("inf"), "-∞"),
+        (2.5e7, "2.50e+07"),
         (0.0, "0.00"),
         (12345, "12,345"),
         (-2.5, "-2.50"),
@@ -69,6 +73,18 @@ def test_the_page_has_every_section(page: str) -> None:
 )
 def test_numbers_read_well(value: float | None, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_a_figure_that_chance_makes_tiny_reads_as_people_write_it() -> None:
+    shown = table(["", "this run", "chance"], [("cosine", 0.81, 5.083e-07), ("skill", -0.2, -3e-9), ("rank", 0.9, 0.4)])
+    assert "&lt;0.001" in shown
+    assert "&gt;-0.001" in shown
+    assert "e-0" not in shown
+
+
+def test_a_column_of_small_quantities_keeps_their_size() -> None:
+    shown = table(["since start", "norm"], [(1.0, 0.00031), (2.0, 1.26e-5), (3.0, None), (4.0, 0.0)])
+    assert all(f'<td class="n">{cell}</td>' in shown for cell in ("0.00031", "1.26e-05", "–", "0", "1.000"))
 
 
 def test_tables_escape_their_cells() -> None:

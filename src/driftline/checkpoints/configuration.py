@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from driftline.checkpoints import learning_rate
 from driftline.checkpoints.jumps import Regrounded
+from driftline.checkpoints.learning_rate import Rates
 from driftline.errors import InputError
 from driftline.files.json import read_json
 
@@ -35,8 +37,9 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and abs(value) < 1e15  # neither NaN nor infinity
+def step_text(step: float) -> str:
+    """A step, or a number of steps, as it is written: whole digits however large, a fraction only where there is one."""
+    return f"{step:.0f}" if step == round(step) or abs(step) >= 1e5 else f"{step:g}"
 
 
 def adam_beta1(run: LoggedRun) -> tuple[float, str]:
@@ -49,21 +52,22 @@ def adam_beta1(run: LoggedRun) -> tuple[float, str]:
     return DEFAULT_BETA1, "assumed"
 
 
+def rates_of(run: LoggedRun) -> Rates:
+    """The learning rates of the run where its trainer left them, and what is known of their schedule."""
+    return learning_rate.rates_of(run.folders, run.steps)
+
+
 def learning_rates(run: LoggedRun) -> dict[int, float]:
-    """Step -> learning rate as the trainer logged it, from the last checkpoint that has a log; may be empty."""
-    for folder in reversed(run.folders):
-        state = _json(folder / "trainer_state.json")
-        history = state.get("log_history") if isinstance(state, dict) else None
-        if isinstance(history, list):
-            rows = [row for row in history if isinstance(row, dict)]
-            found = {
-                row["step"]: float(row["learning_rate"])
-                for row in rows
-                if _is_number(row.get("step")) and _is_number(row.get("learning_rate"))
-            }
-            if found:
-                return found
-    return {}
+    """Step -> learning rate, where the trainer left it: of each step that was logged, or as it stood at checkpoints; may be empty."""
+    return rates_of(run).known
+
+
+def schedule_end(run: LoggedRun) -> int | None:
+    """The step at which the learning rate reached 0, or at which a schedule that lets it fall ends; None where none is known.
+
+    A run of constant rate has no such end: training on would go on as before.
+    """
+    return rates_of(run).end
 
 
 def clock_values(run: LoggedRun, clock: str) -> np.ndarray:
@@ -74,10 +78,11 @@ def clock_values(run: LoggedRun, clock: str) -> np.ndarray:
 def clock_at(run: LoggedRun, clock: str, steps: Sequence[float]) -> np.ndarray:
     """Clock at any steps, observed or not: the step (of a re-grounded run the virtual one), or the learning rate summed up to it.
 
-    Between logged steps the learning rate is that of the next logged one; after the last it stays as it was.
+    Between logged steps the learning rate is that of the next logged one, between checkpoints that hold it it changes
+    linearly; before the first and after the last that is known it stays as it is there.
 
     Raises:
-        InputError: an unknown clock, no learning rate was logged, or the last one is 0 and a later step is asked for.
+        InputError: an unknown clock, no learning rate is known, or the last one is 0 and a later step is asked for.
     """
     wanted = np.asarray(steps, np.float64)
     if clock == "step":
@@ -87,18 +92,16 @@ def clock_at(run: LoggedRun, clock: str, steps: Sequence[float]) -> np.ndarray:
         raise InputError(f"--clock {clock!r} is unknown: choose step or lr")
     if run.regrounded:
         raise InputError(f"{run.name} was re-grounded, so its clock is the virtual step: use --clock step")
-    rates = learning_rates(run)
-    if not rates:
+    rates = rates_of(run)
+    if not rates.known:
         raise InputError(
-            f"{run.name}: --clock lr needs the learning rate that the trainer logged, and no trainer_state.json "
-            "of the run has one: use --clock step"
+            f"{run.name}: --clock lr needs the learning rate, and neither a trainer_state.json, a log of JSON lines nor "
+            "the state of a scheduler or optimizer in the run has it: use --clock step"
         )
-    logged = np.array(sorted(rates))
-    if rates[logged[-1]] == 0 and wanted.max() > logged[-1]:
+    last = max(rates.known)
+    if rates.known[last] == 0 and wanted.max() > last:
         raise InputError(
-            f"{run.name}: the learning rate is 0 at step {logged[-1]}, the end of its schedule, so --clock lr "
-            f"never reaches step {wanted.max():g}: use --clock step"
+            f"{run.name}: the learning rate is 0 at step {last}, the end of its schedule, so --clock lr "
+            f"never reaches step {step_text(wanted.max())}: use --clock step"
         )
-    every = np.arange(1, int(np.ceil(wanted.max())) + 1)
-    rate = np.array([rates[step] for step in logged])[np.minimum(np.searchsorted(logged, every), logged.size - 1)]
-    return np.interp(wanted, np.arange(every.size + 1), np.concatenate([[0.0], np.cumsum(rate)]))
+    return rates.summed(wanted)

@@ -73,7 +73,7 @@ def _float8_values(exponent_bits: int, mantissa_bits: int, bias: int, has_infini
 def decode(raw: np.ndarray, dtype: str, out: np.ndarray) -> None:
     """Write the values of `raw` (uint8 bytes of n elements of `dtype`) into float32 `out` [n].
 
-    Exact for every format up to 32 bits; F64 is rounded to the nearest float32.
+    Exact for every format up to 32 bits; F64 is rounded to the nearest float32, infinity beyond its range.
     """
     if dtype == "BF16":
         np.left_shift(raw.view("<u2"), 16, out=out.view(np.uint32), dtype=np.uint32)
@@ -82,7 +82,8 @@ def decode(raw: np.ndarray, dtype: str, out: np.ndarray) -> None:
     elif dtype == "F8_E5M2":
         np.take(_float8_values(5, 2, 15, True), raw, out=out)
     else:
-        np.copyto(out, raw.view(FLOATS[dtype].raw), casting="same_kind")
+        with np.errstate(over="ignore"):
+            np.copyto(out, raw.view(FLOATS[dtype].raw), casting="same_kind")
 
 
 def round_to(values: np.ndarray, dtype: str) -> np.ndarray:

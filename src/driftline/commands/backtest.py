@@ -33,10 +33,12 @@ class Backtest:
 def run(request: Backtest) -> BacktestRecord:
     """Test every method, and write `backtest.json`, `groups.parquet` and `report.html`."""
     from driftline.files.output import output_folder, refuse_occupied
-    from driftline.files.record import write_record
+    from driftline.files.record import UNSET, write_record
+    from driftline.forecast.ahead import ahead_of
     from driftline.forecast.backtest import measure, write_groups
     from driftline.forecast.observations import observe
     from driftline.forecast.record import MARK
+    from driftline.linearity.learning_rate import changed
     from driftline.progress import progress_bar
     from driftline.report import backtest as page
 
@@ -47,7 +49,15 @@ def run(request: Backtest) -> BacktestRecord:
         with progress_bar("reading weights", trajectory.nbytes, quiet=request.printing.quiet) as advance:
             observed = observe(trajectory, clock=request.clock, analysis=request.analysis, progress=advance)
         note = trajectory.regrounded.sentence if trajectory.regrounded else ""
-        record, tests = measure(observed, run=trajectory.name, clock=request.clock, rank=request.rank, note=note)
+        record, tests = measure(
+            observed,
+            run=trajectory.name,
+            clock=request.clock,
+            rank=request.rank,
+            note=note,
+            ahead=ahead_of(trajectory, request.clock),
+            learning_rate=changed(trajectory) if request.clock == "step" else UNSET,
+        )
         write_groups(folder / "groups.parquet", tests, observed.steps)
         write_record(folder / MARK, record)
         steps = spelled_out(next_steps(record, request))
@@ -63,17 +73,20 @@ def show(record: BacktestRecord, request: Backtest) -> None:
 
 
 def next_steps(record: BacktestRecord, request: Backtest) -> list[Next]:
-    """The model as far ahead as was recommended; or to train on."""
+    """The model as far ahead as was recommended; or to train on, where the learning-rate schedule has not ended."""
     from driftline.commands.extrapolate import Extrapolate, ModelOutput
     from driftline.commands.options import Run
     from driftline.commands.watch import Watch
+    from driftline.files.record import UNSET
 
     source, out = request.source, request.output.out
+    if record.recommended_horizon == 0 and record.schedule_end is not UNSET and record.schedule_end <= record.steps[-1]:
+        return []
     if not record.recommended_horizon > 0:
         why = "No forecast of this run is to be trusted yet. Train on, and ask again with the checkpoints to come."
         followed = Run(run=source.run, base=source.base)
         return [Next(why, Watch(source=followed, out=beside(out, "-watch"), printing=Quiet()))]
-    target = f"{record.steps[-1] + record.recommended_horizon:g}"
+    target = str(int(record.steps[-1] + record.recommended_horizon))
     why = "Write the model that far ahead; then score it on your task with driftline evaluate."
     asked = Extrapolate(
         source=source,

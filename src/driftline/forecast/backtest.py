@@ -4,7 +4,7 @@ For every cutoff (at least three checkpoints seen) and every later checkpoint, f
 b = a - e_target the squared error is bᵀ G b. Skill is 1 - squared error / squared error of holding the
 last checkpoint seen. The recommended horizon is the furthest up to which the lower end of the skill,
 pooled over cutoffs, stays above 0; it is 0 where drift is not told from chance, so that noise is never
-forecast.
+forecast. Nor does it reach beyond the end of a learning-rate schedule.
 """
 
 from __future__ import annotations
@@ -20,21 +20,29 @@ import msgspec
 import numpy as np
 
 from driftline._version import __version__
+from driftline.checkpoints.configuration import step_text
 from driftline.checkpoints.reasons import remedy
 from driftline.errors import InputError
+from driftline.files.record import UNSET, UnsetType
 from driftline.forecast import gaussian
+from driftline.forecast.ahead import Ahead
 from driftline.forecast.extrapolators import Method, methods
 from driftline.forecast.observations import Observations
 from driftline.forecast.record import BacktestCost, BacktestRecord, Calibration, ForecastSkill, PooledSkill
 from driftline.linearity.drift import DriftTest, drift_test
 from driftline.linearity.figures import persistence_figures
 from driftline.linearity.persistence import persistence
+from driftline.linearity.statistics import increments_gram
+from driftline.linearity.summary import LearningRate
 
 Array = np.ndarray
 
 FEWEST_SEEN = 3
 _MOST = 30  # cutoffs, and targets of each: thinned evenly in longer runs
 _ONE_SIDED = 1.645  # standard errors below the pooled skill: its lower 95 % end
+_OF_TWO = 6.314  # the same by Student's t where there are two cutoffs
+_LEAST = 0.005  # skill that rounds to nothing
+_EQUAL = 1e-12  # squared errors below this share of the squares that they are made of are none
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,10 @@ def score(observed: Observations, method: Method) -> dict[tuple[int | None, str]
 
 
 def _quadratic(b: Array, gram: Array) -> Array:
-    return np.clip(np.einsum("ft,tu,fu->f", b, gram, b, optimize=True), 0, None)
+    """bᵀ G b of each row, 0 where it is no more than what rounding leaves of terms that cancel."""
+    found = np.einsum("ft,tu,fu->f", b, gram, b, optimize=True)
+    terms = np.abs(b) @ np.sqrt(np.clip(np.diag(gram), 0, None))
+    return np.where(found > _EQUAL * terms**2, found, 0.0)
 
 
 def _spread(first: int, stop: int) -> list[int]:
@@ -121,36 +132,47 @@ def _spread(first: int, stop: int) -> list[int]:
 def pool(scores: Scores, clock: Array) -> list[Pooled]:
     """Skill by horizon, errors summed over cutoffs; the lower end by jackknife over cutoffs.
 
-    Horizons are rounded to multiples of the median interval. Fewer than three cutoffs have no lower end.
+    Horizons are rounded to multiples of the median interval. Those of fewer than three cutoffs have no lower end. Where
+    that leaves none at all, in a run of five checkpoints or of uneven ones, forecasts are pooled by how many checkpoints
+    they look ahead instead, at the nearest of their horizons, and two cutoffs are enough.
     """
     unit = float(np.median(np.diff(clock)))
-    horizons = np.rint((clock[scores.target] - clock[scores.cutoff]) / unit)
-    pooled = []
-    for horizon in np.unique(horizons[horizons >= 1]):
-        error, hold = scores.error[horizons == horizon], scores.hold_error[horizons == horizon]
-        if not hold.sum() > 0:
-            continue
-        pooled.append(Pooled(float(horizon) * unit, *skill_with_low(error, hold), error.size))
-    return pooled
+    reach = clock[scores.target] - clock[scores.cutoff]
+    moved = scores.hold_error > 0  # no forecast is better or worse than another of a run that does not move
+    horizons = np.rint(reach / unit)
+    known, counts = np.unique(horizons[moved & (horizons >= 1)], return_counts=True)
+    if counts.size and counts.max() >= 3:
+        groups, fewest = [(float(one) * unit, horizons == one) for one in known], 3
+    else:
+        lag = scores.target - scores.cutoff
+        groups = [(float(reach[lag == one].min()), lag == one) for one in np.unique(lag[moved])]
+        fewest = 3 if any((moved & rows).sum() >= 3 for _, rows in groups) else 2
+    return [
+        Pooled(horizon, *skill_with_low(scores.error[rows], scores.hold_error[rows], fewest), int(rows.sum()))
+        for horizon, rows in groups
+    ]
 
 
-def skill_with_low(error: Array, hold: Array) -> tuple[float, float]:
-    """Skill of summed squared errors [n], and its lower 95 % end by jackknife; below three, minus infinity."""
+def skill_with_low(error: Array, hold: Array, fewest: int = 3) -> tuple[float, float]:
+    """Skill of summed squared errors [n], and its lower 95 % end by jackknife; below `fewest`, minus infinity."""
     n, skill = error.size, 1 - error.sum() / hold.sum()
-    if n < 3:
+    left = hold.sum() - hold
+    if n < fewest or not (left > 0).all():
         return float(skill), -math.inf
-    without = 1 - (error.sum() - error) / (hold.sum() - hold)
+    without = 1 - (error.sum() - error) / left
     spread = math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
-    return float(skill), float(skill - _ONE_SIDED * spread)
+    return float(skill), float(skill - (_ONE_SIDED if n > 2 else _OF_TWO) * spread)
 
 
 def recommended_horizon(pooled: Sequence[Pooled], test: DriftTest | None) -> float:
-    """The furthest horizon with the lower end of the skill above 0 there and at every nearer one."""
+    """The furthest horizon with the lower end of the skill above 0.00 there and at every nearer one that has one."""
     if test is None or not test.found:
         return 0.0
     furthest = 0.0
     for one in pooled:
-        if not one.low > 0:
+        if one.low == -math.inf and one.skill > 0:
+            continue
+        if not one.low > _LEAST:
             break
         furthest = one.horizon
     return furthest
@@ -199,7 +221,10 @@ class BackTests:
         if furthest == 0:
             return "hold"
         able = [name for name, horizon in self.horizons.items() if horizon == furthest]
-        return max(able, key=lambda name: np.mean([p.skill for p in self.pooled[name] if p.horizon <= furthest]))
+        skills = {name: [p.skill for p in self.pooled[name] if p.horizon <= furthest] for name in able}
+        return max(
+            able, key=lambda name: round(float(np.mean(skills[name])), 3)
+        )  # of equals the plainest, listed first
 
 
 def backtest(observed: Observations, *, rank: int = 1, only: Sequence[str] | None = None) -> BackTests:
@@ -213,21 +238,36 @@ def backtest(observed: Observations, *, rank: int = 1, only: Sequence[str] | Non
 
 
 def measure(
-    observed: Observations, *, run: str, clock: str, rank: int = 1, note: str = ""
+    observed: Observations,
+    *,
+    run: str,
+    clock: str,
+    rank: int = 1,
+    note: str = "",
+    ahead: Ahead | None = None,
+    learning_rate: LearningRate | UnsetType = UNSET,
 ) -> tuple[BacktestRecord, BackTests]:
     """Back-test every method: the contents of `backtest.json`, and the scores that it sums up.
 
     Args:
         note: of the run, to be said with the result.
+        ahead: what lies ahead of the run; by default no schedule ends, and the clock is the step.
+        learning_rate: how it changed, where that makes the step the wrong clock.
 
     Raises:
-        InputError: too few checkpoints to forecast one from three others.
+        InputError: too few checkpoints to forecast one from three others, or none of them differs from another.
     """
     steps = observed.steps
+    ahead = ahead or Ahead(int(steps[0]), int(steps[-1]))
     if steps.size <= FEWEST_SEEN:
         raise InputError(
             f"{run}: {steps.size} checkpoints: a back-test needs {FEWEST_SEEN} to forecast from and a later one, "
             f"{FEWEST_SEEN + 1} or more; {remedy(steps, FEWEST_SEEN + 1)}"
+        )
+    if not np.trace(observed.total) > 0:
+        raise InputError(
+            f"{run}: no weight changes between step {steps[0]} and {steps[-1]}, so there is nothing to forecast: "
+            "choose other checkpoints with --steps"
         )
     started = time.monotonic()
     tests = backtest(observed, rank=rank)
@@ -237,14 +277,16 @@ def measure(
         driftline=__version__,
         run=run,
         clock=clock,
-        recommended_horizon=tests.horizons[best] if best != "hold" else 0,
+        recommended_horizon=min(ahead.steps(tests.horizons[best]), ahead.left) if best != "hold" else 0,
         best_method=best,
-        sentence=_sentence(tests, observed) + (f" {note}" if note else ""),
+        sentence=_sentence(tests, observed, clock, ahead) + (f" {note}" if note else ""),
         steps=steps.tolist(),
         drift_found=bool(test and test.found),
         horizons=tests.horizons,
         pooled={name: [_pooled(one) for one in found] for name, found in tests.pooled.items()},
         persistence=persistence_figures(kept),
+        learning_rate=learning_rate,
+        schedule_end=UNSET if ahead.end is None else ahead.end,
         calibration=calibration(observed, test.effective_dimension if test else 1.0),
         skill=[row for name in tests.scores for row in _rows(name, tests.run(name), steps)],
         cost=BacktestCost(seconds_after_the_scan=time.monotonic() - started),
@@ -270,28 +312,61 @@ def _pooled(one: Pooled) -> PooledSkill:
     return PooledSkill(horizon=one.horizon, skill=one.skill, low=one.low, cutoffs=one.cutoffs)
 
 
-def _sentence(tests: BackTests, observed: Observations) -> str:
+def _sentence(tests: BackTests, observed: Observations, clock: str, ahead: Ahead) -> str:
     """What the back-tests come to."""
     best, last = tests.best, int(observed.steps[-1])
     if best != "hold":
-        reach = [p for p in tests.pooled[best] if p.horizon <= tests.horizons[best]]
-        limit = max(p.horizon for p in tests.pooled[best] if p.cutoffs >= 3)
-        most = ", the furthest that could be tested" if reach[-1].horizon == limit else ""
-        return (
-            f"Forecasts are worth making up to {reach[-1].horizon:g} steps ahead{most}, to step {last + reach[-1].horizon:g}: "
-            f"{best} beat holding the last checkpoint at every horizon to there, with skill {reach[0].skill:.2f} at "
-            f"{reach[0].horizon:g} steps and {reach[-1].skill:.2f} at {reach[-1].horizon:g}."
-        )
+        return _recommended(tests, clock, ahead)
     if tests.test is None:
-        return (
-            f"{observed.steps.size} checkpoints are too few to tell drift from chance, so no horizon can be recommended: "
-            "save more of them."
-        )
+        why, do = untestable(observed)
+        return f"{why[0].upper()}{why[1:]}, so no horizon can be recommended: {do}."
     if not tests.test.found:
         return (
             "Drift is not told from chance, so nothing can be trusted to beat holding the last checkpoint: horizon 0."
         )
+    if not any(p.low > -math.inf for found in tests.pooled.values() for p in found):
+        return (
+            f"There is drift, but {observed.steps.size} checkpoints to step {last} are too few, or lie too unevenly, to "
+            "test a forecast on: horizon 0; save more of them."
+        )
     return "There is drift, but no method beat holding the last checkpoint reliably: horizon 0."
+
+
+def _recommended(tests: BackTests, clock: str, ahead: Ahead) -> str:
+    """How far the best method goes, and whether the learning-rate schedule lets it."""
+    best = tests.best
+    reach = [p for p in tests.pooled[best] if p.horizon <= tests.horizons[best]]
+    tested = [p for p in reach if p.low > -math.inf]
+    near, far = tested[0], tested[-1]
+    limit = max(p.horizon for p in tests.pooled[best] if p.low > -math.inf)
+    most = ", the furthest that could be tested" if far.horizon == limit else ""
+    unit = "steps" if clock == "step" else "steps of mean learning rate"
+    steps = ahead.steps(far.horizon)
+    further = f" and {far.skill:.2f} at {step_text(far.horizon)}" if far is not near else ""
+    skill = f"with skill {near.skill:.2f} at {step_text(near.horizon)} {unit}{further}"
+    beat = f"{best} beat holding the last checkpoint at every horizon to there, {skill}"
+    if steps <= ahead.left:
+        return f"Forecasts are worth making up to {step_text(far.horizon)} {unit} ahead{most}, to step {step_text(ahead.last + steps)}: {beat}."
+    told = f"In back-tests {best} beat holding the last checkpoint up to {step_text(far.horizon)} {unit} ahead{most}, {skill}"
+    return f"{told}; but {ahead.sentence} and training on it goes no further, so neither should a forecast: horizon {step_text(ahead.left)}."
+
+
+def untestable(observed: Observations) -> tuple[str, str]:
+    """Why drift cannot be tested, and what to do: some checkpoints are equal, or they are too few."""
+    steps, last = observed.steps, observed.steps.size - 1
+    still = np.flatnonzero(~(np.diag(increments_gram(observed.total)) > 0))
+    if still.size == 0:
+        return f"{steps.size} checkpoints are too few to tell drift from chance", "save more of them"
+    first = int(still[0])
+    stop = first + int(np.argmax(np.append(np.diff(still) > 1, True))) + 1
+    joined = "and" if stop == first + 1 else "to"
+    equal = f"the checkpoints of steps {steps[first]} {joined} {steps[stop]} are equal"
+    if stop == last:
+        return f"the run stands still at its end ({equal})", "keep one of them with --steps to look at what was before"
+    return (
+        f"the run stands still ({equal}), which leaves too little to tell drift from chance",
+        "keep one of them with --steps",
+    )
 
 
 def _rows(method: str, scores: Scores, steps: Array) -> list[ForecastSkill]:

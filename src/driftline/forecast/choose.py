@@ -8,14 +8,16 @@ through the widest window, and uses the back-tests only to say how far it may go
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from driftline.checkpoints.configuration import step_text
 from driftline.checkpoints.trajectory import Trajectory
-from driftline.forecast.backtest import backtest
+from driftline.forecast.backtest import BackTests, backtest, untestable
 from driftline.forecast.observations import Observations
 
-FEWEST = 6  # checkpoints: three cutoffs, each with three or more seen, and a target for each
+FEWEST = 5  # checkpoints: two cutoffs, each with three or more seen, and a target for each
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def untested(first: int, last: int, checkpoints: int) -> Choice:
         "two-point",
         float("inf"),
         f"two-point through steps {first} and {last}, not back-tested: {checkpoints} checkpoints are too few "
-        f"(it takes {FEWEST}), so how far this can be trusted is not known",
+        f"(it takes {FEWEST + 1}), so how far this can be trusted is not known",
         True,
     )
 
@@ -55,25 +57,37 @@ def choose(observed: Observations) -> Choice:
     first, last = int(observed.steps[0]), int(observed.steps[-1])
     tests = backtest(observed, only=["two-point", "damped"])
     if tests.test is None:
-        return untested(first, last, observed.steps.size)
+        why, do = untestable(observed)
+        return _held(last, why, f"{do}; ")
     horizon, damped = tests.horizons["two-point"], tests.horizons["damped"]
-    beside = f"--method damped moves less and was good to {damped:g} steps; " if damped > horizon else ""
+    beside = f"--method damped moves less and was good to {step_text(damped)} steps; " if damped > horizon else ""
     if horizon > 0:
         nearest = tests.pooled["two-point"][0]
         sentence = (
             f"two-point through steps {first} and {last}: on this run's own checkpoints it beat holding the last one "
-            f"up to {horizon:g} steps ahead (skill {nearest.skill:.2f} at {nearest.horizon:g} steps)"
+            f"up to {step_text(horizon)} steps ahead (skill {nearest.skill:.2f} at {step_text(nearest.horizon)} steps)"
         )
         return Choice("two-point", horizon, sentence, False, beside=beside)
-    why = (
-        "two-point did worse than holding on this run's own checkpoints"
-        if tests.test.found
-        else "drift is not told from chance in this run"
-    )
-    return Choice(
-        "hold",
-        0.0,
+    if observed.steps.size <= FEWEST:
+        return untested(first, last, observed.steps.size)
+    return _held(last, _why_not(tests), beside)
+
+
+def _held(last: int, why: str, beside: str) -> Choice:
+    sentence = (
         f"hold: {why}, so the model written is that of step {last}, unchanged "
-        f"({beside}--method two-point extrapolates all the same)",
-        True,
+        f"({beside}--method two-point extrapolates all the same)"
     )
+    return Choice("hold", 0.0, sentence, True)
+
+
+def _why_not(tests: BackTests) -> str:
+    """Why two-point is not to be trusted at any horizon."""
+    if tests.test is None or not tests.test.found:
+        return "drift is not told from chance in this run"
+    pooled = tests.pooled["two-point"]
+    if not any(one.low > -math.inf for one in pooled):
+        return "its checkpoints are too few, or lie too unevenly, to test a forecast on"
+    if next(one for one in pooled if one.low > -math.inf or not one.skill > 0).skill > 0:
+        return "two-point did not reliably do better than holding on this run's own checkpoints"
+    return "two-point did worse than holding on this run's own checkpoints"

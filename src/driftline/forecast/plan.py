@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from driftline._version import __version__
+from driftline.checkpoints.configuration import step_text
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError
 from driftline.files.record import UNSET
 from driftline.forecast import alpharl, gaussian
+from driftline.forecast.ahead import Ahead, ahead_of
 from driftline.forecast.choose import FEWEST, Choice, ChooseBy, choose, untested
 from driftline.forecast.extrapolators import method_named, reconstruction
 from driftline.forecast.forecast import Forecast, Origin, Plan
@@ -118,6 +120,10 @@ def _plan(trajectory: Trajectory, request: ForecastRequest, targets: list[float]
     else:
         clock, goals = (clock_in_steps(trajectory, request.clock, steps) for steps in (seen, targets))
     reached = np.minimum(goals, clock[-1] + choice.horizon) if choice else goals
+    ahead = ahead_of(trajectory, request.clock)
+    stops = [
+        _step_reached(ahead, seen[-1], target, choice, short=reached[k] < goals[k]) for k, target in enumerate(targets)
+    ]
     fitted = _fit(trajectory, request, way, clock, reached, targets)
     needed = [i for i in range(len(seen)) if any(vector[:, i].any() for vector in fitted.vectors.values())]
     taking_part = trajectory.only([seen[i] for i in needed])
@@ -125,12 +131,20 @@ def _plan(trajectory: Trajectory, request: ForecastRequest, targets: list[float]
     forecasts = [
         Forecast(
             {name: vector[k] for name, vector in vectors.items()},
-            _origin(request, way, fitted, k, target, float(reached[k])),
+            _origin(request, way, fitted, k, target, float(reached[k]), stops[k]),
         )
         for k, target in enumerate(targets)
     ]
     sentence, warning = _why(request, way, max(targets), short=bool((reached < goals).any()))
+    if ahead.end is not None and max(targets) > max(ahead.end, seen[-1]):
+        sentence = f"{sentence}; {ahead.sentence}, so more training on it would not give a model of step {step_text(max(targets))}"
+        warning = True
     return Plan(taking_part, tuple(forecasts), sentence, warning)
+
+
+def _step_reached(ahead: Ahead, last: int, target: float, choice: Choice | None, *, short: bool) -> float:
+    """The step at which a forecast stops: its target, or as far beyond the last checkpoint as was chosen."""
+    return target if choice is None or not short else min(last + ahead.steps(choice.horizon), target)
 
 
 @dataclass(frozen=True)
@@ -175,8 +189,10 @@ def _of(fitted: _Fitted, name: str, way: _Way) -> Array:
     )
 
 
-def _origin(request: ForecastRequest, way: _Way, fitted: _Fitted, k: int, target: float, reached: float) -> Origin:
-    """How the forecast of the k-th target came about."""
+def _origin(
+    request: ForecastRequest, way: _Way, fitted: _Fitted, k: int, target: float, reached: float, stop: float
+) -> Origin:
+    """How the forecast of the k-th target came about; it goes to `reached` on the clock, which is step `stop`."""
     choice, relex = way.choice, way.method == "relex"
     by_blup = way.method == "blup" and way.observed is not None and fitted.per == "run"
     return Origin(
@@ -184,7 +200,7 @@ def _origin(request: ForecastRequest, way: _Way, fitted: _Fitted, k: int, target
         target=target,
         method=way.method if way.method != _BETWEEN else "two-point",
         chosen=choice.sentence if choice else UNSET,
-        reached=reached if choice else UNSET,
+        reached=stop if choice else UNSET,
         skill_in_logprobs=dict(choice.scores) if choice and choice.scores else UNSET,
         clock=request.clock,
         observed=way.seen,
@@ -211,8 +227,9 @@ def _why(request: ForecastRequest, way: _Way, furthest: float, *, short: bool) -
         return _as_asked(request, way), False
     if not short or not choice.horizon > 0:
         return choice.sentence, choice.warning
+    unit = "steps" if request.clock == "step" else "steps of mean learning rate"
     return (
-        f"{choice.sentence}; step {furthest:g} lies further, so the forecast stops {choice.horizon:g} steps ahead "
+        f"{choice.sentence}; step {step_text(furthest)} lies further, so the forecast stops {step_text(choice.horizon)} {unit} ahead "
         f"({choice.beside}--method {choice.method} goes all the way, untested)"
     ), True
 

@@ -5,8 +5,8 @@ The keys are a contract; docs/outputs.md defines each with its unit.
 
 from __future__ import annotations
 
-from driftline.files.record import Figure, Record
-from driftline.linearity.summary import PersistenceFigures
+from driftline.files.record import UNSET, Figure, Record, UnsetType
+from driftline.linearity.summary import LearningRate, PersistenceFigures
 
 MARK = "backtest.json"
 
@@ -43,7 +43,7 @@ class BacktestCost(Record):
     seconds_after_the_scan: float
 
 
-class BacktestRecord(Record):
+class BacktestRecord(Record, kw_only=True):
     """What `backtest.json` holds."""
 
     driftline: str
@@ -57,6 +57,8 @@ class BacktestRecord(Record):
     horizons: dict[str, float]
     pooled: dict[str, list[PooledSkill]]
     persistence: PersistenceFigures
+    learning_rate: LearningRate | UnsetType = UNSET
+    schedule_end: int | UnsetType = UNSET
     calibration: Calibration
     skill: list[ForecastSkill]
     cost: BacktestCost

@@ -16,7 +16,7 @@ from driftline._version import __version__
 from driftline.checkpoints import configuration
 from driftline.checkpoints.jumps import Regrounded
 from driftline.checkpoints.trajectory import Trajectory
-from driftline.linearity import drift, null, persistence, regime, skill, statistics
+from driftline.linearity import drift, learning_rate, null, persistence, regime, skill, statistics
 from driftline.linearity.scan import Population
 from driftline.linearity.summary import (
     R2,
@@ -27,6 +27,7 @@ from driftline.linearity.summary import (
     HeldOutSkill,
     Histograms,
     Jumped,
+    LearningRate,
     NullR2,
     Optimizer,
     PersistenceFigures,
@@ -36,6 +37,7 @@ from driftline.linearity.summary import (
     StraightPiece,
     Stretch,
     Summary,
+    UnsetType,
 )
 from driftline.linearity.verdict import verdict, with_left_out
 
@@ -56,6 +58,7 @@ class Facts:
         unmeasured: weights of the last checkpoint that are left out.
         notes: sentences whoever reads the figures should know.
         jumps: of a run that was re-grounded.
+        learning_rate: how it changed, where that matters to the clock.
     """
 
     run: str
@@ -69,6 +72,7 @@ class Facts:
     jumps: Regrounded | None = None
     unmeasured: int = 0
     notes: tuple[str, ...] = ()
+    learning_rate: LearningRate | UnsetType = UNSET
 
 
 def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Facts:
@@ -90,8 +94,9 @@ def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Fac
         left_out,
         trajectory.skipped,
         trajectory.regrounded,
-        trajectory.unmeasured if weights else 0,
-        trajectory.remarks,
+        unmeasured=trajectory.unmeasured if weights else 0,
+        notes=trajectory.remarks,
+        learning_rate=learning_rate.changed(trajectory) if weights and clock == "step" else UNSET,
     )
 
 
@@ -140,6 +145,7 @@ def summary(
         notes=list(facts.notes) or UNSET,
         verdict=with_left_out(verdict(test, list(facts.steps), r2, chance, found, jumps), counts),
         jumps=jumps,
+        learning_rate=facts.learning_rate,
         **more,
     )
 

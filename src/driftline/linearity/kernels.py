@@ -24,6 +24,7 @@ COUNT, SUM_R2, STRONG = 0, 1, 2
 
 _LARGEST = np.finfo(np.float32).max
 _TINY, _HUGE = 1e-30, 1e30  # sums of squares outside these are redone in float64
+_SMALL, _BIG = 1e-10, 1e10  # products of a block whose largest range is outside these are taken in float64
 
 _FAST = {"contract", "reassoc", "nsz", "arcp"}  # not nnan or ninf: non-finite weights must be seen
 
@@ -128,7 +129,7 @@ def _r2_in_float64(x, i, tau):
         square += z * z
         product += tau[t] * z
         tau_square += tau[t] * tau[t]
-    return product * product / (tau_square * square), product / tau_square
+    return min(product * product / (tau_square * square), 1.0), product / tau_square
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
@@ -167,7 +168,7 @@ def _describe(raw, start, stop, tau, x, scratch, r2, slope, spread, distinct, sa
             high[i] = max(high[i], x[t, i])
     finite = np.int32(0)
     for i in range(m):
-        finite += np.int32(abs(mean[i]) <= _LARGEST)  # false for NaN and infinity
+        finite += np.int32((abs(mean[i]) <= _LARGEST) & (high[i] - low[i] <= _LARGEST))  # false for NaN and infinity
     if finite < m:
         return False
     square, product = second, third  # no longer needed as values
@@ -231,6 +232,18 @@ def _add_gram(x, m, gram):
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
+def _add_gram_in_float64(x, m, gram):
+    """The same of deltas whose squares leave float32's range."""
+    T = x.shape[0]
+    for i in range(1, T):
+        for j in range(1, i + 1):
+            a = 0.0
+            for k in range(m):
+                a += np.float64(x[i, k]) * np.float64(x[j, k])
+            gram[i, j] += a
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
 def _tally(r2, member, bins, sums, histogram):
     """Add the R² of a population's members to its sums [3] and histogram [R2_BINS]."""
     count = np.int32(0)
@@ -258,12 +271,13 @@ def _tally_shapes(slope, spread, distinct, distinct_counts, slopes):
         one += np.int32(distinct[i] == 1)
         two += np.int32(distinct[i] == 2)
         three += np.int32(distinct[i] == 3)
-    absolute = np.float32(0.0)
-    square = np.float32(0.0)
+    absolute = np.float64(0.0)  # squares of tiny or huge slopes leave float32's range
+    square = np.float64(0.0)
     widest = np.float32(0.0)
     for i in range(slope.size):
-        absolute += abs(slope[i])
-        square += slope[i] * slope[i]
+        one_slope = np.float64(slope[i])
+        absolute += abs(one_slope)
+        square += one_slope * one_slope
         widest = max(widest, spread[i])
     distinct_counts[0] += one
     distinct_counts[1] += two
@@ -272,6 +286,7 @@ def _tally_shapes(slope, spread, distinct, distinct_counts, slopes):
     slopes[0] += absolute
     slopes[1] += square
     slopes[2] = max(slopes[2], np.float64(widest))
+    return widest
 
 
 @njit(nogil=True, cache=True)
@@ -299,14 +314,17 @@ def accumulate(raw, tau, block, sums, histograms, distinct_counts, slopes, same,
         m = stop - start
         if not _describe(raw, start, stop, tau, x, scratch, r2[:m], slope[:m], spread[:m], distinct[:m], same):
             return False
-        _tally_shapes(slope[:m], spread[:m], distinct[:m], distinct_counts, slopes)
+        widest = _tally_shapes(slope[:m], spread[:m], distinct[:m], distinct_counts, slopes)
         for i in range(m):
             member[i] = spread[i] > 0
         _tally(r2[:m], member[:m], bins, sums[NO_FILTER], histograms[NO_FILTER])
         for i in range(m):
             member[i] = (spread[i] > PAPER_MIN_RANGE) & (distinct[i] >= PAPER_MIN_DISTINCT)
         _tally(r2[:m], member[:m], bins, sums[PAPER_FILTER], histograms[PAPER_FILTER])
-        _add_gram(x, m, gram)
+        if widest == 0 or _SMALL < widest < _BIG:
+            _add_gram(x, m, gram)
+        else:
+            _add_gram_in_float64(x, m, gram)
     return True
 
 

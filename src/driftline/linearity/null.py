@@ -104,17 +104,20 @@ def matched_null_r2(
     from_rounded = steps[0] == 0
     rounded = step_sizes.rounded_moments(root, from_rounded, rng)
     sizes = np.array([step_sizes.fit(moves, rounded) for moves in tensors])
+    still = not np.isfinite(sizes[:, 0]).any()  # what moves is not in the samples, so no walk like it can be drawn
     share = np.array([moves.parameters for moves in tensors], float)
     population = population_of(np.empty(0))
     drawn = changed = 0
-    while population.count < _ENOUGH and drawn < _TOO_MANY:
+    while population.count < _ENOUGH and drawn < _TOO_MANY and not still:
         for index, n in enumerate(rng.multinomial(max(1, (1 << 22) // len(steps)), share / share.sum())):
             moves, (median, spread) = tensors[index], sizes[index]
             start = moves.start[rng.integers(0, moves.start.size, n)]
             start = start + step_sizes.hidden_part(n, from_rounded, rng) * step_sizes.last_place(start, moves.dtype)
             size = np.exp(median + spread * rng.standard_normal(n))
             walk = (rng.standard_normal((n, root.shape[1]), np.float32) @ root.T.astype(np.float32)) * size[:, None]
-            values = round_to((start[:, None] + walk).astype(np.float32), moves.dtype)
+            with np.errstate(over="ignore"):
+                values = round_to((start[:, None] + walk).astype(np.float32), moves.dtype)
+            values = values[np.isfinite(values).all(axis=1)]  # a walk does not leave the range that the run stayed in
             spans = np.ptp(values, axis=1)
             kept = values[spans > 0]
             changed += len(kept)
@@ -123,7 +126,7 @@ def matched_null_r2(
                 kept = kept[1 + (np.diff(np.sort(kept, axis=1), axis=1) > 0).sum(1) >= PAPER_MIN_DISTINCT]
             population += population_of(line_r2(clock, (kept - kept[:, :1]).astype(np.float64)))
             drawn += n
-    return population, changed / drawn, population.count / drawn
+    return population, changed / max(drawn, 1), population.count / max(drawn, 1)
 
 
 def sum_populations(populations: Iterable[Population]) -> Population:

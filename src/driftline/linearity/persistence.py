@@ -80,7 +80,7 @@ def fit_variances(parts: Array, increments: Array, iterations: int = 200) -> tup
     for _ in range(iterations):
         inverse = np.linalg.inv(_total(variances, parts))
         pulled, held = np.einsum("slij,spij->lsp", np.stack([inverse @ C @ inverse, inverse], axis=1), parts)
-        new = variances * np.sqrt(pulled / held)
+        new = variances * np.sqrt(np.clip(pulled / held, 0, None))  # rounding may leave less than nothing
         done = np.abs(new - variances).max() < 1e-6
         variances = new
         if done:

@@ -20,6 +20,7 @@ Array = np.ndarray
 MARGIN = 2.0  # each cut must lower the squared residuals this many times more than it would a walk's
 _MOST_PIECES = 8
 _FEWEST_POINTS = 3
+_EXACT = 1e-6  # a line that leaves no more of the squares than sums in float32 do has no bends
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def segments(gram: Array, clock: Array, null_gram: Array) -> list[Segment]:
     line, constant = residuals(gram, clock)
     totals, knots = best_cuts(line)
     chance, _ = best_cuts(residuals(null_gram, clock)[0])
-    if not totals[0] > 0:
+    if not totals[0] > _EXACT * constant[0, -1]:
         pieces = 0
     else:
         penalised = np.log(totals) - np.log(chance) + np.arange(len(totals)) * np.log(MARGIN)

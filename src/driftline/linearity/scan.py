@@ -306,11 +306,20 @@ def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: 
         rms_slope=float(np.sqrt(total.slopes[1] / measured) / unit),
         largest_range=float(total.slopes[2]),
         kept=total.kept,
-        gram=total.gram + np.tril(total.gram, -1).T,
+        gram=_gram(total, tensor.size),
         sample=candidates[chosen],
         positions=_candidates(tensor.name, tensor.size, seed)[chosen],
         moves=moves_of(candidates[rng.permutation(len(candidates))], tensor.size, tensor.dtype),
     )
+
+
+def _gram(total: _Sums, size: int) -> np.ndarray:
+    """The whole matrix; where a tensor stands still its rows are equal, which sums in float32 leave almost true."""
+    gram = total.gram + np.tril(total.gram, -1).T
+    for row in np.flatnonzero(total.kept == size):
+        gram[row + 1] = gram[row]
+        gram[:, row + 1] = gram[:, row]
+    return gram
 
 
 def _rng(name: str, seed: int) -> np.random.Generator:

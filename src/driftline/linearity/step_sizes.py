@@ -25,6 +25,7 @@ _SIMULATED = np.arange(-10 * _PER_OCTAVE, 10 * _PER_OCTAVE + 1, 2)
 _SPREADS = np.linspace(0, 2.4, 13)  # of the logarithm of step size
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 _STARTS = 2048
+_OF_ZERO, _SMALLEST_NORMAL = 1e-30, 2.0**-126
 _WALK_STEPS = 400_000  # steps simulated for each ratio
 
 
@@ -78,7 +79,8 @@ class Rounded:
 
 def last_place(values: Array, dtype: str) -> Array:
     """The unit in the last place of each value in `dtype`."""
-    exponent = np.floor(np.log2(np.maximum(np.abs(values), 1e-30)))
+    size = np.where(values == 0, _OF_ZERO, np.maximum(np.abs(values), _SMALLEST_NORMAL))
+    exponent = np.floor(np.log2(size))
     return np.exp2(exponent - FLOATS[dtype].mantissa_bits)
 
 
@@ -132,7 +134,8 @@ def fit(moves: Moves, rounded: Rounded) -> tuple[float, float]:
     best, closest = (0.0, 0.0), np.inf
     for spread, roots, squares in zip(_SPREADS, np.maximum.accumulate(root, axis=1), square, strict=True):
         found = np.interp(moves.root, roots, median)
-        miss = abs(np.log(np.interp(found, median, squares) / moves.square))
+        with np.errstate(divide="ignore"):
+            miss = abs(np.log(np.interp(found, median, squares) / moves.square))
         if miss < closest:
             best, closest = (float(found / _PER_OCTAVE * np.log(2)), float(spread)), miss
     return best

@@ -140,6 +140,19 @@ class Jumped(Record):
     sentence: str
 
 
+class LearningRate(Record, kw_only=True):
+    """How the learning rate changed between the first and the last checkpoint, where lines are drawn against the step.
+
+    `last` is the last that is known there; `end` the step at which its schedule ends, where that is known.
+    """
+
+    highest: float
+    lowest: float
+    last: float
+    end: int | UnsetType = UNSET
+    sentence: str
+
+
 class PValues(Record):
     increment_cosine: float
     growth_exponent: float
@@ -200,6 +213,7 @@ class Summary(Record):
     counted: str | UnsetType = UNSET
     notes: list[str] | UnsetType = UNSET
     jumps: Jumped | UnsetType = UNSET
+    learning_rate: LearningRate | UnsetType = UNSET
     cost: Cost | UnsetType = UNSET
 
     @classmethod

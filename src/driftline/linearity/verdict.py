@@ -83,4 +83,5 @@ def _two(value: Figure) -> str:
     if value is None or not math.isfinite(value):
         return "unknown"
     text = f"{value:.2f}"
+    text = text.removeprefix("-") if float(text) == 0 else text
     return text.replace("0.", ".", 1) if abs(value) < 1 else text

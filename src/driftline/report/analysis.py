@@ -25,6 +25,7 @@ def write(folder: Path, summary: WeightsSummary, *, command: str, next_steps: St
     clock, null = np.array(summary.clock_values), np.array(summary.r2_histogram.null)
     body = [
         verdict(summary),
+        page.aid(summary.learning_rate.sentence) if summary.learning_rate else page.NOTHING,
         page.next_steps(next_steps),
         histogram(summary),
         tensors.section_of(
@@ -32,7 +33,7 @@ def write(folder: Path, summary: WeightsSummary, *, command: str, next_steps: St
             summary.steps,
             clock,
             _CLOCKS[summary.clock],
-            null / null.sum(),
+            null / max(null.sum(), 1),
         ),
         growth(summary),
         cosines(summary),
@@ -69,7 +70,7 @@ def verdict(s: Summary) -> Markup:
 
 
 def histogram(s: Summary) -> Markup:
-    shares, chance = (np.array(counts) / sum(counts) for counts in (s.r2_histogram.run, s.r2_histogram.null))
+    shares, chance = (np.array(counts) / max(sum(counts), 1) for counts in (s.r2_histogram.run, s.r2_histogram.null))
     measured, walks = msgspec.to_builtins(s.r2), msgspec.to_builtins(s.null_r2)
     return section(
         f"R² of every {s.unit.removesuffix('s')}, and what chance gives",

@@ -22,6 +22,7 @@ def write(folder: Path, record: BacktestRecord, *, command: str, next_steps: Ste
     """`report.html` from the record of `backtest.json` and `groups.parquet` in `folder`; `command` made it."""
     body = [
         _verdict(record),
+        page.aid(record.learning_rate.sentence) if record.learning_rate else page.NOTHING,
         page.next_steps(next_steps),
         _by_horizon(record),
         _by_cutoff(record),
@@ -34,10 +35,13 @@ def write(folder: Path, record: BacktestRecord, *, command: str, next_steps: Ste
 
 def _verdict(r: BacktestRecord) -> Markup:
     best = r.best_method
-    nearest = r.pooled[best][0]
+    skill = [
+        (number(nearest.skill), f"skill of {best}", f"{number(nearest.horizon, 0)} steps ahead, all cutoffs")
+        for nearest in r.pooled[best][:1]
+    ]
     cards = [
         (number(float(r.recommended_horizon), 0), "recommended horizon, steps", f"by {best}"),
-        (number(nearest.skill), f"skill of {best}", f"{number(nearest.horizon, 0)} steps ahead, all cutoffs"),
+        *skill,
         page.persistence_card(r.persistence),
     ]
     return page.verdict(r.sentence, r.recommended_horizon > 0, cards)
@@ -54,9 +58,14 @@ def _by_horizon(r: BacktestRecord) -> Markup:
         "Skill over all cutoffs: 1 is perfect, 0 no better than the last checkpoint seen, below 0 worse. A bar reaches down to "
         "the lower 95 % end; the recommended horizon is where the first method's lower end stays above 0. These are errors in "
         "weights, not scores on a task.",
-        charts.skill_by_horizon(drawn, r.recommended_horizon, _LOWEST),
+        charts.skill_by_horizon(drawn, _marked(r), _LOWEST),
         table(["method", "steps ahead", "skill", "lower end", "cutoffs"], rows),
     )
+
+
+def _marked(r: BacktestRecord) -> float:
+    """The recommended horizon on the axis of the chart, which is that of the clock."""
+    return r.recommended_horizon if r.clock == "step" else r.horizons.get(r.best_method, 0.0)
 
 
 def _by_cutoff(r: BacktestRecord) -> Markup:

@@ -145,7 +145,7 @@ def skill_by_horizon(pooled: dict[str, list[dict[str, float]]], recommended: flo
     traces = []
     for i, (method, found) in enumerate(pooled.items()):
         x, y = [p["horizon"] for p in found], [p["skill"] for p in found]
-        low = [p["low"] if p["cutoffs"] >= 3 else p["skill"] for p in found]
+        low = [p["skill"] if p["low"] is None else p["low"] for p in found]
         below = spread([0.0] * len(x), [s - l for s, l in zip(y, low, strict=True)])
         line = {"color": LINES[i % len(LINES)]}
         traces.append(scatter(x, y, method, "lines+markers", line=line, marker={"size": 5}, error_y=below))

@@ -6,6 +6,7 @@ each chart from the JSON beside it. Nothing outside the templates writes a tag.
 
 from __future__ import annotations
 
+import math
 import platform
 import shlex
 import sys
@@ -29,6 +30,7 @@ NOTHING = Markup("")
 PLOTLY_JS = (
     "4.1.1"  # of vendor/plotly-cartesian.min.js, which draws bar, scatter, heatmap and their like, not scattergl
 )
+_SMALL = 0.01  # a column of figures below this is one of lengths, slopes or rates
 _HERE = Path(__file__).parent
 
 
@@ -43,7 +45,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
     )
     found.filters["number"] = number
-    found.tests["figure"] = lambda cell: cell is None or isinstance(cell, (int, float))
     found.policies["json.dumps_function"] = _json
     found.policies["json.dumps_kwargs"] = {}
     return found
@@ -64,14 +65,47 @@ def _json(value: Any) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure for reading: `digits` decimals, scientific when tiny or huge, a dash when there is none."""
+    """A figure for reading: `digits` decimals, scientific when huge (steps, of no decimals, never), a dash when there is none.
+
+    One that would round to nothing is told from nothing: `<0.001`, and `>-0.001` below 0.
+    """
     if value is None or value != value:
         return "–"
     if value in (float("inf"), float("-inf")):
-        return "∞"
+        return "∞" if value > 0 else "-∞"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.{digits}e}" if value and not 1e-3 <= abs(value) < 1e6 else f"{value:.{digits}f}"
+    if digits and 0 < abs(value) < 0.5 * 10.0**-digits:
+        return f"{'<' if value > 0 else '>-'}{10.0**-digits:.{digits}f}"
+    return f"{value:.{digits}e}" if digits and abs(value) >= 1e6 else f"{value:.{digits}f}"
+
+
+def quantity(value: float | None) -> str:
+    """A length, a slope or the like, whose size is what is read: three significant digits."""
+    return number(value) if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
+def _is_figure(cell: Any) -> bool:
+    return cell is None or isinstance(cell, (int, float))
+
+
+def _columns(rows: Iterable[Sequence[Any]]) -> list[list[tuple[str, bool]]]:
+    """The text of each cell, and whether it is a figure; a column of nothing but small ones is of quantities."""
+    listed = [list(row) for row in rows]
+    small: dict[int, bool] = {}
+    for row in listed:
+        for place, cell in enumerate(row):
+            if isinstance(cell, float) and math.isfinite(cell) and cell:
+                small[place] = small.get(place, True) and abs(cell) < _SMALL
+    return [
+        [
+            (str(cell), False)
+            if not _is_figure(cell)
+            else (quantity(cell) if small.get(place) and isinstance(cell, float) else number(cell, 3), True)
+            for place, cell in enumerate(row)
+        ]
+        for row in listed
+    ]
 
 
 def persistence_card(life: PersistenceFigures) -> tuple[str, str, str]:
@@ -88,7 +122,7 @@ def persistence_card(life: PersistenceFigures) -> tuple[str, str, str]:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markup:
     """A table; cells that are numbers are set right."""
-    return render("table.html", head=head, rows=rows)
+    return render("table.html", head=head, rows=_columns(rows))
 
 
 def aid(sentence: str) -> Markup:

@@ -131,7 +131,9 @@ def _section(
     upper = cosines[np.triu_indices(len(cosines))]
     return {
         "name": row["name"],
-        "figures": [page.number(row[key], 3) for key in _FIGURES.values()],
+        "figures": [
+            page.quantity(row[key]) if key == "norm" else page.number(row[key], 3) for key in _FIGURES.values()
+        ],
         "r2": np.round(1000 * counts / max(counts.sum(), 1)).astype(int).tolist(),
         "samples": [_packed(series[thinned(T, _POINTS)]) for series in samples],
         "lines": [_digits(line) for line in lines],

@@ -1,7 +1,7 @@
 """GRPO of a real language model, SmolLM2-135M-Instruct, whole and by LoRA, on two tasks that it can learn; and what
 driftline says of each run.
 
-    python benchmarks/language_model.py DIR                  all four runs: train what is missing, measure, keep
+    python benchmarks/language_model.py DIR                  all five runs: train what is missing, measure, keep
     python benchmarks/language_model.py DIR sums-full        one of them
     python benchmarks/language_model.py DIR --device auto    on a GPU
 
@@ -50,6 +50,7 @@ RUNS = {
     "larger-lora": replace(SHAPE, task="larger", learning_rate=3e-5, lora_rank=16),
     "sums-full": replace(SHAPE, task="sums-of-two", learning_rate=1e-5),
     "sums-lora": replace(SHAPE, task="sums-of-two", learning_rate=1e-4, lora_rank=16),
+    "larger-float32": replace(SHAPE, task="larger", learning_rate=3e-6, save_dtype="float32"),
 }
 SEEN, TARGETS = 30, (60, 90, 120, 150)
 BATCH = 64
@@ -124,7 +125,8 @@ def line(name: str, settings: LabRun) -> dict[str, Any]:
     best = next(one for one in swept["candidates"] if one["step"] == swept["best"]["step"])
     beyond = swept["control"]["beyond_sharpening"]
     return {
-        "run": f"{settings.task}, {'whole' if settings.lora_rank is None else f'LoRA {settings.lora_rank}'}",
+        "run": f"{settings.task}, {'whole' if settings.lora_rank is None else f'LoRA {settings.lora_rank}'}"
+        + (", saved in float32" if settings.save_dtype == "float32" else ""),
         "greedy": [greedy[0], greedy[-1]],
         "start": start,
         "late": late,

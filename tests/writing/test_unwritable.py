@@ -10,8 +10,10 @@ import pytest
 from safetensors.numpy import load_file
 from small_runs import ALL, SHAPES, STEPS, MakeRun, forecast, rewrite, spoil, stored
 
+import driftline
 from conftest import NUMPY, walk_weights
 from driftline import InputError
+from driftline.writing.record import read_recipe
 from driftline.writing.storage import Storage
 
 
@@ -87,3 +89,14 @@ def test_a_full_disk_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError, match=r"out could not be written \(No space left on device\): nothing was left"):
         forecast(run, tmp_path / "out", targets=(120,))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_weights_whose_squares_overflow_are_written(make_run, tmp_path, dtype):
+    base = np.linspace(1e29, 3e30, 64)
+    run = make_run({step: {"w": base * (1 + step / 100)} for step in (10, 20, 30)}, dtype)
+    driftline.extrapolate(
+        run, tmp_path / "out", to=40, method="two-point", from_=(10, 30), keep=("none",), dtype="float32"
+    )
+    np.testing.assert_allclose(load_file(tmp_path / "out" / "model.safetensors")["w"], base * 1.4, rtol=0.02)
+    assert 0 <= read_recipe(tmp_path / "out").rounding_loss < 0.1

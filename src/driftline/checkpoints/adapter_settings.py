@@ -110,11 +110,12 @@ def read_settings(path: Path) -> AdapterSettings:
                 f"{path} has {option}, whose change is not scale·B·A of one matrix: merge each checkpoint with peft's "
                 "merge_and_unload(), and name the merged folders"
             )
+    alpha = config.get("lora_alpha", False)
     init = str(config.get("init_lora_weights", ""))
     pattern = config.get("alpha_pattern")
     return AdapterSettings(
         path,
-        alpha=config.get("lora_alpha", False),
+        alpha=None if type(alpha) is int and alpha == 0 else alpha,  # what verl's merger writes where it knows none
         alpha_pattern=pattern if isinstance(pattern, dict) else {},
         stabilised=bool(config.get("use_rslora")),
         transposed=bool(config.get("fan_in_fan_out")),

@@ -23,7 +23,8 @@ from driftline.checkpoints.ties import input_embedding, output_embedding
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
 
-_LARGEST_BUFFER = 1 << 24  # elements
+_WEIGHTS = ("weight", "bias", "_proj")  # ends of names of what is no buffer
+_LARGEST_BUFFER, _END = 1 << 24, 1 << 16  # elements
 
 
 @dataclass(frozen=True)
@@ -325,12 +326,13 @@ def _common_rows(name: str, opened: dict[int, Checkpoint]) -> tuple[TensorSeries
 def _constant_and_infinite(name: str, stored: tuple[TensorInfo, ...]) -> str | None:
     """Why a buffer takes no part: a mask, say, which holds -inf in every checkpoint."""
     last = stored[-1]
-    if name.endswith(("weight", "bias")) or last.remote or last.size > _LARGEST_BUFFER or last.below:
+    if name.endswith(_WEIGHTS) or last.remote or last.size > _LARGEST_BUFFER or last.below:
+        return None
+    ends = (last.values(0, min(_END, last.size)), last.values(max(last.size - _END, 0), last.size))
+    if all(np.isfinite(values).all() for values in ends):
         return None
     values = last.values(0, last.size)
-    if np.isfinite(values).all() or not all(
-        np.array_equal(info.values(0, info.size), values, equal_nan=True) for info in stored
-    ):
+    if not all(np.array_equal(info.values(0, info.size), values, equal_nan=True) for info in stored):
         return None
     return "a buffer that holds infinity or NaN, the same in every checkpoint"
 

@@ -97,11 +97,8 @@ def logprobs(
 def tokenizer_of(trajectory: Trajectory) -> PreTrainedTokenizerBase:
     """The tokenizer of the last checkpoint that has one."""
     for checkpoint in reversed(trajectory.checkpoints):
-        if any(
-            (checkpoint.model / name).is_file()
-            for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-        ):
-            return models.load_tokenizer(checkpoint.model)
+        if checkpoint.tokenizer is not None:
+            return models.load_tokenizer(checkpoint.tokenizer)
     raise InputError(f"{trajectory.name}: no checkpoint has a tokenizer: save it beside the weights of the last one")
 
 

@@ -80,6 +80,14 @@ def losses(exact: Array, rounded: Array, reference: Array) -> tuple[float, float
     return lost, moved
 
 
+def wide_losses(exact: Array, rounded: Array, reference: Array) -> tuple[float, float]:
+    """`losses` of weights whose squares are too large for float32; slower."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lost = np.subtract(rounded, exact, dtype=np.float64)
+        moved = np.subtract(exact, reference, dtype=np.float64)
+        return float(lost @ lost), float(moved @ moved)
+
+
 @njit(nogil=True, cache=True)
 def _from_bfloat16(bits: Array, out: Array) -> None:
     for i in range(out.size):

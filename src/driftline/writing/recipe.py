@@ -124,10 +124,9 @@ def copy_beside(trajectory: Trajectory, layout: Sequence[OutputTensor], folder: 
     """
     last = trajectory.checkpoints[-1]
     with remote.local_copy(last.model, weights=False) as here:
-        for file in sorted(Path(here).iterdir()):
-            wanted = file.is_file() and file.name.endswith(remote.BESIDE_WEIGHTS)
-            if wanted and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _NOT_COPIED):
-                shutil.copyfile(file, folder / file.name)
+        _copy(Path(here), folder)
+    if last.tokenizer is not None and last.tokenizer != last.model:
+        _copy(last.tokenizer, folder)
     config = folder / "config.json"
     if not config.is_file():
         return
@@ -137,3 +136,10 @@ def copy_beside(trajectory: Trajectory, layout: Sequence[OutputTensor], folder: 
         changed = true_to(values, written, last.tied, dtype)
         if changed != values:
             config.write_text(json_text(changed))
+
+
+def _copy(source: Path, folder: Path) -> None:
+    for file in sorted(source.iterdir()):
+        wanted = file.is_file() and file.name.endswith(remote.BESIDE_WEIGHTS)
+        if wanted and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _NOT_COPIED):
+            shutil.copyfile(file, folder / file.name)

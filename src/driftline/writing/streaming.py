@@ -18,7 +18,7 @@ from driftline.checkpoints.tensors import read_each
 from driftline.checkpoints.trajectory import TensorSeries
 from driftline.engines import Buffers, Engine
 from driftline.errors import InputError
-from driftline.writing.combine import combine_bfloat16, combine_checkpoints, decoded, encode, losses
+from driftline.writing.combine import combine_bfloat16, combine_checkpoints, decoded, encode, losses, wide_losses
 from driftline.writing.tensor_plan import Mixture, TensorPlan
 
 Array = np.ndarray
@@ -174,6 +174,8 @@ def _store_any(
         raw = encode(exact, dtype, stochastic=plan.stochastic, seed=seed, name=series.name, first=chunk.start)
         lost, moved = losses(exact, decoded(raw, dtype), used[0])
         if not math.isfinite(lost + moved):
+            lost, moved = wide_losses(exact, decoded(raw, dtype), used[0])
+        if not math.isfinite(lost + moved):
             _refuse_not_finite(chunk, series, mixture, used, steps)
         chunk.put(folder, raw)
         sums.append((lost, moved))
@@ -203,7 +205,11 @@ def _store_bfloat16(
         used = _rows(raw, mixture)
         lost, moved = combine_bfloat16(used, mixture.coefficients, out)
         if not math.isfinite(lost + moved):
-            _refuse_not_finite(chunk, series, mixture, np.stack([decoded(bits, "BF16") for bits in used]), steps)
+            values, exact = np.stack([decoded(bits, "BF16") for bits in used]), np.empty(n, np.float32)
+            combine_checkpoints(values, mixture.coefficients, exact)
+            lost, moved = wide_losses(exact, decoded(out, "BF16"), values[0])
+            if not math.isfinite(lost + moved):
+                _refuse_not_finite(chunk, series, mixture, values, steps)
         chunk.put(folder, out)
         sums.append((lost, moved))
     return sums

@@ -19,11 +19,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from driftline.checkpoints.tensors import TensorInfo
+from driftline.files import remote
 
 if TYPE_CHECKING:
     from driftline.checkpoints.adapter_settings import AdapterSettings
 
 PRECEDENCE = "full precision comes first, then whole models, then adapters"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 READ_REMOTELY = ("huggingface", "torch-state-dict", "lora-adapter")
 
 
@@ -57,6 +59,12 @@ class Checkpoint:
     def model(self) -> Path:
         """The folder that holds its configuration and tokenizer."""
         return self.model_folder or self.path
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder that holds its tokenizer: with the configuration, or apart, as NeMo-RL keeps it."""
+        apart = () if remote.is_remote(self.path) else (self.path / "policy" / "tokenizer", self.path / "tokenizer")
+        return next((p for p in (self.model, *apart) if any((p / name).is_file() for name in _TOKENIZER)), None)
 
 
 def all_layouts() -> tuple[ModuleType, ...]:

@@ -117,6 +117,9 @@ class Scaled(TensorInfo):
 
     def read_into(self, start: int, buffer: np.ndarray) -> None:
         out = buffer.view(np.float32)
+        if self.scale.size == 1:
+            np.multiply(self.of.values(start, start + out.size), self.scale.values(0, 1), out=out)
+            return
         rows, columns = (*self.shape, 1)[-2:] if len(self.shape) == 1 else self.shape[-2:]
         of_rows, of_columns = self.block
         grid = self.scale.values(0, self.scale.size).reshape(-1, -(-columns // of_columns))

@@ -23,7 +23,8 @@ from driftline.checkpoints.torchtitan_names import are_torchtitan, as_hugging_fa
 _ENOUGH = 0.5  # of the weights: a checkpoint that shares fewer is of another model, or under names that are not known
 _EXPERT = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _ONE_EXPERT = re.compile(r"^(.*experts)\.(\d+)\.(gate|up|down)_proj(\.weight)?$")
-_FUSED_EXPERTS = re.compile(r"^(.*experts)\.(gate_up|down)_proj$")
+_FUSED_EXPERTS = re.compile(r"^(.*experts)\.(gate_up|gate|up|down)_proj$")
+_BACKBONES = ("transformer", "gpt_neox", "backbone")  # what the rest of a model is put around, at the front of a name
 _JOINED = {"gate_up_proj": ("gate_proj", "up_proj"), "qkv_proj": ("q_proj", "k_proj", "v_proj")}
 _OF_JOINED = {part: (joined, parts) for joined, parts in _JOINED.items() for part in parts}
 
@@ -39,12 +40,15 @@ class Matched:
 
 
 def matched(opened: Mapping[int, Checkpoint]) -> Matched:
-    """The checkpoints of a run, each under the names of the last one; of a last one that none of the others can be read
-    as, those of the others."""
+    """The checkpoints of a run, each under the names of the last one; of a last one that the others cannot be read as,
+    those of the others. Where it has no configuration but that of the base, step 0, the names are the base's: they are
+    those that the configuration is of."""
     if len({frozenset(checkpoint.tensors) for checkpoint in opened.values()}) == 1:
         return Matched(with_ties(opened), {})
     best: Matched | None = None
-    for step in _references(opened):
+    first, last = next(iter(opened)), next(reversed(opened))
+    of_the_base = [first] if first != last and opened[first].model == opened[last].model else []
+    for step in [*of_the_base, *_references(opened)]:
         found = _under(opened, step)
         if best is None or len(found.checkpoints) > len(best.checkpoints):
             best = found
@@ -136,7 +140,9 @@ def _by_plain_name(tensors: Shapes) -> dict[str, TensorInfo]:
 def plain(name: str) -> str:
     """A name without what says in which model of a larger one it lies, and with one spelling for a mixture's experts."""
     parts = [part for part in name.split(".") if part not in ("model", "language_model", "text_model")]
+    parts = parts[1:] if parts and parts[0] in _BACKBONES else parts
     parts = ["mlp" if part == "block_sparse_moe" else part for part in parts]
+    parts = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if (part, after) != ("router", "gate")]
     if "experts" in parts:
         parts = [_EXPERT.get(part, part) for part in parts]
     return ".".join(parts)
@@ -179,7 +185,7 @@ def _made(name: str, wanted: TensorInfo, known: Shapes, sought: Shapes) -> Made 
 
 def _stacked(experts: str, kind: str, wanted: TensorInfo, known: Shapes) -> Made | None:
     """[experts, rows, columns] out of a matrix for each, gate above up."""
-    projections = ("gate", "up") if kind == "gate_up" else ("down",)
+    projections = ("gate", "up") if kind == "gate_up" else (kind,)
     parts: list[TensorInfo] = []
     for expert in range(wanted.shape[0]):
         for projection in projections:
@@ -194,11 +200,12 @@ def _stacked(experts: str, kind: str, wanted: TensorInfo, known: Shapes) -> Made
 
 def _unstacked(experts: str, expert: int, kind: str, wanted: TensorInfo, known: Shapes) -> Made | None:
     """One expert's matrix out of the fused ones."""
-    fused = known.get(f"{experts}.{'down' if kind == 'down' else 'gate_up'}_proj")
-    count = 1 if kind == "down" else 2
+    fused, count = known.get(f"{experts}.{kind}_proj"), 1
+    if fused is None and kind != "down":
+        fused, count = known.get(f"{experts}.gate_up_proj"), 2
     if fused is None or len(fused.shape) != 3 or len(wanted.shape) != 2 or expert >= fused.shape[0]:
         return None
     if fused.shape[1:] != (count * wanted.shape[0], wanted.shape[1]):
         return None
-    begin = expert * fused.shape[1] * fused.shape[2] + (wanted.size if kind == "up" else 0)
+    begin = expert * fused.shape[1] * fused.shape[2] + (wanted.size if kind == "up" and count == 2 else 0)
     return window(wanted.name, wanted.shape, fused, begin), {fused.name}

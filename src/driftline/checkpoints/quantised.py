@@ -84,7 +84,7 @@ def _extents(
 ) -> tuple[int, int] | None:
     """Rows and columns of the block that one scale is of."""
     if scale.size == 1:
-        return rows * max(1, _product(outer)), columns
+        return rows, columns
     if scale.shape == (*outer, rows) or scale.shape == (*outer, rows, 1):
         return 1, columns
     if scale.shape == outer or scale.shape == (*outer, 1, 1):
@@ -102,13 +102,6 @@ def _even(rows: int, columns: int, counts: tuple[int, ...]) -> tuple[int, int] |
     if not all(counts) or rows % counts[0] or columns % counts[1]:
         return None
     return rows // counts[0], columns // counts[1]
-
-
-def _product(extents: tuple[int, ...]) -> int:
-    found = 1
-    for extent in extents:
-        found *= extent
-    return found
 
 
 def _refuse_packed(tensors: Mapping[str, TensorInfo], where: Path) -> None:

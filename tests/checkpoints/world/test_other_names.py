@@ -14,6 +14,8 @@ from tiny_models import STEPS, assert_holds, forecast, logits, moving, qwen2, ru
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -278,3 +280,39 @@ def test_moving_a_model_moves_its_names(tmp_path: Path) -> None:
     names = written(forecast(tmp_path / "run", tmp_path / "out", method="two-point", base=tmp_path / "base"))
     assert "model.layers.0.mlp.experts.gate_up_proj" in names
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "qwen3_moe"
+
+
+def test_experts_stacked_by_projection(tmp_path: Path) -> None:
+    """prime-rl's own format of a mixture: each projection of all experts in one tensor, and a router around the gate."""
+    model = qwen3_moe()
+    model.save_pretrained(tmp_path / "base")
+
+    def save(folder: Path) -> None:
+        found = {}
+        for name, value in model.state_dict().items():
+            if name.endswith("gate_up_proj"):
+                gate, up = value.chunk(2, dim=1)
+                found |= {name.replace("gate_up_proj", "w1"): gate, name.replace("gate_up_proj", "w3"): up}
+            else:
+                name = name.replace("experts.down_proj", "experts.w2").replace("mlp.gate.", "mlp.router.gate.")
+                found[name] = value
+        found = {f"app.model.{name}": value.clone() for name, value in found.items()}
+        dcp.save(found, checkpoint_id=folder / "trainer", no_dist=True)
+
+    run = run_of(tmp_path / "run", model, save)
+    trajectory = open_trajectory(run, base=tmp_path / "base")
+    assert trajectory.unmeasured == 0
+    one = "model.layers.0.mlp.experts.2.gate_proj.weight"  # the base's name, as its configuration is the only one
+    gate = model.state_dict()["model.layers.0.mlp.experts.gate_up_proj"].chunk(2, dim=1)[0][2]
+    assert torch.equal(values(trajectory, one), gate)
+    assert_holds(run, tmp_path / "hold", logits(model), base=tmp_path / "base")
+
+
+def test_a_base_saved_without_its_head(tmp_path: Path) -> None:
+    """GPT-2 on the Hub names its blocks `h.0`, what is trained of it `transformer.h.0`."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=32))
+    model.transformer.save_pretrained(tmp_path / "base")
+    run = run_of(tmp_path / "run", model, model.save_pretrained)
+    assert open_trajectory(run, base=tmp_path / "base").unmeasured == 0
+    assert_holds(run, tmp_path / "hold", logits(model), base=tmp_path / "base")

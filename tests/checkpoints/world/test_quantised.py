@@ -165,3 +165,29 @@ def test_fp8_that_is_only_a_cast_is_taken_as_it_is(tmp_path: Path) -> None:
 
     trajectory = open_trajectory(run_of(tmp_path / "run", model, save))
     torch.testing.assert_close(values(trajectory, UP), model.state_dict()[UP], rtol=0.07, atol=1e-2)
+
+
+def test_scales_of_fused_experts(tmp_path: Path) -> None:
+    """One matrix for each expert in one tensor, scaled by block, by expert, or all alike."""
+    stored = torch.randn(3, 8, 6).to(torch.float8_e4m3fn)
+    for form, scale in {
+        "block": torch.rand(3, 2, 2),
+        "expert": torch.rand(3),
+        "all": torch.rand(1),
+    }.items():
+        folder = tmp_path / form / "checkpoint-1"
+        folder.mkdir(parents=True)
+        save_file({"m.experts.up_proj": stored, "m.experts.up_proj_scale_inv": scale}, folder / "model.safetensors")
+        (folder / "config.json").write_text(
+            '{"quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 3]}}'
+        )
+        whole = {
+            "block": scale.reshape(3, -1, 2 if form == "block" else 1),
+            "expert": scale.reshape(-1, 1, 1),
+            "all": scale.reshape(1, 1, 1),
+        }[form]
+        if form == "block":
+            whole = whole.repeat_interleave(4, 1).repeat_interleave(3, 2)
+        torch.testing.assert_close(
+            values(open_trajectory(tmp_path / form), "m.experts.up_proj"), stored.float() * whole
+        )

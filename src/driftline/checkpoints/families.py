@@ -72,8 +72,8 @@ def chosen(place: Path | str, members: Members, given: Mapping[int, Path], like:
         for kind in left_out:
             unused |= dict.fromkeys(
                 _paths(series[kind]),
-                f"another copy of the steps than that of {example}, which is read throughout, since copies may be rounded "
-                "differently; give it as STEP=PATH to use it",
+                f"of another series than {example}, which is read throughout, since copies may be rounded differently; "
+                "give it as STEP=PATH to use it",
             )
         counts = " and ".join(
             f"{series[kind][0][1].name} ({len(series[kind])} of its kind)" for kind in (taken, *left_out)

@@ -91,6 +91,24 @@ def test_reasons_are_printed_once_for_all_that_share_one(tmp_path: Path, capsys:
     assert "not a checkpoint: step_70-v2: its name says more than a step" in printed
 
 
+def test_tensors_left_out_for_one_reason_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (1, 2, 3):
+        folder = checkpoint(tmp_path / f"step_{step}", step)
+        names = [f"layers.{layer}.up" for layer in range(9)] if step == 1 else [f"size.{n:02}" for n in range(30)]
+        sizes = {name: np.ones(step + place if step > 1 else 2) for place, name in enumerate(names)}
+        save_tensors(folder / "model.safetensors", {"w": np.array([1.0, step]), **sizes})
+    terminal.inspection(inspect(open_trajectory(tmp_path)))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert lines == [
+        f"left out: {', '.join(f'size.{n:02}' for n in range(3))} and 27 more: absent at step 1",
+        "left out: layers.0.up, layers.1.up, layers.2.up and 6 more: absent at step 2",
+    ]
+    terminal.inspection(inspect(open_trajectory(tmp_path, steps="2:3")))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert len(lines) == 21  # a reason for each, of shapes of its own
+    assert lines[-1] == "left out: tensors for 10 more reasons (--json lists all)"
+
+
 def test_commands_say_what_is_not_used_on_standard_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from driftline.checkpoints.folder_names import (
 )
 from driftline.checkpoints.leftovers import rotated
 from driftline.checkpoints.markers import after_marker
-from driftline.checkpoints.reasons import grouped, of_folders
+from driftline.checkpoints.reasons import by_reason, grouped
 from driftline.errors import InputError
 from driftline.files import remote
 
@@ -220,7 +220,7 @@ def _refuse_empty(folder: Path) -> NoReturn:
     there = [child.name + "/" * child.is_dir() for child in sorted(folder.iterdir())]
     listing = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "") if there else "nothing"
     alike = [child.name for child in children if may_look_like_one(child.name)]
-    reasons = "; ".join(of_folders({child: why_not(child).partition(";")[0] for child in alike}))
+    reasons = "; ".join(by_reason({child: why_not(child).partition(";")[0] for child in alike}))
     not_taken = f" ({reasons})" if reasons else ""
     raise InputError(
         f"{folder} holds no checkpoints: looked for folders named {LOOKED_FOR}; there is {listing}{not_taken}: give their "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def two_runs(checkpoints: Mapping[int, Checkpoint]) -> tuple[str, ...]:
     if remote.is_remote(last) or len(checkpoints) < 2:
         return ()
     logs = _logs({step: checkpoint.path for step, checkpoint in checkpoints.items()})
-    agree = {pair: _agree(logs[pair[0]], logs[pair[1]]) for pair in pairwise(logs)}
+    agree = {(early, late): _agree(before, after) for (early, before), (late, after) in pairwise(logs)}
     breaks = [pair for pair, same in agree.items() if same is False]
     because = f"the logs in their {_LOG} have other values for the same steps"
     if not breaks:
@@ -49,15 +49,14 @@ def two_runs(checkpoints: Mapping[int, Checkpoint]) -> tuple[str, ...]:
 Rows = list[Any]
 
 
-def _logs(folders: Mapping[int, Path]) -> dict[int, Rows]:
-    """Step -> what its checkpoint says was logged up to it; of all checkpoints that have a log, or of none."""
+def _logs(folders: Mapping[int, Path]) -> Iterator[tuple[int, Rows]]:
+    """Step, and what its checkpoint says was logged up to it; one by one, of all checkpoints with a log, or of none."""
     files = {step: folder / _LOG for step, folder in folders.items() if (folder / _LOG).is_file()}
     try:
         if sum(file.stat().st_size for file in files.values()) > _MOST:
-            return {}
+            return
     except OSError:
-        return {}
-    found = {}
+        return
     for step, file in files.items():
         try:
             state = read_json(file)
@@ -65,12 +64,13 @@ def _logs(folders: Mapping[int, Path]) -> dict[int, Rows]:
             continue
         rows = state.get("log_history") if isinstance(state, dict) else None
         if isinstance(rows, list) and rows:
-            found[step] = rows
-    return found
+            yield step, rows
 
 
 def _agree(early: Rows, late: Rows) -> bool | None:
     """Whether rows of the same step and the same keys have the same values; None where there are none."""
+    if late[: len(early)] == early:
+        return True
     known = _by_step(late)
     found = {known[key] == values for key, values in _by_step(early).items() if key in known}
     return all(found) if found else None

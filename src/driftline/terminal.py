@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftline.checkpoints.configuration import step_text
-from driftline.checkpoints.reasons import grouped, of_folders
+from driftline.checkpoints.reasons import by_reason, grouped
 from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.report.page import number
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from driftline.linearity.comparison import Comparison
     from driftline.linearity.summary import Line, PersistenceFigures, Summary
     from driftline.writing.extrapolate import WrittenForecasts
+
+
+_MOST_REASONS = 20  # that are printed
 
 
 def _console() -> Any:
@@ -72,14 +75,19 @@ def inspection(record: Inspection) -> None:
     _table(None, ["step", *(["layout"] if mixed else []), "dtypes", "size", "read from"], rows)
     for sentence in grouped({int(step): reason for step, reason in record.skipped.items()}):
         say(f"skipped: {sentence}")
-    for sentence in of_folders(record.unused or {}):
+    for sentence in by_reason(record.unused or {}):
         say(f"not a checkpoint: {sentence}")
-    for name, reason in list(record.left_out.items())[:20]:
-        say(f"left out: {name}: {reason}")
-    if len(record.left_out) > 20:
-        say(f"left out: and {len(record.left_out) - 20} more (--json lists all)")
+    for sentence in _left_out(record.left_out, "--json lists all"):
+        say(sentence)
     for problem in record.problems:
         say(f"note: {problem}")
+
+
+def _left_out(reasons: Mapping[str, str], where: str) -> list[str]:
+    """Tensors that take no part, those of one reason together; beyond twenty reasons, where all of them are."""
+    sentences = [f"left out: {sentence}" for sentence in by_reason(reasons, most=3)]
+    more = [f"left out: tensors for {len(sentences) - _MOST_REASONS} more reasons ({where})"]
+    return sentences[:_MOST_REASONS] + (more if len(sentences) > _MOST_REASONS else [])
 
 
 def _read_from(checkpoint: InspectedCheckpoint) -> str:
@@ -93,19 +101,17 @@ def unused(trajectory: Trajectory) -> None:
     """What of a run is not used, and what deserves a word about the run as a whole, on standard error."""
     for sentence in grouped(trajectory.skipped):
         aside(f"skipped {sentence}")
-    for sentence in of_folders(trajectory.unused):
+    for sentence in by_reason(trajectory.unused):
         aside(f"not a checkpoint: {sentence}")
-    for note in trajectory.notes:
+    for note in trajectory.remarks:
         aside(f"note: {note}")
 
 
 def analysis(s: Summary) -> None:
     """The verdict, and the figures beside chance."""
     say = _console().print
-    if s.left_out:
-        print(f"driftline: {len(s.left_out)} tensors left out; the report lists why", file=sys.stderr)
-    for note in s.notes or ():
-        print(f"driftline: note: {note}", file=sys.stderr)
+    for sentence in _left_out(s.left_out, "the report lists all"):
+        aside(sentence)
     r2, null, drift, chance = s.r2, s.null_r2, s.drift, s.drift.null
     figures = [
         ("R² median", r2.median, null.median),
@@ -252,8 +258,10 @@ def forecast(written: WrittenForecasts, out: Path) -> None:
         print(f"driftline: note: {written.sentence}", file=sys.stderr)
     else:
         say(written.sentence)
-    for note in written.records[0].notes or () if written.records else ():
-        print(f"driftline: note: {note}", file=sys.stderr)
+    carried = written.records[0].carried or [] if written.records else []
+    if carried:
+        few = ", ".join(carried[:3]) + (", ..." if len(carried) > 3 else "")
+        aside(f"note: {len(carried)} tensors that the base alone has are copied from it ({few})")
     for recipe in written.records:
         folder = out if len(written.records) == 1 else out / f"checkpoint-{recipe.target:.0f}"
         kept = f"{len(recipe.kept)} tensors kept" + (f", {len(recipe.copied)} copied" if recipe.copied else "")

@@ -27,6 +27,7 @@ from driftline.errors import InputError
         ("step{}-unsharded", [10, 20, 30]),
         ("epoch_1_step_{}", [50, 100, 150]),
         ("epoch-1-step-{}", [50, 100, 150]),
+        ("epoch=1-step={}", [50, 100, 150]),
         ("epoch0epochstep7globalstep{}", [8, 16, 24]),
         ("checkpoint-{}-merged", [10, 20, 30]),
         ("checkpoint-{}_hf", [10, 20, 30]),

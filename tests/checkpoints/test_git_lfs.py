@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ def test_a_run_of_pointers_says_what_to_type(tmp_path: Path) -> None:
         open_trajectory(run)
     said = "3 checkpoints (100 to 300): FOLDER/model.safetensors is a Git LFS pointer, not the file itself: type `git lfs pull`"
     assert said in str(raised.value)
+
+
+def test_a_pointer_at_an_address_is_called_so_too(tmp_path: Path, upload: Callable[[Path], str]) -> None:
+    run = run_of(tmp_path / "run", ["step_10", "step_20"])
+    (run / "step_20" / "model.safetensors").write_text(POINTER)
+    assert "is a Git LFS pointer" in open_trajectory(upload(run)).skipped[20]
 
 
 @pytest.mark.parametrize(

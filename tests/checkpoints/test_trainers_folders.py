@@ -80,7 +80,7 @@ def test_what_rotation_leaves_is_said_once(tmp_path: Path, left: list[str]) -> N
     trajectory = open_trajectory(run)
     assert trajectory.steps == (100, 110)
     (sentence,) = grouped(trajectory.skipped)
-    assert sentence.startswith("9 checkpoints (10 to 90): the weights have been deleted by the trainer")
+    assert sentence.startswith("9 checkpoints (10 to 90): the weights have been deleted, most likely by the trainer")
     with pytest.raises(InputError, match=r"2 usable checkpoints.*or add the base model.*not used: 9 checkpoints"):
         next(scan(trajectory))
 
@@ -179,6 +179,9 @@ def test_logs_that_contradict_each_other_name_the_two_runs(tmp_path: Path) -> No
         log(run / f"checkpoint-{step}", [*rows(range(1, 31), 0.3), {"step": 31, "loss": float("nan")}])
     at(run, {10: 5, 20: 6, 30: 7, 40: 1, 50: 2, 60: 3})  # copied; the logs know better
     assert open_trajectory(run).notes == ()
+    for step in (40, 50, 60):  # they say nothing of each other
+        log(run / f"checkpoint-{step}", rows(range(31, step + 1), 0.3))
+    assert "as the files' times go back" in open_trajectory(run).notes[0]
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def test_steps_deleted_before_they_were_read_are_said_once(rng: np.random.Genera
     assert summary["steps"] == [0, 45, 60, 75, 100]
     assert summary["skipped"].keys() == {"10", "20", "30"}
     assert len(set(told.said)) == 1
-    assert told.said[0].startswith("skipped 3 checkpoints (10 to 30): the weights have been deleted by the trainer")
+    assert told.said[0].startswith(
+        "skipped 3 checkpoints (10 to 30): the weights have been deleted, most likely by the trainer"
+    )
     assert follow(run, tmp_path / "some", steps="45:") is not None
     assert json.loads((tmp_path / "some" / "summary.json").read_text())["skipped"] == {}
 
@@ -75,3 +77,23 @@ def test_steps_after_the_trainers_marker_wait_for_it(rng: np.random.Generator, t
     shutil.rmtree(run / "checkpoint-100")  # the marker names a step that is gone: said, and all that is there is read
     follow(run, tmp_path / "out", told)
     assert any("names step 100, which is not there" in sentence for sentence in told.said)
+
+
+def test_copies_that_become_more_than_what_was_read_are_not_mixed_with_it(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """OpenRLHF keeps three checkpoints of `_actor/`, and rounded copies of all: those of `_actor/` are read as they come."""
+    run, told = tmp_path / "run", Told()
+    for step, weights in walk_weights(rng, STEPS, SHAPES, drift=0.1).items():
+        put(run / "_actor", step, weights)
+        put(run, step, weights, "BF16")
+        if step >= 30:
+            shutil.rmtree(run / "_actor" / f"checkpoint-{STEPS[STEPS.index(step) - 3]}")
+        summary = follow(run, tmp_path / "out", told)
+    assert summary is not None
+    assert summary["steps"] == STEPS
+    rows = (tmp_path / "out" / "state" / "rows").glob("*/row.json")
+    assert {dtype for row in rows for dtype in json.loads(row.read_text())["dtypes"]} == {"F32"}
+    late = follow(run, tmp_path / "late")  # who comes late finds more of the copies
+    assert late is not None
+    assert late["steps"] == STEPS

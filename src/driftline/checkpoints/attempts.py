@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,18 @@ def two_runs(checkpoints: Mapping[int, Checkpoint]) -> tuple[str, ...]:
     """The sentence about checkpoints, in order of step, that seem to be of two runs; none where nothing says so.
 
     The trainer's logs say so, where one checkpoint's log has other rows than the next one's has for the same steps.
-    Without logs the files' times do, where step for step they go back exactly once.
+    Where the logs say nothing, the files' times do, if step for step they go back exactly once.
     """
     last = list(checkpoints.values())[-1].path
     checkpoints = {step: one for step, one in checkpoints.items() if one.path.parent == last.parent}  # not a base
     if remote.is_remote(last) or len(checkpoints) < 2:
         return ()
     logs = _logs({step: checkpoint.path for step, checkpoint in checkpoints.items()})
-    if len(logs) > 1:
-        breaks = [pair for pair in pairwise(logs) if _contradict(logs[pair[0]], logs[pair[1]])]
-        because = f"the logs in their {_LOG} have other values for the same steps"
-    else:
-        breaks = _back_in_time(checkpoints)
+    agree = {(early, late): _agree(before, after) for (early, before), (late, after) in pairwise(logs)}
+    breaks = [pair for pair, same in agree.items() if same is False]
+    because = f"the logs in their {_LOG} have other values for the same steps"
+    if not breaks:
+        breaks = [pair for pair in _back_in_time(checkpoints) if not agree.get(pair)]
         because = "the files' times go back there"
     if not breaks:
         return ()
@@ -49,15 +49,14 @@ def two_runs(checkpoints: Mapping[int, Checkpoint]) -> tuple[str, ...]:
 Rows = list[Any]
 
 
-def _logs(folders: Mapping[int, Path]) -> dict[int, Rows]:
-    """Step -> what its checkpoint says was logged up to it; of all checkpoints that have a log, or of none."""
+def _logs(folders: Mapping[int, Path]) -> Iterator[tuple[int, Rows]]:
+    """Step, and what its checkpoint says was logged up to it; one by one, of all checkpoints with a log, or of none."""
     files = {step: folder / _LOG for step, folder in folders.items() if (folder / _LOG).is_file()}
     try:
         if sum(file.stat().st_size for file in files.values()) > _MOST:
-            return {}
+            return
     except OSError:
-        return {}
-    found = {}
+        return
     for step, file in files.items():
         try:
             state = read_json(file)
@@ -65,14 +64,16 @@ def _logs(folders: Mapping[int, Path]) -> dict[int, Rows]:
             continue
         rows = state.get("log_history") if isinstance(state, dict) else None
         if isinstance(rows, list) and rows:
-            found[step] = rows
-    return found
+            yield step, rows
 
 
-def _contradict(early: Rows, late: Rows) -> bool:
-    """Whether rows of the same step and the same keys have other values."""
+def _agree(early: Rows, late: Rows) -> bool | None:
+    """Whether rows of the same step and the same keys have the same values; None where there are none."""
+    if late[: len(early)] == early:
+        return True
     known = _by_step(late)
-    return any(key in known and known[key] != values for key, values in _by_step(early).items())
+    found = {known[key] == values for key, values in _by_step(early).items() if key in known}
+    return all(found) if found else None
 
 
 def _by_step(rows: Rows) -> dict[tuple[str, ...], str]:

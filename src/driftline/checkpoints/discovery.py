@@ -23,7 +23,7 @@ from driftline.checkpoints.folder_names import (
 )
 from driftline.checkpoints.leftovers import rotated
 from driftline.checkpoints.markers import after_marker
-from driftline.checkpoints.reasons import grouped, of_folders
+from driftline.checkpoints.reasons import by_reason, grouped
 from driftline.errors import InputError
 from driftline.files import remote
 
@@ -49,8 +49,11 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def find_steps(run: Sequence[str | Path]) -> Found:
+def find_steps(run: Sequence[str | Path], *, like: Path | None = None) -> Found:
     """The checkpoints of one run folder, of several `STEP=PATH` pairs, or of both: there the pairs come first.
+
+    Args:
+        like: a checkpoint that was read before, there still or not: where there is a choice, those of its kind are taken.
 
     Raises:
         InputError: nothing there, not a folder, no checkpoints in it, or two folders of one step.
@@ -69,7 +72,7 @@ def find_steps(run: Sequence[str | Path]) -> Found:
         if step in given:
             raise InputError(f"{given[step]} and {path} both hold step {step}: name the one to use as {step}=PATH")
         given[step] = path
-    found = _in_run(folders[0], given) if folders else Found()
+    found = _in_run(folders[0], given, like) if folders else Found()
     steps = dict(sorted({**found.steps, **given}.items()))
     if not steps:
         raise InputError(
@@ -118,7 +121,7 @@ def _children(folder: Path) -> list[Path]:
         raise InputError(f"{folder} cannot be listed ({error.strerror}): check {_likely(folder)}") from error
 
 
-def _in_run(argument: str, given: Mapping[int, Path]) -> Found:
+def _in_run(argument: str, given: Mapping[int, Path], like: Path | None) -> Found:
     branches = remote.branches(argument)
     named = [(name, path) for key, path in branches.items() if (name := step_name(key)) and name.family != BARE]
     if named:
@@ -126,11 +129,12 @@ def _in_run(argument: str, given: Mapping[int, Path]) -> Found:
         return Found(picked.steps, picked.unused, notes=picked.notes)
     folder = folder_of(argument)
     _must_be_folder(folder)
-    found = [(place, chosen(place, members, given)) for place, members in places(folder)]
+    kind = step_name(like.name) if like else None
+    found = [(place, chosen(place, members, given, kind)) for place, members in places(folder)]
     if not found:
         _refuse_empty(folder)
     if len(found) > 1:
-        found.sort(key=lambda one: -one[1].usable)
+        found.sort(key=lambda one: (like is None or one[0] != like.parent, -one[1].usable))
     (place, taken), *others = found
     after, complaints = ({}, []) if remote.is_remote(place) else after_marker(place, taken.family, taken.steps)
     gone = {step: reason for step, path in taken.steps.items() if step not in given and (reason := rotated(path))}
@@ -166,8 +170,11 @@ def _which_place(place: Path, taken: Chosen, others: Sequence[tuple[Path, Chosen
     if not others:
         return []
     counts = " and ".join(f"{where} ({len(there.steps)} steps)" for where, there in [(place, taken), *others])
-    most = taken.usable > max(there.usable for _, there in others)
-    why = "which has more of them" if most else "as full precision comes first"
+    usable, most = taken.usable, max(there.usable for _, there in others)
+    if usable == most:
+        why = "as full precision comes first"
+    else:
+        why = "which has more of them" if usable > most else "as it was before"
     instead = []
     for where, there in others:
         if place.is_relative_to(where):
@@ -213,7 +220,7 @@ def _refuse_empty(folder: Path) -> NoReturn:
     there = [child.name + "/" * child.is_dir() for child in sorted(folder.iterdir())]
     listing = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "") if there else "nothing"
     alike = [child.name for child in children if may_look_like_one(child.name)]
-    reasons = "; ".join(of_folders({child: why_not(child).partition(";")[0] for child in alike}))
+    reasons = "; ".join(by_reason({child: why_not(child).partition(";")[0] for child in alike}))
     not_taken = f" ({reasons})" if reasons else ""
     raise InputError(
         f"{folder} holds no checkpoints: looked for folders named {LOOKED_FOR}; there is {listing}{not_taken}: give their "

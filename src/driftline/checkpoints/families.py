@@ -37,13 +37,14 @@ class Chosen:
         return sum(map(is_usable, self.steps.values()))
 
 
-def chosen(place: Path | str, members: Members, given: Mapping[int, Path]) -> Chosen:
+def chosen(place: Path | str, members: Members, given: Mapping[int, Path], like: StepName | None = None) -> Chosen:
     """One family of names, and one series of it, so that neither counts nor precisions are mixed.
 
     Steps come before epochs, then comes the family, or series, with more usable checkpoints.
 
     Args:
         given: step -> folder, of steps that need no folder here.
+        like: a name of the family and series to take, if they are there.
 
     Raises:
         InputError: two folders of one step, or of two families neither is the larger.
@@ -51,7 +52,7 @@ def chosen(place: Path | str, members: Members, given: Mapping[int, Path]) -> Ch
     families: dict[str, list[tuple[StepName, Path]]] = {}
     for name, path in members:
         families.setdefault(name.family, []).append((name, path))
-    family = _family(place, families)
+    family = like.family if like and like.family in families else _family(place, families)
     unused: dict[str, str] = {}
     for other, left in families.items():
         if other != family:
@@ -59,10 +60,11 @@ def chosen(place: Path | str, members: Members, given: Mapping[int, Path]) -> Ch
     series: dict[str, list[tuple[StepName, Path]]] = {}
     for name, path in families[family]:
         series.setdefault(name.series, []).append((name, path))
-    taken = (
-        max(series, key=lambda kind: (_usable(series[kind]), len(series[kind]), kind == "")) if len(series) > 1 else ""
-    )
-    taken = taken if taken in series else next(iter(series))
+    taken = next(iter(series))
+    if like and like.series in series:
+        taken = like.series
+    elif len(series) > 1:
+        taken = max(series, key=lambda kind: (_usable(series[kind]), len(series[kind]), kind == ""))
     notes: tuple[str, ...] = ()
     if len(series) > 1:
         example = series[taken][0][1].name
@@ -70,8 +72,8 @@ def chosen(place: Path | str, members: Members, given: Mapping[int, Path]) -> Ch
         for kind in left_out:
             unused |= dict.fromkeys(
                 _paths(series[kind]),
-                f"another copy of the steps than that of {example}, which is read throughout, since copies may be rounded "
-                "differently; give it as STEP=PATH to use it",
+                f"of another series than {example}, which is read throughout, since copies may be rounded differently; "
+                "give it as STEP=PATH to use it",
             )
         counts = " and ".join(
             f"{series[kind][0][1].name} ({len(series[kind])} of its kind)" for kind in (taken, *left_out)

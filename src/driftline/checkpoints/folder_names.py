@@ -1,11 +1,13 @@
 """What the name of a folder says: the step of a checkpoint, or why it is none, in the trainers' many spellings.
 
-checkpoint-30  ckpt_30  Step_30  iter_0000030  30 (slime)           step 30
-global_step_30  global_step30_hf  checkpoint-30-merged              step 30, the latter two of series of their own
-step1000-tokens4B (OLMo)  epoch_1_step_30                           step 1000, step 30
-epoch0epochstep4globalstep30 (AReaL)                                step 30
-epoch_3                                                             epoch 3
-best  latest  checkpoint-final  checkpoint-20-v2  step-0.1          no step, for a reason that `why_not` gives
+    checkpoint-30  ckpt_30  Step_30  iter_0000030  30 (slime)           step 30
+    global_step_30  global_step30_hf  checkpoint-30-merged              step 30, the last two of series of their own
+    step1000-tokens4B (OLMo)  epoch_1_step_30  epoch=1-step=30          step 1000, step 30
+    epoch0epochstep4globalstep30 (AReaL)                                step 30
+    epoch_3                                                             epoch 3
+    best  latest  checkpoint-final  checkpoint-20-v2  step-0.1          no step, for a reason that `why_not` gives
+
+Letters may be of either case, and zeros may stand before a number.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import re
 from dataclasses import dataclass
 
 _SERIES = "hf|huggingface|merged|full|fp32|bf16|fp16|consolidated|unsharded|safetensors|converted|exported|export|lora"
-_SEP = "[-_]?"
+_SEP = "[-_=]?"
 _NAME = re.compile(
     rf"^(?P<front>stage\d+[-_](?:ingredient\d+[-_])?|(?:checkpoint|ckpt)[-_])?"
     rf"(?P<word>checkpoint|ckpt|global{_SEP}steps?|step|iteration|iter|epoch){_SEP}(?P<step>\d{{1,12}})"

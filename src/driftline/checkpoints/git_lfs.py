@@ -7,16 +7,18 @@ from pathlib import Path
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 
-_BEGINNING = b"version https://git-lfs"
+BEGINNING = b"version https://git-lfs"
 _LARGEST = 1024  # bytes, by the specification
 
 
 def refuse_pointer(path: Path) -> None:
     """Raise `UnreadableCheckpoint` where a file is the pointer that stands for it; a remote one is not looked at."""
     if is_pointer(path):
-        raise UnreadableCheckpoint(
-            f"{path} is a Git LFS pointer, not the file itself: type `git lfs pull` in {path.parent}"
-        )
+        raise UnreadableCheckpoint(sentence(path))
+
+
+def sentence(path: Path) -> str:
+    return f"{path} is a Git LFS pointer, not the file itself: type `git lfs pull` in {path.parent}"
 
 
 def is_pointer(path: Path) -> bool:
@@ -24,7 +26,7 @@ def is_pointer(path: Path) -> bool:
         if remote.is_remote(path) or not path.is_file() or path.stat().st_size > _LARGEST:
             return False
         with path.open("rb") as file:
-            return file.read(len(_BEGINNING)) == _BEGINNING
+            return file.read(len(BEGINNING)) == BEGINNING
     except OSError:
         return False
 

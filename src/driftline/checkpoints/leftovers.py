@@ -34,7 +34,7 @@ def rotated(folder: Path) -> str | None:
     if not left or not all(_is_left(file) or _BESIDE.match(Path(file).name) for file in files) or is_usable(folder):
         return None
     return (
-        f"the weights have been deleted by the trainer, which keeps those of some checkpoints only ({_some(left)} left): "
+        f"the weights have been deleted, most likely by the trainer, which keeps those of some checkpoints only ({_some(left)} left): "
         "raise that number before the next run"
     )
 

@@ -1,8 +1,10 @@
 """The files in which trainers write the last step that they saved completely: what is later than it is not of the run.
 
-latest_checkpointed_iteration.txt    verl, Megatron, slime: 40
-latest_ckpt_global_step.txt          SkyRL: 40
-latest                               DeepSpeed, OpenRLHF: global_step40
+    latest_checkpointed_iteration.txt    verl, Megatron, slime: 40
+    latest_ckpt_global_step.txt          SkyRL: 40
+    latest                               DeepSpeed, OpenRLHF: global_step40
+
+Each is looked for beside the checkpoints that are read.
 """
 
 from __future__ import annotations

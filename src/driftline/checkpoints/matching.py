@@ -46,10 +46,10 @@ def matched(opened: Mapping[int, Checkpoint]) -> Matched:
     if len({frozenset(checkpoint.tensors) for checkpoint in opened.values()}) == 1:
         return Matched(with_ties(opened), {})
     best: Matched | None = None
-    first, last = next(iter(opened)), next(reversed(opened))
+    first, *_, last = [*opened, *opened]
     of_the_base = [first] if first != last and opened[first].model == opened[last].model else []
-    for step in [*of_the_base, *_references(opened)]:
-        found = _under(opened, step)
+    for reference in [*of_the_base, *_references(opened)]:
+        found = _under(opened, reference)
         if best is None or len(found.checkpoints) > len(best.checkpoints):
             best = found
     assert best is not None

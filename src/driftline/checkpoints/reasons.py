@@ -9,7 +9,7 @@ from itertools import pairwise
 from driftline.checkpoints.folder_names import step_name
 
 _WORD = re.compile(r"[^\s'\"()]*/[^\s'\"()]*")  # a path, or a part of one that has spaces
-_MOST = 6  # steps or folders that are listed one by one
+_MOST = 6  # steps or names that are listed one by one
 
 
 def grouped(reasons: Mapping[int, str] | Iterable[tuple[int, str]]) -> list[str]:
@@ -72,16 +72,17 @@ def remedy(steps: Collection[int], needed: int, skipped: Mapping[int, str] | Non
     return f"{advice} (not used: {reasons})" if reasons else advice
 
 
-def of_folders(reasons: Mapping[str, str]) -> list[str]:
-    """A sentence for each reason why folders are not taken: `best, checkpoint-final: ...`.
+def by_reason(reasons: Mapping[str, str], most: int = _MOST) -> list[str]:
+    """A sentence for each reason why folders or tensors are not taken: `best, checkpoint-final: ...`.
 
     Args:
-        reasons: folder -> reason.
+        reasons: folder, by its path, or tensor -> reason.
+        most: names of a reason that are listed.
     """
     kinds: dict[str, list[str]] = {}
-    for folder, reason in reasons.items():
-        kinds.setdefault(reason, []).append(folder.rstrip("/").rpartition("/")[2])
+    for name, reason in reasons.items():
+        kinds.setdefault(reason, []).append(name.rstrip("/").rpartition("/")[2])
     return [
-        f"{', '.join(names[:_MOST])}{f' and {len(names) - _MOST} more' if len(names) > _MOST else ''}: {reason}"
+        f"{', '.join(names[:most])}{f' and {len(names) - most} more' if len(names) > most else ''}: {reason}"
         for reason, names in kinds.items()
     ]

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from driftline.checkpoints.dtypes import ITEM_BYTES
-from driftline.checkpoints.git_lfs import refuse_pointer
+from driftline.checkpoints.git_lfs import BEGINNING, sentence
 from driftline.checkpoints.tensors import Opaque, Stored
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
@@ -88,7 +88,8 @@ def _length(path: Path, file_bytes: int, prefix: bytes) -> int:
         raise UnreadableCheckpoint(f"{path} is only {file_bytes} bytes: still being written, or truncated")
     length = int.from_bytes(prefix, "little")
     if length > HEADER_LIMIT:
-        refuse_pointer(path)
+        if BEGINNING.startswith(prefix):
+            raise UnreadableCheckpoint(sentence(path))
         raise UnreadableCheckpoint(f"{path} claims a header of {length} bytes: not a safetensors file, or damaged")
     return length
 

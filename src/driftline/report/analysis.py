@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from markupsafe import Markup
 
+from driftline.checkpoints.reasons import grouped
 from driftline.linearity import statistics
 from driftline.linearity.summary import Summary, WeightsSummary
 from driftline.report import charts, maps, movement, page, tensors
@@ -130,8 +131,8 @@ def skill(s: Summary) -> Markup:
 
 def _left_out(s: Summary) -> Markup:
     p = s.parameters
-    rows = [(f"step {step}", reason) for step, reason in s.skipped.items()]
-    rows += list(s.left_out.items())
+    skipped = grouped({int(step): reason for step, reason in s.skipped.items()})
+    rows = [tuple(sentence.split(": ", 1)) for sentence in skipped] + list(s.left_out.items())
     counts = table(
         ["", "parameters"],
         [

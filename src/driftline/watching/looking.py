@@ -38,7 +38,7 @@ class Lookout:
         """Step -> folder, of the checkpoints that are there and wanted."""
         request = self.request
         try:
-            self.found = find_steps(request.run)
+            self.found = find_steps(request.run, like=self._before)
         except InputError as error:
             if request.once or not self._may_yet_come():
                 raise
@@ -57,6 +57,12 @@ class Lookout:
             found = {0: Path(request.base), **found}
         wanted = self.wanted(found)
         return {step: folder for step, folder in found.items() if step in wanted}
+
+    @property
+    def _before(self) -> Path | None:
+        """The last checkpoint that was read: a run's copies in other places or precisions are not mixed with it."""
+        rows = self.state.rows
+        return Path(rows[max(rows)].path) if rows else None
 
     @property
     def skipped(self) -> dict[int, str]:

@@ -6,7 +6,7 @@ import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +65,9 @@ def recipe(
         seed=storage.seed,
         shard_bytes=storage.shard_bytes,
         rounding_loss=rounding_loss,
-        notes=[*trajectory.remarks, *_carried(trajectory)] or UNSET,
+        carried=sorted(trajectory.carried) or UNSET,
+        notes=list(trajectory.remarks) or UNSET,
     )
-
-
-def _carried(trajectory: Trajectory) -> Iterator[str]:
-    names = sorted(trajectory.carried)
-    if names:
-        few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        yield f"{len(names)} tensors that only {trajectory.checkpoints[0].path} has ({few}) are copied from there"
 
 
 def _coefficients(trajectory: Trajectory, forecast: Forecast) -> tuple[str, dict[str, Any]]:

@@ -41,6 +41,7 @@ class Recipe(Origin, kw_only=True):
     seed: int
     shard_bytes: int
     rounding_loss: float
+    carried: list[str] | UnsetType = UNSET
     notes: list[str] | UnsetType = UNSET
 
     @property

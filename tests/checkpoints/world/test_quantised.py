@@ -181,13 +181,8 @@ def test_scales_of_fused_experts(tmp_path: Path) -> None:
         (folder / "config.json").write_text(
             '{"quantization_config": {"quant_method": "fp8", "weight_block_size": [4, 3]}}'
         )
-        whole = {
-            "block": scale.reshape(3, -1, 2 if form == "block" else 1),
-            "expert": scale.reshape(-1, 1, 1),
-            "all": scale.reshape(1, 1, 1),
-        }[form]
-        if form == "block":
-            whole = whole.repeat_interleave(4, 1).repeat_interleave(3, 2)
+        by_block = form == "block"
+        whole = scale.repeat_interleave(4, 1).repeat_interleave(3, 2) if by_block else scale.reshape(-1, 1, 1)
         torch.testing.assert_close(
             values(open_trajectory(tmp_path / form), "m.experts.up_proj"), stored.float() * whole
         )

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 
+import driftline
 from conftest import save_tensors
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
@@ -51,3 +54,19 @@ def test_beside_megatrons_shards_the_weights_for_transformers_are_read(tmp_path:
     save(actor / "model" / "huggingface")
     (checkpoint,) = open_trajectory(tmp_path).checkpoints
     assert checkpoint.layout == "huggingface"
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is:UserWarning")
+def test_megatrons_folders_with_torchs_index_are_measured(tmp_path: Path) -> None:
+    name = "decoder.layers.self_attention.linear_qkv.weight"  # all layers in one tensor
+    for step in (10, 20, 30):
+        place = tmp_path / f"iter_{step:07}"
+        dcp.save({name: torch.full((2, 6, 4), float(step))}, checkpoint_id=place, no_dist=True)
+        (place / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
+    trajectory = open_trajectory(tmp_path)
+    assert {checkpoint.layout for checkpoint in trajectory.checkpoints} == {"megatron"}
+    assert trajectory[name].shape == (2, 6, 4)
+    assert "3 checkpoints (10 to 30): FOLDER is Megatron's" in trajectory.remarks[0]
+    (tmp_path / "base").mkdir()
+    with pytest.raises(InputError, match=r"Megatron's names and stacked layers: convert it"):
+        driftline.extrapolate(tmp_path, tmp_path / "out", to=40, method="two-point")

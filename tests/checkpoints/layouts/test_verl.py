@@ -56,6 +56,31 @@ def test_plain_parts_are_joined_along_the_first_axis(tmp_path, world):
     assert len(list(scan(trajectory))) == 3
 
 
+def test_copies_on_every_rank_are_one(tmp_path):
+    """One shard, several replicas (fsdp_size=1): each rank's file holds the whole model."""
+    for step in (10, 20):
+        actor = tmp_path / f"global_step_{step}" / "actor"
+        actor.mkdir(parents=True)
+        for rank in range(2):
+            torch.save(weights(step), actor / f"model_world_size_2_rank_{rank}.pt")
+    trajectory = open_trajectory(tmp_path)
+    assert {tensor.name: tensor.shape for tensor in trajectory} == ROWS
+    assert trajectory.parameters == sum(value.numel() for value in weights(0).values())
+
+
+def test_a_shape_that_contradicts_the_configuration_is_refused(tmp_path):
+    """Ranks that differ a little are no copies, and joined they are twice the vocabulary."""
+    actor = tmp_path / "global_step_10" / "actor"
+    (actor / "huggingface").mkdir(parents=True)
+    for rank in range(2):
+        state = {"model.embed_tokens.weight": torch.randn(16, 4), "model.norm.weight": torch.ones(4)}
+        torch.save(state, actor / f"model_world_size_2_rank_{rank}.pt")
+    assert open_trajectory(tmp_path)["model.embed_tokens.weight"].shape == (32, 4)
+    (actor / "huggingface" / "config.json").write_text(json.dumps({"vocab_size": 16, "hidden_size": 4}))
+    with pytest.raises(InputError, match=r"make 'model.embed_tokens.weight' \[32, 4\] where .* says \[16, 4\]"):
+        open_trajectory(tmp_path)
+
+
 def test_names_of_wrappers_are_dropped(tmp_path):
     actor = tmp_path / "global_step_5" / "actor"
     save_ranks(actor, weights(0), 2, prefix="_fsdp_wrapped_module._orig_mod.")

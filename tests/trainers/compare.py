@@ -1,9 +1,10 @@
-"""Whether driftline reads, measures and forecasts a run as its truth says: `differences` says in sentences where not."""
+"""Whether driftline reads, measures and forecasts a run as its truth says; where not, `check` says so in sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -13,60 +14,79 @@ from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 
 PRODUCTS = 2.0**-24  # `rounding` of LoRA's products and of sums with them: made in double precision, rounded once
 State = Mapping[str, np.ndarray]
+Run = Path | Sequence[str]
 
 
-def differences(
-    run: Path, truth: Path, scratch: Path, *, base: Path | None = None, loads: bool = True, rounding: float = 0.0
-) -> list[str]:
-    """What is not as it should be.
+def check(
+    run: Run,
+    truth: Path,
+    scratch: Path,
+    *,
+    base: Path | None = None,
+    steps: Collection[int] = (),
+    forecast: Literal["loads", "written", "none"] = "loads",
+    rounding: float = 0.0,
+) -> None:
+    """Fails with all that is not as it should be.
 
     Args:
-        run: a folder of checkpoints.
+        run: a folder of checkpoints, or `STEP=PATH` pairs.
         truth: `step_N.safetensors` of every step that should be read; of step 0 only where `base` is given.
         scratch: an empty folder.
         base: given as --base.
-        loads: whether transformers is to load the forecast.
+        steps: those that should be read, where not all that were saved.
+        forecast: whether transformers is to load the forecast; `written` of names that are not its own, `none` of
+            adapters without their base, of which none is made.
         rounding: the largest difference of a weight read, relative to the largest of its tensor: 0, or of LoRA's
             products, which are sums.
     """
     truths = {int(path.stem.removeprefix("step_")): _load(path) for path in truth.glob("step_*.safetensors")}
-    truths = {step: truths[step] for step in sorted(truths) if step > 0 or base is not None}
+    expected = [step for step in sorted(truths) if step in (steps or truths) and (step > 0 or base is not None)]
+    found = _differences(run, {step: truths[step] for step in expected}, scratch, base, forecast, rounding)
+    assert not found, "\n".join(found)
+
+
+def _differences(
+    run: Run, truths: Mapping[int, State], scratch: Path, base: Path | None, forecast: str, rounding: float
+) -> list[str]:
     try:
         trajectory = open_trajectory(run, base=base)
     except driftline.InputError as error:
         return [f"refused: {error}"]
     if trajectory.steps != tuple(truths):
-        return [f"steps {trajectory.steps} are read, {tuple(truths)} were saved; skipped: {trajectory.skipped}"]
+        return [f"steps {trajectory.steps} are read, not {tuple(truths)}; skipped: {trajectory.skipped}"]
     found = _read_wrongly(trajectory, truths, rounding)
     if len(truths) > 2:
         found += _measured_wrongly(trajectory, truths, scratch / "analysis")
-    return found + _forecast_wrongly(trajectory, truths, scratch / "forecast", loads, rounding)
-
-
-def _read_wrongly(trajectory: Trajectory, truths: Mapping[int, State], rounding: float) -> list[str]:
-    found = [f"step {step} is skipped: {why}" for step, why in trajectory.skipped.items()]
-    read = {series.name: series for series in trajectory}
-    for index, (step, state) in enumerate(truths.items()):
-        found += [f"step {step}: {name!r} is invented" for name in read if name not in state]
-        for name, saved in state.items():
-            if name not in read:
-                if not _is_a_copy(name, trajectory, state):
-                    found.append(f"step {step}: {name!r} is not read: {trajectory.left_out.get(name, 'not found')}")
-            elif read[name].shape != saved.shape:
-                found.append(f"step {step}: {name!r} is read as {read[name].shape}, was saved as {saved.shape}")
-            else:
-                got = read[name].stored[index].values(0, read[name].size).astype(np.float64)
-                error = np.abs(got - saved.reshape(-1)).max()
-                if not error <= rounding * np.abs(saved).max():
-                    found.append(f"step {step}: {name!r} differs by {error} from what was saved")
+    if forecast != "none":
+        found += _forecast_wrongly(trajectory, truths, scratch / "forecast", forecast == "loads", rounding)
     return found
 
 
-def _is_a_copy(name: str, trajectory: Trajectory, state: State) -> bool:
-    """Tied tensors count once."""
-    why = trajectory.left_out.get(name, "")
-    original = why.removeprefix("tied to ").removesuffix(", counted once")
-    return original != why and np.array_equal(state[name], state[original])
+def _read_wrongly(trajectory: Trajectory, truths: Mapping[int, State], rounding: float) -> list[str]:
+    read = {series.name: series for series in trajectory}
+    wrong: dict[str, list[str]] = {}  # what is wrong -> of which tensors
+    for index, (step, state) in enumerate(truths.items()):
+        each = {name: "invented" for name in read if name not in state}
+        for name, saved in state.items():
+            if name not in read:
+                if not _is_a_copy(name, read, state):
+                    each[name] = f"not read ({trajectory.left_out.get(name, 'not found')})"
+            elif read[name].shape != saved.shape:
+                each[name] = f"read as {list(read[name].shape)}, saved as {list(saved.shape)}"
+            else:
+                got = read[name].stored[index].values(0, read[name].size).astype(np.float64)
+                if not np.abs(got - saved.reshape(-1)).max() <= rounding * np.abs(saved).max():
+                    each[name] = "not what was saved"
+        for name, what in each.items():
+            wrong.setdefault(what, []).append(f"{name!r} of step {step}")
+    return [f"{what}: {len(names)} tensors, the first {names[0]}" for what, names in wrong.items()]
+
+
+def _is_a_copy(name: str, read: Iterable[str], state: State) -> bool:
+    """Tied tensors count once. Biases of zeros are no copies of one another."""
+    same = (other for other in read if other in state and np.array_equal(state[name], state[other]))
+    return np.ptp(state[name]) > 0 and any(same)
 
 
 def _measured_wrongly(trajectory: Trajectory, truths: Mapping[int, State], out: Path) -> list[str]:
@@ -85,7 +105,9 @@ def _measured_wrongly(trajectory: Trajectory, truths: Mapping[int, State], out: 
         y = y[:, (y != y[0]).any(axis=0)]
         y = y - y.mean(axis=0)
         each.append((x @ y) ** 2 / ((x @ x) * (y * y).sum(axis=0)))
-    r2 = np.concatenate([np.zeros(0), *each])
+    if not each:
+        return ["no tensor is there to compare R² of"]
+    r2 = np.concatenate(each)
     found = []
     if summary.parameters.measured != r2.size:
         found.append(f"{summary.parameters.measured} weights are measured, {r2.size} change")
@@ -115,7 +137,7 @@ def _forecast_wrongly(
     written: dict[str, np.ndarray] = {}
     for file in out.rglob("*.safetensors"):
         written |= _load(file)
-    copies = {name for name in wanted if _is_a_copy(name, trajectory, late)}
+    copies = {name for name in wanted if _is_a_copy(name, written, late)}
     found = [f"the forecast invents {name!r}" for name in written if name not in wanted]
     found += [f"the forecast lacks {name!r}" for name in wanted if name not in written and name not in copies]
     found += _unlike("the forecast", written, wanted, allowed)
@@ -138,13 +160,12 @@ def _loaded_wrongly(out: Path, wanted: State, allowed: State) -> list[str]:
 
 
 def _unlike(what: str, got: State, wanted: State, allowed: State) -> list[str]:
-    found = []
-    for name in wanted.keys() & got.keys():
-        if got[name].shape != wanted[name].shape:
-            found.append(f"{what} has {name!r} as {got[name].shape}, not {wanted[name].shape}")
-        elif (excess := np.abs(got[name] - wanted[name]) - allowed[name]).max() > 0:
-            found.append(f"{what} has {name!r} wrong by {excess.max()} more than rounding")
-    return found
+    common = sorted(wanted.keys() & got.keys())
+    shapes = [name for name in common if got[name].shape != wanted[name].shape]
+    excess = {n: (np.abs(got[n] - wanted[n]) - allowed[n]).max() for n in common if n not in shapes}
+    values = [f"{name!r}, by {more} more than rounding" for name, more in excess.items() if more > 0]
+    found = [f"{what} has {len(shapes)} tensors of another shape, the first {shapes[0]!r}"] if shapes else []
+    return found + ([f"{what} has {len(values)} tensors wrong, the first {values[0]}"] if values else [])
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -51,8 +51,12 @@ def make(trainer: str) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
-    pip += ["--ignore-requires-python", "--requirement", requirements]  # 3.12 is asked for by code that runs on 3.11
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
+    pip += [
+        "--ignore-requires-python",
+        "--requirement",
+        str(requirements),
+    ]  # 3.12 is asked for by code that runs on 3.11
     installed = subprocess.run(pip, capture_output=True, text=True)
     if installed.returncode:
         reason = next((line for line in installed.stderr.splitlines() if line.startswith("ERROR")), installed.stderr)

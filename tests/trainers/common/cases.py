@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-LIMIT = 240  # seconds for one case
+LIMIT = 120  # seconds for one case
 
 
 class Case(NamedTuple):

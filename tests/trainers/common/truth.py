@@ -28,16 +28,18 @@ def record_base(out: Path, model: torch.nn.Module) -> None:
     record(out, 0, gathered(model.state_dict()))
 
 
-def record_adapter(out: Path, step: int, adapted: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def record_adapter(
+    out: Path, step: int, adapted: torch.nn.Module, state: Mapping[str, torch.Tensor], prefix: str = ""
+) -> None:
     """Of a LoRA model with whole weights `state`: what peft makes of it, in double precision, rounded once.
 
     `truth` gets the merged model, `products` what the adapter by itself says: the changes scale·B·A, and modules
-    trained whole. `adapted` is any peft model of the same kind; it is not changed.
+    trained whole; both with `prefix` before them. `adapted` is any peft model of the same kind; it is not changed.
     """
     adapted = copy.deepcopy(adapted).double()
     adapted.load_state_dict(dict(state))
-    record(out, step, products(adapted), "products")
-    record(out, step, gathered(adapted.merge_and_unload().state_dict()))
+    record(out, step, products(adapted), f"{prefix}products")
+    record(out, step, gathered(adapted.merge_and_unload().state_dict()), f"{prefix}truth")
 
 
 def products(adapted: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from compare import PRODUCTS, differences
+from compare import PRODUCTS, check
 from environments import Written, write
 
 import driftline
@@ -27,21 +27,21 @@ def configured(folder: Path, scratch: Path) -> Path:
 def test_whole_weights(written, case, tmp_path):
     folder = written.folder(case)
     base = folder / "base" if case == "sharded" else None  # sharded, it has no configuration
-    assert differences(folder / "run", folder / "truth", tmp_path, base=base) == []
+    check(folder / "run", folder / "truth", tmp_path, base=base)
 
 
 @pytest.mark.parametrize("case", ["sharded_lora", "full_lora"])
 def test_factors_alone(written, case, tmp_path):
     folder = written.folder(case)
     run = configured(folder, tmp_path)
-    assert differences(run, folder / "products", tmp_path, loads=False, rounding=PRODUCTS) == []
+    check(run, folder / "products", tmp_path, forecast="none", rounding=PRODUCTS)
 
 
 @pytest.mark.parametrize("case", ["sharded_lora", "full_lora", "sharded_lora_frozen_too", "full_lora_frozen_too"])
 def test_factors_on_their_base(written, case, tmp_path):
     folder = written.folder(case)
     run = configured(folder, tmp_path)
-    assert differences(run, folder / "truth", tmp_path, base=folder / "base", rounding=PRODUCTS) == []
+    check(run, folder / "truth", tmp_path, base=folder / "base", rounding=PRODUCTS)
 
 
 @pytest.mark.parametrize("case", ["sharded_lora", "sharded_lora_frozen_too"])

@@ -21,7 +21,7 @@ test-slow: $(STAMP)
 
 test-trainers: $(STAMP)  ## the trainers' own packages write checkpoints, and driftline reads them
 	$(BIN)/python tests/trainers/environments.py
-	$(BIN)/pytest tests/trainers
+	$(BIN)/pytest --timeout 3600 tests/trainers
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

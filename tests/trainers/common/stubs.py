@@ -21,6 +21,11 @@ def _nothing(*arguments: object, **options: object) -> None:
     raise NotImplementedError("a stub was called")
 
 
-def stub(*names: str) -> None:
+def stub(*names: str, **attributes: object) -> None:
+    """`attributes` of each, for what is used when it is imported."""
     for name in names:
         sys.modules[name] = _Empty(name)
+        vars(sys.modules[name]).update(attributes)
+        parent, _, child = name.rpartition(".")
+        if isinstance(sys.modules.get(parent), _Empty):
+            setattr(sys.modules[parent], child, sys.modules[name])

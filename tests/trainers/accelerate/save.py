@@ -71,13 +71,14 @@ def write(out: Path, rank: int, ranks: int, *, kind: str, lora: bool = False, fr
         dist.barrier()
 
 
-main(
-    {
-        "sharded": Case(2, functools.partial(write, kind="sharded")),
-        "full": Case(2, functools.partial(write, kind="full")),
-        "sharded_lora": Case(2, functools.partial(write, kind="sharded", lora=True)),
-        "full_lora": Case(2, functools.partial(write, kind="full", lora=True)),
-        "sharded_lora_frozen_too": Case(2, functools.partial(write, kind="sharded", lora=True, frozen_too=True)),
-        "full_lora_frozen_too": Case(2, functools.partial(write, kind="full", lora=True, frozen_too=True)),
-    }
-)
+if __name__ == "__main__":
+    main(
+        {
+            "sharded": Case(2, functools.partial(write, kind="sharded")),
+            "full": Case(2, functools.partial(write, kind="full")),
+            "sharded_lora": Case(2, functools.partial(write, kind="sharded", lora=True)),
+            "full_lora": Case(2, functools.partial(write, kind="full", lora=True)),
+            "sharded_lora_frozen_too": Case(2, functools.partial(write, kind="sharded", lora=True, frozen_too=True)),
+            "full_lora_frozen_too": Case(2, functools.partial(write, kind="full", lora=True, frozen_too=True)),
+        }
+    )

@@ -45,7 +45,13 @@ def deepseek() -> torch.nn.Module:
 
 def with_adapter(model: torch.nn.Module, **settings: object) -> torch.nn.Module:
     """peft's LoRA of rank 4 around `model`, with a B that is not zero."""
-    chosen = {"r": 4, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **settings}
+    chosen = {
+        "r": 4,
+        "lora_alpha": 16,
+        "target_modules": "all-linear",
+        "task_type": peft.TaskType.CAUSAL_LM,
+        **settings,
+    }
     torch.manual_seed(1)
     adapted = peft.get_peft_model(model, peft.LoraConfig(**chosen))
     for name, weights in adapted.named_parameters():

@@ -99,15 +99,16 @@ def case(**settings: object) -> Case:
     return Case(2, functools.partial(write, **settings))
 
 
-main(
-    {
-        "distributed": case(kind="plain"),
-        "distributed_tied": case(kind="plain", tie=True),
-        "distributed_by_automodel": case(kind="torch_save"),
-        "slices": case(),
-        "slices_tied": case(tie=True),
-        "consolidated": case(consolidated="every"),
-        "lora": case(lora=True),
-        "automodel_under_verl": case(consolidated="every", place="global_step_{}/actor"),
-    }
-)
+if __name__ == "__main__":
+    main(
+        {
+            "distributed": case(kind="plain"),
+            "distributed_tied": case(kind="plain", tie=True),
+            "distributed_by_automodel": case(kind="torch_save"),
+            "slices": case(),
+            "slices_tied": case(tie=True),
+            "consolidated": case(consolidated="every"),
+            "lora": case(lora=True),
+            "automodel_under_verl": case(consolidated="every", place="global_step_{}/actor"),
+        }
+    )

@@ -150,22 +150,23 @@ def case(**options: object) -> Case:
     return Case(2, functools.partial(write, **options))
 
 
-main(
-    {
-        "stage_1": case(stage=1, models=False),
-        "stage_2": case(stage=2),
-        "stage_3": case(stage=3, tie=True),
-        "rotated": case(stage=2, keep=3),
-        "best": case(stage=2, best=30),
-        "sft": case(stage=2, within=""),
-        "sft_stage_3": case(stage=3, within=""),
-        "sft_states_alone": case(stage=2, within="", models=False),
-        "models_alone": case(stage=2, states=False),
-        "lora": case(stage=2, lora=True),
-        "lora_stage_3": case(stage=3, lora=True),
-        "lora_sft": case(stage=2, lora=True, within=""),
-        "lora_states_alone": case(stage=2, lora=True, models=False),
-        "adapters_alone": case(stage=2, lora=True, states=False),
-        "adapters_alone_stage_3": case(stage=3, lora=True, states=False),
-    }
-)
+if __name__ == "__main__":
+    main(
+        {
+            "stage_1": case(stage=1, models=False),
+            "stage_2": case(stage=2),
+            "stage_3": case(stage=3, tie=True),
+            "rotated": case(stage=2, keep=3),
+            "best": case(stage=2, best=30),
+            "sft": case(stage=2, within=""),
+            "sft_stage_3": case(stage=3, within=""),
+            "sft_states_alone": case(stage=2, within="", models=False),
+            "models_alone": case(stage=2, states=False),
+            "lora": case(stage=2, lora=True),
+            "lora_stage_3": case(stage=3, lora=True),
+            "lora_sft": case(stage=2, lora=True, within=""),
+            "lora_states_alone": case(stage=2, lora=True, models=False),
+            "adapters_alone": case(stage=2, lora=True, states=False),
+            "adapters_alone_stage_3": case(stage=3, lora=True, states=False),
+        }
+    )

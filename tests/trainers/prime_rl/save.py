@@ -101,11 +101,12 @@ def record(out: Path, step: int, whole: dict[str, torch.Tensor], lora: bool) -> 
     truth.record_adapter(out, step, adapted, named)
 
 
-main(
-    {
-        "checkpoints": Case(2, write),
-        "checkpoints_and_weights": Case(2, functools.partial(write, weights=True)),
-        "weights": Case(2, functools.partial(write, checkpoints=False, weights=True)),
-        "lora": Case(2, functools.partial(write, lora=True)),
-    }
-)
+if __name__ == "__main__":
+    main(
+        {
+            "checkpoints": Case(2, write),
+            "checkpoints_and_weights": Case(2, functools.partial(write, weights=True)),
+            "weights": Case(2, functools.partial(write, checkpoints=False, weights=True)),
+            "lora": Case(2, functools.partial(write, lora=True)),
+        }
+    )

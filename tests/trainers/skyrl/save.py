@@ -59,10 +59,11 @@ def write(out: Path, rank: int, ranks: int, *, tie: bool = False, lora: bool = F
         dist.barrier()
 
 
-main(
-    {
-        "whole": Case(2, functools.partial(write, export=True)),
-        "tied": Case(2, functools.partial(write, tie=True)),
-        "lora": Case(2, functools.partial(write, lora=True)),
-    }
-)
+if __name__ == "__main__":
+    main(
+        {
+            "whole": Case(2, functools.partial(write, export=True)),
+            "tied": Case(2, functools.partial(write, tie=True)),
+            "lora": Case(2, functools.partial(write, lora=True)),
+        }
+    )

@@ -154,17 +154,18 @@ def give_gradients(model: torch.nn.Module, seed: int) -> None:
 
 WEIGHTS_ONLY = {"last_save_model_only": True}
 FOR_TRANSFORMERS = {"last_save_in_hf": True, "last_save_model_only": True}
-main(
-    {
-        "one_rank": Case(1, functools.partial(write, **WEIGHTS_ONLY)),
-        "two_ranks": Case(2, functools.partial(write, **WEIGHTS_ONLY)),
-        "tied": Case(2, functools.partial(write, tie=True, **WEIGHTS_ONLY)),
-        "all_state_at_the_end": Case(2, functools.partial(write, last_save_model_only=False)),
-        "asynchronous": Case(2, functools.partial(write, async_mode="async", **WEIGHTS_ONLY)),
-        "rounded_at_the_end": Case(2, functools.partial(write, export_dtype="bfloat16", **WEIGHTS_ONLY)),
-        "replicated": Case(4, functools.partial(write, mesh=(2, 2), **WEIGHTS_ONLY)),
-        "lora": Case(2, functools.partial(write, lora=True, last_save_model_only=False)),
-        "for_transformers": Case(2, functools.partial(write, **FOR_TRANSFORMERS)),
-        "for_transformers_sharded": Case(2, functools.partial(write, index=True, **FOR_TRANSFORMERS)),
-    }
-)
+if __name__ == "__main__":
+    main(
+        {
+            "one_rank": Case(1, functools.partial(write, **WEIGHTS_ONLY)),
+            "two_ranks": Case(2, functools.partial(write, **WEIGHTS_ONLY)),
+            "tied": Case(2, functools.partial(write, tie=True, **WEIGHTS_ONLY)),
+            "all_state_at_the_end": Case(2, functools.partial(write, last_save_model_only=False)),
+            "asynchronous": Case(2, functools.partial(write, async_mode="async", **WEIGHTS_ONLY)),
+            "rounded_at_the_end": Case(2, functools.partial(write, export_dtype="bfloat16", **WEIGHTS_ONLY)),
+            "replicated": Case(4, functools.partial(write, mesh=(2, 2), **WEIGHTS_ONLY)),
+            "lora": Case(2, functools.partial(write, lora=True, last_save_model_only=False)),
+            "for_transformers": Case(2, functools.partial(write, **FOR_TRANSFORMERS)),
+            "for_transformers_sharded": Case(2, functools.partial(write, index=True, **FOR_TRANSFORMERS)),
+        }
+    )

@@ -69,16 +69,17 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
 
 
-main(
-    {
-        "full": Case(0, write),
-        "tied": Case(0, functools.partial(write, tie=True)),
-        "limited": Case(0, functools.partial(write, limit=2)),
-        "lora": Case(0, functools.partial(write, lora={})),
-        "lora_stabilised": Case(0, functools.partial(write, tie=True, lora={"use_rslora": True})),
-        "lora_patterns": Case(
-            0, functools.partial(write, lora={"alpha_pattern": {"q_proj": 3}, "rank_pattern": {"v_proj": 2}})
-        ),
-        "lora_embeddings": Case(0, functools.partial(write, lora={"modules_to_save": ["embed_tokens"]})),
-    }
-)
+if __name__ == "__main__":
+    main(
+        {
+            "full": Case(0, write),
+            "tied": Case(0, functools.partial(write, tie=True)),
+            "limited": Case(0, functools.partial(write, limit=2)),
+            "lora": Case(0, functools.partial(write, lora={})),
+            "lora_stabilised": Case(0, functools.partial(write, tie=True, lora={"use_rslora": True})),
+            "lora_patterns": Case(
+                0, functools.partial(write, lora={"alpha_pattern": {"q_proj": 3}, "rank_pattern": {"v_proj": 2}})
+            ),
+            "lora_embeddings": Case(0, functools.partial(write, lora={"modules_to_save": ["embed_tokens"]})),
+        }
+    )

@@ -161,35 +161,36 @@ def case(ranks: int, **settings: object) -> Case:
 
 
 WITH_MODEL = (*ALL, "hf_model")
-main(
-    {
-        "one_rank": case(1, contents=WITH_MODEL),
-        "two_ranks": case(2),
-        "tied": case(2, model="llama", tie=True),
-        "along_any_axis": case(2, along_any_axis=True),
-        "bfloat16": case(2, dtype=torch.bfloat16),
-        "experts": case(2, model="deepseek"),
-        "replicas": case(2, shards=1),
-        "hybrid": case(4, shards=2),
-        "with_hf_model": case(2, contents=WITH_MODEL),
-        "hf_model_alone": case(2, contents=("hf_model",)),
-        "sft": case(2, actor=""),
-        "sft_hf_model_alone": case(2, actor="", contents=("hf_model",)),
-        "rotated": case(2, keep=2),
-        "fsdp1_one_rank": case(1, fsdp=1),
-        "fsdp1": case(2, fsdp=1),
-        "fsdp1_tied": case(2, fsdp=1, tie=True),
-        "fsdp1_experts": case(2, fsdp=1, model="deepseek"),
-        "fsdp1_replicas": case(2, fsdp=1, shards=1),
-        "fsdp1_hybrid": case(4, fsdp=1, shards=2),
-        "lora": case(2, lora=True, merge=True),
-        "lora_one_rank": case(1, lora=True, fsdp=1),
-        "lora_with_hf_model": case(2, lora=True, contents=WITH_MODEL),
-        "lora_sft": case(2, lora=True, actor=""),
-        "lora_fsdp1": case(2, lora=True, fsdp=1),
-        "lora_only": case(2, lora=True, lora_only=True),
-        "lora_only_sft": case(2, lora=True, lora_only=True, actor=""),
-        "lora_only_fsdp1": case(2, lora=True, lora_only=True, fsdp=1),
-        "merged": case(2, merge=True),
-    }
-)
+if __name__ == "__main__":
+    main(
+        {
+            "one_rank": case(1, contents=WITH_MODEL),
+            "two_ranks": case(2),
+            "tied": case(2, model="llama", tie=True),
+            "along_any_axis": case(2, along_any_axis=True),
+            "bfloat16": case(2, dtype=torch.bfloat16),
+            "experts": case(2, model="deepseek"),
+            "replicas": case(2, shards=1),
+            "hybrid": case(4, shards=2),
+            "with_hf_model": case(2, contents=WITH_MODEL),
+            "hf_model_alone": case(2, contents=("hf_model",)),
+            "sft": case(2, actor=""),
+            "sft_hf_model_alone": case(2, actor="", contents=("hf_model",)),
+            "rotated": case(2, keep=2),
+            "fsdp1_one_rank": case(1, fsdp=1),
+            "fsdp1": case(2, fsdp=1),
+            "fsdp1_tied": case(2, fsdp=1, tie=True),
+            "fsdp1_experts": case(2, fsdp=1, model="deepseek"),
+            "fsdp1_replicas": case(2, fsdp=1, shards=1),
+            "fsdp1_hybrid": case(4, fsdp=1, shards=2),
+            "lora": case(2, lora=True, merge=True),
+            "lora_one_rank": case(1, lora=True, fsdp=1),
+            "lora_with_hf_model": case(2, lora=True, contents=WITH_MODEL),
+            "lora_sft": case(2, lora=True, actor=""),
+            "lora_fsdp1": case(2, lora=True, fsdp=1),
+            "lora_only": case(2, lora=True, lora_only=True),
+            "lora_only_sft": case(2, lora=True, lora_only=True, actor=""),
+            "lora_only_fsdp1": case(2, lora=True, lora_only=True, fsdp=1),
+            "merged": case(2, merge=True),
+        }
+    )

@@ -14,7 +14,16 @@ def written(request, tmp_path_factory) -> Written:
 
 @pytest.mark.parametrize(
     "case",
-    ["one_rank", "two_ranks", "tied", "all_state_at_the_end", "asynchronous", "rounded_at_the_end", "replicated"],
+    [
+        "one_rank",
+        "two_ranks",
+        "tied",
+        "all_state_at_the_end",
+        "asynchronous",
+        "rounded_at_the_end",
+        "replicated",
+        "under_verl",
+    ],
 )
 def test_its_own_names(written, case, tmp_path):
     """Which no configuration of transformers goes with, so no model can be made."""

@@ -51,6 +51,7 @@ def write(
     lora: bool = False,
     mesh: tuple[int, ...] | None = None,
     index: bool = False,
+    under_verl: bool = False,
     export_dtype: str = "float32",
     **settings: object,
 ) -> None:
@@ -101,7 +102,9 @@ def write(
             truth.record(out, step, whole)
             if not lora:
                 truth.record(out, step, to_transformers.to_hf(dict(whole)), "transformers")
-        checkpoints.save(step, last_step=step == STEPS[-1])
+        if under_verl:  # its torchtitan engine, given `global_step_N/actor`
+            checkpoints.folder = str(out / "run" / f"global_step_{step}")
+        checkpoints.save(step, last_step=step == STEPS[-1] and not under_verl)
         checkpoints.maybe_wait_for_staging()
         checkpoints.maybe_wait_for_saving()
         dist.barrier()
@@ -165,6 +168,7 @@ if __name__ == "__main__":
             "rounded_at_the_end": Case(2, functools.partial(write, export_dtype="bfloat16", **WEIGHTS_ONLY)),
             "replicated": Case(4, functools.partial(write, mesh=(2, 2), **WEIGHTS_ONLY)),
             "lora": Case(2, functools.partial(write, lora=True, last_save_model_only=False)),
+            "under_verl": Case(2, functools.partial(write, under_verl=True)),
             "for_transformers": Case(2, functools.partial(write, **FOR_TRANSFORMERS)),
             "for_transformers_sharded": Case(2, functools.partial(write, index=True, **FOR_TRANSFORMERS)),
         }

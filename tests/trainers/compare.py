@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -24,7 +23,7 @@ def check(
     *,
     base: Path | None = None,
     steps: Collection[int] = (),
-    forecast: Literal["loads", "written", "none"] = "loads",
+    forecast: bool = True,
     rounding: float = 0.0,
 ) -> None:
     """Fails with all that is not as it should be.
@@ -35,8 +34,8 @@ def check(
         scratch: an empty folder.
         base: given as --base.
         steps: those that should be read, where not all that were saved.
-        forecast: whether transformers is to load the forecast; `written` of names that are not its own, `none` of
-            adapters without their base, of which none is made.
+        forecast: whether a model can be made, which transformers is to load: not of an adapter without its base, nor
+            of names that are not those of transformers.
         rounding: the largest difference of a weight read, relative to the largest of its tensor: 0, or of LoRA's
             products, which are sums.
     """
@@ -47,7 +46,7 @@ def check(
 
 
 def _differences(
-    run: Run, truths: Mapping[int, State], scratch: Path, base: Path | None, forecast: str, rounding: float
+    run: Run, truths: Mapping[int, State], scratch: Path, base: Path | None, forecast: bool, rounding: float
 ) -> list[str]:
     try:
         trajectory = open_trajectory(run, base=base)
@@ -58,8 +57,8 @@ def _differences(
     found = _read_wrongly(trajectory, truths, rounding)
     if len(truths) > 2:
         found += _measured_wrongly(trajectory, truths, scratch / "analysis")
-    if forecast != "none":
-        found += _forecast_wrongly(trajectory, truths, scratch / "forecast", forecast == "loads", rounding)
+    if forecast:
+        found += _forecast_wrongly(trajectory, truths, scratch / "forecast", rounding)
     return found
 
 
@@ -116,9 +115,7 @@ def _measured_wrongly(trajectory: Trajectory, truths: Mapping[int, State], out: 
     return found
 
 
-def _forecast_wrongly(
-    trajectory: Trajectory, truths: Mapping[int, State], out: Path, loads: bool, rounding: float
-) -> list[str]:
+def _forecast_wrongly(trajectory: Trajectory, truths: Mapping[int, State], out: Path, rounding: float) -> list[str]:
     """The two-point forecast by its formula, as it is written and as transformers loads it."""
     early, late = truths[trajectory.steps[0]], truths[trajectory.steps[-1]]
     ahead = (trajectory.steps[-1] - trajectory.steps[0]) // 2 + 1
@@ -141,7 +138,7 @@ def _forecast_wrongly(
     found = [f"the forecast invents {name!r}" for name in written if name not in wanted]
     found += [f"the forecast lacks {name!r}" for name in wanted if name not in written and name not in copies]
     found += _unlike("the forecast", written, wanted, allowed)
-    return found + (_loaded_wrongly(out, wanted, allowed) if loads else [])
+    return found + _loaded_wrongly(out, wanted, allowed)
 
 
 def _loaded_wrongly(out: Path, wanted: State, allowed: State) -> list[str]:
@@ -156,6 +153,7 @@ def _loaded_wrongly(out: Path, wanted: State, allowed: State) -> list[str]:
         return [f"from_pretrained fails: {error}"]
     found = [f"from_pretrained: {kind} {sorted(keys)[:3]}" for kind, keys in said.items() if keys]
     loaded = {name: value.numpy().astype(np.float64) for name, value in model.state_dict().items()}
+    found += [f"the model loaded lacks {name!r}" for name in wanted if name not in loaded]
     return found + _unlike("the model loaded", loaded, wanted, allowed)
 
 
@@ -163,7 +161,7 @@ def _unlike(what: str, got: State, wanted: State, allowed: State) -> list[str]:
     common = sorted(wanted.keys() & got.keys())
     shapes = [name for name in common if got[name].shape != wanted[name].shape]
     excess = {n: (np.abs(got[n] - wanted[n]) - allowed[n]).max() for n in common if n not in shapes}
-    values = [f"{name!r}, by {more} more than rounding" for name, more in excess.items() if more > 0]
+    values = [f"{name!r}, by {more} more than rounding" for name, more in excess.items() if not more <= 0]  # or NaN
     found = [f"{what} has {len(shapes)} tensors of another shape, the first {shapes[0]!r}"] if shapes else []
     return found + ([f"{what} has {len(values)} tensors wrong, the first {values[0]}"] if values else [])
 

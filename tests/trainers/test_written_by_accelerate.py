@@ -34,7 +34,7 @@ def test_whole_weights(written, case, tmp_path):
 def test_factors_alone(written, case, tmp_path):
     folder = written.folder(case)
     run = configured(folder, tmp_path)
-    check(run, folder / "products", tmp_path, forecast="none", rounding=PRODUCTS)
+    check(run, folder / "products", tmp_path, forecast=False, rounding=PRODUCTS)
 
 
 @pytest.mark.parametrize("case", ["sharded_lora", "full_lora", "sharded_lora_frozen_too", "full_lora_frozen_too"])

@@ -18,4 +18,4 @@ def test_its_own_names(written, case, tmp_path):
     folder = written.folder(case)
     names = {series.name for series in driftline.open_trajectory(folder / "run")}
     kind = "truth" if any(name.startswith("decoder.layers.0.") for name in names) else "stored"
-    check(folder / "run", folder / kind, tmp_path, forecast="none")
+    check(folder / "run", folder / kind, tmp_path, forecast=False)

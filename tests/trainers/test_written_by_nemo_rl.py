@@ -26,7 +26,7 @@ def test_slices(written, case, tmp_path):
 @pytest.mark.parametrize("case", ["lora"])
 def test_adapters_alone(written, case, tmp_path):
     folder = written.folder(case)
-    check(folder / "run", folder / "products", tmp_path, forecast="none", rounding=PRODUCTS)
+    check(folder / "run", folder / "products", tmp_path, forecast=False, rounding=PRODUCTS)
 
 
 @pytest.mark.parametrize("case", ["lora"])

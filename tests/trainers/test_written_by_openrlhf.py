@@ -63,7 +63,7 @@ ADAPTERS = ["adapters_alone", "adapters_alone_stage_3"]
 @pytest.mark.parametrize("case", ADAPTERS)
 def test_adapters(written, case, tmp_path):
     folder = written.folder(case)
-    check(folder / "run", folder / "rounded_products", tmp_path, forecast="none", rounding=PRODUCTS)
+    check(folder / "run", folder / "rounded_products", tmp_path, forecast=False, rounding=PRODUCTS)
 
 
 @pytest.mark.parametrize("case", ADAPTERS)

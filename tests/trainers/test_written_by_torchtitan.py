@@ -28,7 +28,7 @@ def written(request, tmp_path_factory) -> Written:
 def test_its_own_names(written, case, tmp_path):
     """Which no configuration of transformers goes with, so no model can be made."""
     folder = written.folder(case)
-    check(folder / "run", folder / "truth", tmp_path, forecast="none")
+    check(folder / "run", folder / "truth", tmp_path, forecast=False)
     with pytest.raises(driftline.InputError, match="--base"):
         driftline.extrapolate(folder / "run", tmp_path / "out", to=60, method="two-point")
 
@@ -40,14 +40,14 @@ def test_a_last_step_by_other_names_does_not_empty_the_run(written, case, tmp_pa
     trajectory = driftline.open_trajectory(folder / "run")
     assert trajectory.steps == (1, 10, 20, 30)
     assert trajectory.skipped[40]
-    check(folder / "run", folder / "truth", tmp_path, steps=(1, 10, 20, 30), forecast="none")
+    check(folder / "run", folder / "truth", tmp_path, steps=(1, 10, 20, 30), forecast=False)
 
 
 @pytest.mark.parametrize("case", ["for_transformers", "for_transformers_sharded"])
 def test_the_export_for_transformers(written, case, tmp_path):
     folder = written.folder(case)
     run = [f"40={folder}/run/checkpoint/step-40"]
-    check(run, folder / "transformers", tmp_path, steps=(40,), forecast="none")
+    check(run, folder / "transformers", tmp_path, steps=(40,), forecast=False)
 
 
 @pytest.mark.parametrize("case", ["lora"])

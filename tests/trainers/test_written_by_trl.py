@@ -30,7 +30,7 @@ ADAPTERS = ["lora", "lora_stabilised", "lora_patterns", "lora_embeddings"]
 @pytest.mark.parametrize("case", ADAPTERS)
 def test_adapters_alone(written, case, tmp_path):
     folder = written.folder(case)
-    check(folder / "run", folder / "products", tmp_path, forecast="none", rounding=PRODUCTS)
+    check(folder / "run", folder / "products", tmp_path, forecast=False, rounding=PRODUCTS)
 
 
 @pytest.mark.parametrize("case", ADAPTERS)

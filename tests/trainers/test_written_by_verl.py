@@ -51,7 +51,7 @@ FACTORS = ["lora_only", "lora_only_sft", "lora_only_fsdp1"]
 @pytest.mark.parametrize("case", FACTORS)
 def test_factors_alone(written, case, tmp_path):
     folder = written.folder(case)
-    check(folder / "run", folder / "products", tmp_path, forecast="none", rounding=PRODUCTS)
+    check(folder / "run", folder / "products", tmp_path, forecast=False, rounding=PRODUCTS)
 
 
 @pytest.mark.parametrize("case", FACTORS)
@@ -74,4 +74,4 @@ def test_what_its_merger_made_of_lora(written, case, tmp_path):
     if "model.embed_tokens.weight" in names:
         check(folder / "merged", folder / "rounded_truth", tmp_path, rounding=PRODUCTS)
     else:
-        check(folder / "merged", folder / "rounded_products", tmp_path, forecast="none", rounding=PRODUCTS)
+        check(folder / "merged", folder / "rounded_products", tmp_path, forecast=False, rounding=PRODUCTS)

@@ -121,6 +121,8 @@ def fsdp2(model: torch.nn.Module, mesh, along_any_axis: bool) -> torch.nn.Module
         settings["shard_placement_fn"] = fsdp_utils.get_shard_placement_fn(fsdp_size=mesh.shape[-1])
     fsdp_utils.apply_fsdp2(model, settings, {})
     fsdp_utils.fsdp2_load_full_state_dict(model, whole, mesh, None)
+    if mesh.shape[-1] > 1:
+        assert all(part.to_local().numel() < part.numel() for part in model.parameters()), "not sharded"
     return model
 
 

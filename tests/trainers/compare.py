@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 import driftline
@@ -43,6 +45,24 @@ def check(
     expected = [step for step in sorted(truths) if step in (steps or truths) and (step > 0 or base is not None)]
     found = _differences(run, {step: truths[step] for step in expected}, scratch, base, forecast, rounding)
     assert not found, "\n".join(found)
+
+
+def check_without_scale(run: Path, products: Path, scratch: Path, *, scale: float, base: Path | None = None) -> None:
+    """Factors whose scale is in no file: B·A is measured, of which R² is that of any multiple; so it is said, and no model made.
+
+    Args:
+        products: what the factors say, `scale` and all.
+    """
+    said = r"lora_alpha|adapter_config\.json"
+    trajectory = open_trajectory(run)
+    for index, checkpoint in enumerate(trajectory.checkpoints):
+        assert any(re.search(said, note) for note in checkpoint.notes), checkpoint.notes
+        for name, product in _load(products / f"step_{trajectory.steps[index]}.safetensors").items():
+            got = scale * trajectory[name].stored[index].values(0, product.size).astype(np.float64)
+            assert np.abs(got - product.reshape(-1)).max() <= 2 * PRODUCTS * np.abs(product).max(), name
+    assert not any(".lora_" in series.name for series in trajectory)
+    with pytest.raises(driftline.InputError, match=said):
+        driftline.extrapolate(run, scratch / "out", to=60, method="two-point", base=None if base is None else str(base))
 
 
 def _differences(

@@ -33,7 +33,7 @@ def write(out: Path, rank: int, ranks: int, *, kind: str, lora: bool = False, fr
     adapted = tiny.with_adapter(tiny.qwen2(), **ADAPTER) if lora else None
     if lora:
         model = tiny.with_adapter(model, **ADAPTER)
-        model.peft_config["default"].save_pretrained(out)
+        model.peft_config["default"].save_pretrained(out / "adapter")
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         state_dict_type=f"{kind.upper()}_STATE_DICT",

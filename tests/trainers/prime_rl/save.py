@@ -94,7 +94,7 @@ def record(out: Path, step: int, whole: dict[str, torch.Tensor], lora: bool) -> 
         truth.record(out, step, {name: value.bfloat16() for name, value in whole.items()}, "rounded_truth")
         return
     adapted = tiny.with_adapter(tiny.qwen2(), target_modules=list(TARGETS))
-    adapted.peft_config["default"].save_pretrained(out)
+    adapted.peft_config["default"].save_pretrained(out / "adapter")
     named = {f"base_model.model.{name}": value for name, value in whole.items()}
     for letter in "AB":
         named = {name.replace(f"lora_{letter}.0", f"lora_{letter}.default.weight"): v for name, v in named.items()}

@@ -27,6 +27,7 @@ from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm
 from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 
 WIDTH, HEADS, VOCABULARY = 32, 4, 203
+RANK, ALPHA = 4, 16.0
 STEPS = (1, 10, 20, 30, 40)
 
 
@@ -59,7 +60,7 @@ def write(
     torch.manual_seed(0)
     config = model_config(tie)
     if lora:
-        converter = LoRAConverter.Config(rank=4, alpha=16.0, target_modules=["wo", "w1"]).build()
+        converter = LoRAConverter.Config(rank=RANK, alpha=ALPHA, target_modules=["wo", "w1"]).build()
         config = converter.convert(config)
     model = config.build()
     model.init_states()
@@ -100,7 +101,9 @@ def write(
             whole = {name: value.bfloat16() for name, value in whole.items()}
         if rank == 0:
             truth.record(out, step, whole)
-            if not lora:
+            if lora:
+                truth.record(out, step, products(whole), "products")
+            else:
                 truth.record(out, step, to_transformers.to_hf(dict(whole)), "transformers")
         if under_verl:  # its torchtitan engine, given `global_step_N/actor`
             checkpoints.folder = str(out / "run" / f"global_step_{step}")
@@ -109,6 +112,13 @@ def write(
         checkpoints.maybe_wait_for_saving()
         dist.barrier()
     checkpoints.close()
+
+
+def products(whole: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The changes that torchtitan's LoRALinear adds: alpha/rank·B·A."""
+    modules = [name.removesuffix(".lora_a.weight") for name in whole if name.endswith(".lora_a.weight")]
+    factors = {module: (whole[f"{module}.lora_b.weight"], whole[f"{module}.lora_a.weight"]) for module in modules}
+    return {f"{module}.weight": ALPHA / RANK * (b.double() @ a.double()) for module, (b, a) in factors.items()}
 
 
 def model_config(tie: bool) -> llama3.Llama3Model.Config:

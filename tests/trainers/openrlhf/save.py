@@ -156,7 +156,7 @@ if __name__ == "__main__":
             "stage_1": case(stage=1, models=False),
             "stage_2": case(stage=2),
             "stage_3": case(stage=3, tie=True),
-            "rotated": case(stage=2, keep=3),
+            "rotated": case(stage=2, keep=3, models=False),
             "best": case(stage=2, best=30),
             "sft": case(stage=2, within=""),
             "sft_stage_3": case(stage=3, within=""),

@@ -1,5 +1,5 @@
 """NeMo-RL's folders: by NeMo-Automodel's Checkpointer, which its second DTensor worker calls, or by what its first calls
-of torch. NeMo-RL itself is in no package registry. Nothing is stubbed; the optimizer is saved by neither.
+of torch. NeMo-RL itself is not installed. Nothing is stubbed; the optimizer is saved by neither.
 """
 
 import functools

@@ -1,5 +1,5 @@
-"""What prime-rl's trainer saves, by the functions of torch that it calls: it is in no package registry, so nothing of its
-own runs. Its checkpoints (`checkpoints/step_N/trainer`) are torch.distributed.checkpoint's of `{"app": AppState}`; its
+"""What prime-rl's trainer saves, by the functions of torch that it calls: it is not installed, and nothing of its own
+runs. Its checkpoints (`checkpoints/step_N/trainer`) are torch.distributed.checkpoint's of `{"app": AppState}`; its
 weights for the inference servers (`weights/step_N`) are bfloat16, with `STABLE` written last.
 """
 

@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-slow check bench tables docs clean
+.PHONY: demo test test-slow test-trainers check bench tables docs clean
 
 demo: $(STAMP)  ## train a small model by real GRPO, measure every weight, write the report
 	$(BIN)/driftline demo
@@ -18,6 +18,10 @@ test-slow: $(STAMP)
 	test -d .venv/deepspeed || DS_BUILD_OPS=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-deps \
 		--no-build-isolation --target .venv/deepspeed deepspeed hjson py-cpuinfo msgpack nvidia-ml-py einops ninja
 	$(BIN)/pytest -m slow
+
+test-trainers: $(STAMP)  ## the trainers' own packages write checkpoints, and driftline reads them
+	$(BIN)/python tests/trainers/environments.py
+	$(BIN)/pytest --timeout 3600 tests/trainers
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -43,7 +47,7 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv site dist driftline-demo bench-data
+	rm -rf .venv .venv-trainers site dist driftline-demo bench-data
 
 # The CPU build of PyTorch is installed first, by its exact version, so that nothing pulls a CUDA build.
 $(STAMP): pyproject.toml constraints.txt

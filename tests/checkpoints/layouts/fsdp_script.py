@@ -8,6 +8,7 @@ KIND is `verl` (each rank its state dict), `verl-lora`, `verl-2d` (replicated tw
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -45,8 +46,10 @@ def with_adapter(plain):
 
 
 def save_with_accelerate(built, folder: Path, state_dict_type: str) -> None:
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    """`Accelerator` takes a run on CPUs for DDP, so what it calls to shard is called with what it asks of one."""
+    from accelerate import FullyShardedDataParallelPlugin, PartialState
     from accelerate.utils import save_fsdp_model
+    from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
@@ -60,8 +63,18 @@ def save_with_accelerate(built, folder: Path, state_dict_type: str) -> None:
         auto_wrap_policy="transformer_based_wrap",
         transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
     )
-    accelerator = Accelerator(fsdp_plugin=plugin, cpu=True)
-    save_fsdp_model(plugin, accelerator, accelerator.prepare(built), str(folder / "saved"))
+    PartialState(cpu=True)
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin),
+        num_processes=dist.get_world_size(),
+        process_index=dist.get_rank(),
+        is_main_process=dist.get_rank() == 0,
+        mixed_precision="no",
+        device=torch.device("cpu"),
+    )
+    sharded = fsdp2_prepare_model(accelerator, built)
+    assert all(weights.to_local().numel() < weights.numel() for weights in sharded.parameters()), "not sharded"
+    save_fsdp_model(plugin, accelerator, sharded, str(folder / "saved"))
 
 
 def work(rank: int, world: int, folder: Path, kind: str) -> None:

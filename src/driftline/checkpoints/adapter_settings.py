@@ -55,12 +55,14 @@ class AdapterSettings:
     keeps_tie: bool = False
 
     def scale(self, module: str, rank: int) -> float:
-        """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; 1 / rank where alpha is not known.
+        """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; 1 where alpha is not known.
 
         Raises:
             UnreadableCheckpoint: alpha is no number.
         """
-        alpha = 1.0 if self.alpha is None else _by_pattern(self.alpha_pattern, module, self.alpha)
+        if self.alpha is None:
+            return 1.0
+        alpha = _by_pattern(self.alpha_pattern, module, self.alpha)
         if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not abs(alpha) < 1e15:
             raise UnreadableCheckpoint(f"{self.path} has no number as lora_alpha: the adapter's scale is not known")
         return alpha / (math.sqrt(rank) if self.stabilised else rank)

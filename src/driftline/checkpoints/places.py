@@ -22,6 +22,7 @@ _KNOWN = (
     "pytorch_model_fsdp_0",  # accelerate
     "actor/huggingface",  # verl, rounded
     "actor/model/huggingface",
+    "actor/model",  # verl with NeMo-Automodel
     "huggingface",
     "model",
     "weights",
@@ -61,10 +62,13 @@ def layouts_in(folder: Path) -> list[tuple[ModuleType, Path]]:
         found = [*_held((one for one in all_layouts() if one.NAME in READ_REMOTELY), places)]
         return found or [*_held(all_layouts(), places)]
     places = [place for within in _KNOWN if (place := folder / within).is_dir()]
-    places += [place for place in sorted(folder.glob("global_step*")) if place.is_dir()]  # transformers with DeepSpeed
+    places += _again(folder)
     found = [*_held(all_layouts(), places)]
     if not found:
         deeper = [place for place in _below(folder, _DEPTH) if any(one.holds(place) for one in all_layouts())]
+        deeper = [
+            place for place in deeper if not any(place.is_relative_to(other) for other in deeper if other != place)
+        ]
         if len(deeper) > 1:
             raise UnreadableCheckpoint(
                 f"{folder} holds weights in {' and '.join(str(place.relative_to(folder)) for place in deeper)}: name the one "
@@ -75,6 +79,17 @@ def layouts_in(folder: Path) -> list[tuple[ModuleType, Path]]:
         return found
     readable = [one for one in found if one[0].NAME in READ_REMOTELY]  # a model can be made of them
     return readable or [one for one in found if one[0] is not dcp]
+
+
+def _again(folder: Path) -> list[Path]:
+    """Folders in a step's folder that are named for a step too: transformers with DeepSpeed, verl with torchtitan."""
+    step = step_name(folder.name)
+    found = [(step_name(child.name), child) for child in sorted(folder.iterdir()) if child.is_dir()]
+    return [
+        child
+        for name, child in found
+        if name and (child.name.startswith("global_step") or (step and name.step == step.step))
+    ]
 
 
 def _held(layouts: Iterable[ModuleType], places: list[Path]) -> Iterable[tuple[ModuleType, Path]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from moving_models import STEPS, assert_holds, logits, lora, moving, qwen2, run_of, values
 from safetensors.torch import load_file, save_file
-from tiny_models import STEPS, assert_holds, logits, lora, moving, qwen2, run_of, values
 
 import driftline
 from driftline.checkpoints.trajectory import open_trajectory
@@ -118,7 +119,7 @@ def test_adapters_and_then_a_merged_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(deltas[0], deltas[1], atol=1e-6)
 
 
-def test_vergers_merger_leaves_the_adapter_below_the_base(tmp_path: Path) -> None:
+def test_verls_merger_leaves_the_adapter_below_the_base(tmp_path: Path) -> None:
     model = lora(qwen2())
 
     def save(folder: Path) -> None:
@@ -129,10 +130,7 @@ def test_vergers_merger_leaves_the_adapter_below_the_base(tmp_path: Path) -> Non
     assert_holds(run, tmp_path / "hold", logits(model))
 
 
-INITIAL = {"pissa": {}, "olora": {}}
-
-
-@pytest.mark.parametrize("kind", INITIAL)
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
 @pytest.mark.parametrize("saved", ["checkpoint-0", "pissa_init", None])
 def test_what_the_start_of_training_took_out_of_the_base(tmp_path: Path, kind: str, saved: str | None) -> None:
     qwen2().save_pretrained(tmp_path / "base")
@@ -167,7 +165,7 @@ def test_loftq_is_refused_with_a_base(tmp_path: Path) -> None:
         open_trajectory(run, base=tmp_path / "base")
 
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "DoRA": {"use_dora": True},
     "embeddings of a tied model": {"target_modules": ["embed_tokens", "q_proj"], "tied": True},
     "the head of a tied model": {"target_modules": ["lm_head", "q_proj"], "tied": True},

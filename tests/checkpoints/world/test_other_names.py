@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from moving_models import STEPS, assert_holds, forecast, logits, moving, qwen2, run_of, values, written
 from safetensors.torch import load_file, save_file
-from tiny_models import STEPS, assert_holds, forecast, logits, moving, qwen2, run_of, values, written
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -30,6 +30,8 @@ from transformers import (
 
 import driftline
 from driftline.checkpoints.matching import as_named
+from driftline.checkpoints.safetensors_file import read_header
+from driftline.checkpoints.tensors import Stored
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
 
@@ -93,11 +95,12 @@ def test_experts_fused_in_memory_and_one_by_one_on_disk(tmp_path: Path, build) -
     model = build()
     model.save_pretrained(tmp_path / "base")
     separate = tmp_path / "separate"
-    run = run_of(
-        tmp_path / "run",
-        model,
-        lambda folder: (in_memory(folder, model), model.save_pretrained(separate / folder.name)),
-    )
+
+    def save(folder: Path) -> None:
+        in_memory(folder, model)
+        model.save_pretrained(separate / folder.name)
+
+    run = run_of(tmp_path / "run", model, save)
     trajectory = open_trajectory(run, base=tmp_path / "base")
     assert trajectory.unmeasured == 0
     assert trajectory.parameters == sum(parameter.numel() for parameter in model.parameters())
@@ -122,11 +125,10 @@ def test_projections_joined_in_one_checkpoint_and_apart_in_another(tmp_path: Pat
         found = {}
         for name, value in state.items():
             joined = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-            kind = next((one for one in joined if one in name), None)
-            for part, rows in zip(joined[kind], value.chunk(len(joined[kind])), strict=True) if kind else ():
-                found[name.replace(kind, part)] = rows.clone()
-            if kind is None:
-                found[name] = value
+            kind = next((one for one in joined if one in name), "")
+            parts = joined.get(kind, (kind,))
+            for part, rows in zip(parts, value.chunk(len(parts)), strict=True):
+                found[name.replace(kind, part) if kind else name] = rows.clone()
         return found
 
     def save(folder: Path) -> None:
@@ -261,14 +263,11 @@ def test_what_has_no_counterpart_is_counted_and_said(tmp_path: Path) -> None:
 
 
 def test_ambiguous_names_are_not_matched(tmp_path: Path) -> None:
-    one, other = (dict.fromkeys(names) for names in (("model.a.w", "language_model.a.w"), ("a.w",)))
-    for names in (one, other):
-        state = {name: torch.zeros(2, 2) for name in names}
-        save_file(state, tmp_path / "x.safetensors")
-        from driftline.checkpoints.safetensors_file import read_header
+    def held(*names: str) -> dict[str, Stored]:
+        save_file({name: torch.zeros(2, 2) for name in names}, tmp_path / "x.safetensors")
+        return read_header(tmp_path / "x.safetensors")
 
-        names |= read_header(tmp_path / "x.safetensors")
-    assert "a.w" not in as_named(one, other)
+    assert "a.w" not in as_named(held("model.a.w", "language_model.a.w"), held("a.w"))
 
 
 def test_moving_a_model_moves_its_names(tmp_path: Path) -> None:
@@ -288,7 +287,7 @@ def test_experts_stacked_by_projection(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "base")
 
     def save(folder: Path) -> None:
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for name, value in model.state_dict().items():
             if name.endswith("gate_up_proj"):
                 gate, up = value.chunk(2, dim=1)

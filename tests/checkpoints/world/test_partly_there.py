@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from moving_models import STEPS, assert_holds, forecast, logits, qwen2, run_of, written
 from safetensors.torch import load_file, save_file
-from tiny_models import STEPS, assert_holds, forecast, logits, qwen2, run_of, written
 from transformers import GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import driftline

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from moving_models import forecast, logits, qwen2, run_of, values, written
 from safetensors.torch import load_file, save_file
-from tiny_models import forecast, logits, qwen2, run_of, values, written
 from transformers import AutoModelForCausalLM
 
 import driftline
@@ -23,7 +23,7 @@ UP = "model.layers.0.mlp.up_proj.weight"
 def rewritten(folder: Path, change, quantization: dict | None = None) -> None:
     """A folder of transformers, its projections stored otherwise."""
     state = load_file(folder / "model.safetensors")
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name, value in state.items():
         found |= change(name, value) if name.endswith("_proj.weight") else {name: value}
     save_file(found, folder / "model.safetensors", {"format": "pt"})

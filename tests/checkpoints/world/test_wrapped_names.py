@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from moving_models import assert_holds, logits, lora, qwen2, run_of
 from safetensors.torch import save_file
-from tiny_models import assert_holds, logits, lora, qwen2, run_of
 
 from driftline.checkpoints.parameter_names import of_the_model
 from driftline.checkpoints.trajectory import open_trajectory

@@ -96,12 +96,12 @@ def test_tensors_left_out_for_one_reason_are_one_line(tmp_path: Path, capsys: py
         folder = checkpoint(tmp_path / f"step_{step}", step)
         names = [f"layers.{layer}.up" for layer in range(9)] if step == 1 else [f"size.{n:02}" for n in range(30)]
         sizes = {name: np.ones(step + place if step > 1 else 2) for place, name in enumerate(names)}
-        save_tensors(folder / "model.safetensors", {"w": np.array([1.0, step]), **sizes})
+        save_tensors(folder / "model.safetensors", {"w": np.full(5000, float(step)), **sizes})
     terminal.inspection(inspect(open_trajectory(tmp_path)))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
     assert lines == [
         f"left out: {', '.join(f'size.{n:02}' for n in range(3))} and 27 more: absent at step 1",
-        "left out: layers.0.up, layers.1.up, layers.2.up and 6 more: absent at step 2",
+        f"left out: layers.0.up, layers.1.up, layers.2.up and 6 more: only in {tmp_path / 'step_1'}: forecasts take it from there",
     ]
     terminal.inspection(inspect(open_trajectory(tmp_path, steps="2:3")))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from driftline.checkpoints import layouts
 from driftline.checkpoints.folder_names import step_name
-from driftline.checkpoints.layouts import READ_REMOTELY, all_layouts, dcp, megatron
+from driftline.checkpoints.layouts import READ_REMOTELY, dcp, megatron
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 
@@ -59,13 +60,13 @@ def layouts_in(folder: Path) -> list[tuple[ModuleType, Path]]:
     """
     if remote.is_remote(folder):
         places = [folder / within for within in _REMOTE]
-        found = [*_held((one for one in all_layouts() if one.NAME in READ_REMOTELY), places)]
-        return found or [*_held(all_layouts(), places)]
+        found = [*_held((one for one in layouts.all_layouts() if one.NAME in READ_REMOTELY), places)]
+        return found or [*_held(layouts.all_layouts(), places)]
     places = [place for within in _KNOWN if (place := folder / within).is_dir()]
     places += _again(folder)
-    found = [*_held(all_layouts(), places)]
+    found = [*_held(layouts.all_layouts(), places)]
     if not found:
-        deeper = [place for place in _below(folder, _DEPTH) if any(one.holds(place) for one in all_layouts())]
+        deeper = [place for place in _below(folder, _DEPTH) if any(one.holds(place) for one in layouts.all_layouts())]
         deeper = [
             place for place in deeper if not any(place.is_relative_to(other) for other in deeper if other != place)
         ]
@@ -74,7 +75,7 @@ def layouts_in(folder: Path) -> list[tuple[ModuleType, Path]]:
                 f"{folder} holds weights in {' and '.join(str(place.relative_to(folder)) for place in deeper)}: name the one "
                 f"to use, as STEP={deeper[0]}"
             )
-        found = [*_held(all_layouts(), deeper)]
+        found = [*_held(layouts.all_layouts(), deeper)]
     if not any(layout is megatron for layout, _ in found):
         return found
     readable = [one for one in found if one[0].NAME in READ_REMOTELY]  # a model can be made of them
@@ -92,8 +93,8 @@ def _again(folder: Path) -> list[Path]:
     ]
 
 
-def _held(layouts: Iterable[ModuleType], places: list[Path]) -> Iterable[tuple[ModuleType, Path]]:
-    for layout in layouts:
+def _held(tried: Iterable[ModuleType], places: list[Path]) -> Iterable[tuple[ModuleType, Path]]:
+    for layout in tried:
         place = next((place for place in places if layout.holds(place)), None)
         if place is not None:
             yield layout, place

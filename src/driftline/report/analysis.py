@@ -144,10 +144,9 @@ def _left_out(s: Summary) -> Markup:
         ],
     )
     reasons = table(["left out", "reason"], rows) if rows else page.aid("Every tensor and checkpoint took part.")
-    notes = table(["worth knowing"], [(note,) for note in s.notes]) if s.notes else Markup("")
-    return section(
-        "What was left out", "Every figure above is of the parameters that were measured.", counts + reasons + notes
-    )
+    notes = table(["worth knowing"], [(note,) for note in s.notes]) if s.notes else page.NOTHING
+    about = "Every figure above is of the parameters that were measured."
+    return section("What was left out", about, counts + reasons + notes)
 
 
 def how(s: Summary, command: str) -> Markup:

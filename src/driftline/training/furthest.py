@@ -6,6 +6,7 @@ from pathlib import Path
 
 from driftline.checkpoints.discovery import find_steps
 from driftline.checkpoints.layouts import huggingface
+from driftline.checkpoints.places import layouts_in
 from driftline.errors import InputError, UnreadableCheckpoint
 
 
@@ -44,10 +45,9 @@ def furthest_checkpoint(output: Path, m: int) -> tuple[int, Path]:
 
 def _model_in(folder: Path) -> Path | None:
     """The complete model in a checkpoint's folder, or None."""
-    for place in (folder, folder / "huggingface"):
-        if huggingface.holds(place):
-            try:
-                return huggingface.open(place).model
-            except UnreadableCheckpoint:
-                continue
-    return None
+    try:
+        there = layouts_in(folder) if folder.is_dir() else []
+        place = next((place for layout, place in there if layout.NAME == huggingface.NAME), None)
+        return huggingface.open(place).path if place is not None else None
+    except UnreadableCheckpoint:
+        return None

@@ -100,16 +100,13 @@ def on_base(change: Checkpoint, base: Checkpoint, initial: Checkpoint | None = N
 
 def writable(checkpoint: Checkpoint) -> str | None:
     """Why no model can be made of a checkpoint by itself, or None."""
-    if any(map(needs_base, checkpoint.tensors.values())):
-        return (
-            f"{checkpoint.path} is a LoRA adapter: say with --base which model it was trained on, and the forecast is "
-            "written as a whole model"
-        )
     if checkpoint.settings and checkpoint.settings.alpha is None:
         return (
             f"{checkpoint.path} holds an adapter whose scale (lora_alpha) no file says: put peft's adapter_config.json "
             f"there, as {checkpoint.settings.path}"
         )
+    if any(map(needs_base, checkpoint.tensors.values())):
+        return f"{checkpoint.path} and its like are LoRA adapters: say with --base which model they were trained on"
     if checkpoint.layout == megatron.NAME:
         return f"{checkpoint.path} has Megatron's names and stacked layers: {megatron.CONVERTERS}"
     return None

@@ -85,7 +85,8 @@ def assemble(tensors: Mapping[str, TensorInfo], where: Path, settings: AdapterSe
         name = f"{module}.weight"
         product = _product(name, pair, where, settings, embedding)
         change = _normed(product, lengths[module], where) if module in lengths else product
-        found[name] = on_weight(change, found[name], where) if name in found else change
+        whole = name in found and settings.alpha is not None  # else their sum would be no weight
+        found[name] = on_weight(change, found[name], where) if whole else change
     if settings.dora and pairs and not any(isinstance(info, Normed) for info in found.values()):
         raise UnreadableCheckpoint(f"{where} lacks the magnitudes of DoRA that {settings.path} promises: damaged")
     for module, info in rows.items():

@@ -51,13 +51,13 @@ def _only_the_base_lacks(name: str, trajectory: Trajectory) -> bool:
 
 def _refuse_what_is_no_model(trajectory: Trajectory) -> None:
     last = trajectory.checkpoints[-1]
+    if (why := writable(last)) is not None:
+        raise InputError(why)
     if any(is_change(checkpoint) for checkpoint in trajectory.checkpoints):
         raise InputError(
             f"the checkpoints of {trajectory.name} are LoRA adapters: say with --base which model they were trained on, "
             "and the forecast is written as a whole model"
         )
-    if (why := writable(last)) is not None:
-        raise InputError(why)
     if last.layout != huggingface.NAME and not (last.model / "config.json").is_file():
         raise InputError(
             f"{last.path} has no config.json, without which no model can be loaded: name with --base the model that the "

@@ -64,7 +64,9 @@ def test_other_spellings_and_a_scale_that_no_file_says(tmp_path: Path, left: str
     trajectory = open_trajectory(tmp_path / "run")
     assert [tensor.shape for tensor in trajectory] == [(3, 5)]
     assert "says the scale of its adapter (lora_alpha)" in trajectory.remarks[0]
-    with pytest.raises(InputError, match=r"LoRA adapters: say with --base"):
+    with pytest.raises(
+        InputError, match=r"whose scale \(lora_alpha\) no file says: put peft's adapter_config.json there"
+    ):
         driftline.extrapolate(tmp_path / "run", tmp_path / "out", to=90, method="two-point")
 
 

@@ -224,3 +224,22 @@ def test_equal_embeddings_that_a_configuration_unties_are_both_written(tmp_path:
             model.model.layers[0].mlp.up_proj.weight += 0.01
         model.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
     assert_holds(tmp_path / "run", tmp_path / "hold", logits(model))
+
+
+@pytest.mark.parametrize("shards_left", [True, False], ids=["whole shards", "an index alone"])
+def test_an_index_beside_a_single_file_is_stale(tmp_path: Path, shards_left: bool) -> None:
+    """A folder saved in shards first, then whole; `from_pretrained` takes the single file."""
+    model = qwen2()
+
+    def save(folder: Path) -> None:
+        qwen2().save_pretrained(folder, max_shard_size="20KB")
+        state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        save_file(state, folder / "model.safetensors", {"format": "pt"})
+        for shard in [] if shards_left else folder.glob("model-*.safetensors"):
+            shard.unlink()
+
+    run = run_of(tmp_path / "run", model, save)
+    trajectory = open_trajectory(run)
+    assert trajectory.steps == STEPS
+    assert "the single file is read, as from_pretrained does" in trajectory.remarks[0]
+    assert_holds(run, tmp_path / "hold", logits(model))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,27 +15,24 @@ from driftline.checkpoints import dtypes
 from driftline.checkpoints.tensors import LowRank, TensorInfo
 
 
-def _files(*parts: TensorInfo) -> tuple[Path, ...]:
-    return tuple(dict.fromkeys(file for part in parts for file in part.files))
-
-
 def _values_into(info: TensorInfo, start: int, out: np.ndarray) -> None:
     out[:] = info.values(start, start + out.size)
 
 
 @dataclass(frozen=True)
-class Chain(TensorInfo):
-    """Other tensors one after another, flat: experts stacked, or projections joined along their first axis."""
-
-    parts: tuple[TensorInfo, ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return _files(*self.parts)
+class Composed(TensorInfo):
+    """Made of `below`, and kept in a model as the first of these is."""
 
     @property
     def written(self) -> str:
-        return self.parts[0].written
+        return self.below[0].written
+
+
+@dataclass(frozen=True)
+class Chain(Composed):
+    """Other tensors one after another, flat: experts stacked, or projections joined along their first axis."""
+
+    parts: tuple[TensorInfo, ...]
 
     @property
     def below(self) -> tuple[TensorInfo, ...]:
@@ -63,19 +59,11 @@ def chain(name: str, shape: Sequence[int], parts: Sequence[TensorInfo]) -> Tenso
 
 
 @dataclass(frozen=True)
-class Window(TensorInfo):
+class Window(Composed):
     """Elements of another tensor that lie together, from flat element `begin` on."""
 
     of: TensorInfo
     begin: int
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return self.of.files
-
-    @property
-    def written(self) -> str:
-        return self.of.written
 
     @property
     def below(self) -> tuple[TensorInfo, ...]:
@@ -90,7 +78,7 @@ def window(name: str, shape: Sequence[int], of: TensorInfo, begin: int) -> Tenso
 
 
 @dataclass(frozen=True)
-class Scaled(TensorInfo):
+class Scaled(Composed):
     """Values times the scale of the block that each lies in, as float32.
 
     Attributes:
@@ -102,10 +90,6 @@ class Scaled(TensorInfo):
     of: TensorInfo
     scale: TensorInfo
     block: tuple[int, int]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return _files(self.of, self.scale)
 
     @property
     def written(self) -> str:
@@ -131,7 +115,7 @@ class Scaled(TensorInfo):
 
 
 @dataclass(frozen=True)
-class RowsReplaced(TensorInfo):
+class RowsReplaced(Composed):
     """A matrix some of whose rows are another tensor's, as peft's trainable tokens leave an embedding."""
 
     of: TensorInfo
@@ -139,16 +123,8 @@ class RowsReplaced(TensorInfo):
     indices: tuple[int, ...]
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        return _files(self.of, self.rows)
-
-    @property
-    def written(self) -> str:
-        return self.of.written
-
-    @property
     def below(self) -> tuple[TensorInfo, ...]:
-        return (self.of,)
+        return (self.of, self.rows)
 
     def read_into(self, start: int, buffer: np.ndarray) -> None:
         out = buffer.view(np.float32)
@@ -162,20 +138,12 @@ class RowsReplaced(TensorInfo):
 
 
 @dataclass(frozen=True)
-class Unrotated(TensorInfo):
+class Unrotated(Composed):
     """Query or key weights whose heads hold the two halves of each rotation side by side (Meta's Llama, torchtitan), as
     Hugging Face orders them: row (head, half, pair) is the stored row (head, pair, half)."""
 
     of: TensorInfo
     heads: int
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return self.of.files
-
-    @property
-    def written(self) -> str:
-        return self.of.written
 
     @property
     def below(self) -> tuple[TensorInfo, ...]:
@@ -196,23 +164,15 @@ class Unrotated(TensorInfo):
 
 
 @dataclass(frozen=True)
-class Normed(TensorInfo):
+class Normed(Composed):
     """DoRA: the rows of base + scale·B·A brought to the lengths that were trained (arXiv 2402.09353)."""
 
     of: LowRank
     lengths: TensorInfo
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        return _files(self.of, self.lengths)
-
-    @property
-    def written(self) -> str:
-        return self.of.written
-
-    @property
     def below(self) -> tuple[TensorInfo, ...]:
-        return (self.of,)
+        return (self.of, self.lengths)
 
     def read_into(self, start: int, buffer: np.ndarray) -> None:
         out = buffer.view(np.float32)

@@ -35,10 +35,6 @@ class TokenRows(TensorInfo):
     indices: tuple[int, ...]
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        return self.rows.files
-
-    @property
     def below(self) -> tuple[TensorInfo, ...]:
         return (self.rows,)
 

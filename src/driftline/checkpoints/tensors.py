@@ -80,7 +80,7 @@ class TensorInfo:
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that holds some of it."""
-        return (self.file,)
+        return tuple(dict.fromkeys(file for part in self.below for file in part.files)) or (self.file,)
 
     @property
     def remote(self) -> bool:
@@ -293,10 +293,6 @@ class LowRank(TensorInfo):
     scale: float
     transposed: bool = False
     base: TensorInfo | None = None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys(file for part in self.below for file in part.files))
 
     @property
     def written(self) -> str:

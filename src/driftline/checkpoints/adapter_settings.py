@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from driftline.checkpoints.git_lfs import refuse_pointer
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import read_json
 
 CONFIG, _VERL = "adapter_config.json", "lora_train_meta.json"
+_EMBEDDING = ""  # whatever the model calls its input embedding
+CONV1D_MODELS, CONV1D = ("gpt2", "openai-gpt"), ("c_attn", "c_proj", "c_fc", "q_attn")
 _OTHER_KINDS = (
     "use_bdlora",
     "use_qalora",
@@ -41,6 +44,7 @@ class AdapterSettings:
         alpha: lora_alpha, as it stands there; None where no file says it.
         tokens: token ids whose rows are trained, by the end of their module's name.
         taken_out: the init that changed the base, such as `pissa`; empty for those that leave it.
+        model_type: of the model's configuration, where it is known.
         keeps_tie: what changes an embedding changes the head that is tied to it too (ensure_weight_tying).
     """
 
@@ -53,6 +57,7 @@ class AdapterSettings:
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     taken_out: str = ""
     keeps_tie: bool = False
+    model_type: str = ""
 
     def scale(self, module: str, rank: int) -> float:
         """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; 1 where alpha is not known.
@@ -69,6 +74,8 @@ class AdapterSettings:
 
     def token_ids(self, module: str) -> tuple[int, ...] | None:
         """Of the rows of a module that are trained."""
+        if _EMBEDDING in self.tokens:
+            return self.tokens[_EMBEDDING]
         return next((ids for end, ids in self.tokens.items() if module == end or module.endswith(f".{end}")), None)
 
 
@@ -129,7 +136,7 @@ def read_settings(path: Path) -> AdapterSettings:
 
 
 def _tokens(given: Any) -> dict[str, tuple[int, ...]]:
-    given = {"embed_tokens": given} if isinstance(given, list) else given
+    given = {_EMBEDDING: given} if isinstance(given, list) else given
     if not isinstance(given, dict):
         return {}
     return {
@@ -140,6 +147,7 @@ def _tokens(given: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    refuse_pointer(path)
     try:
         found = read_json(path)
     except OSError as error:

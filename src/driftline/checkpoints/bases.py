@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from driftline.checkpoints.comparable import on_base
+from driftline.checkpoints.composed import Normed
 from driftline.checkpoints.layouts import Checkpoint, adapter
 from driftline.checkpoints.low_rank import needs_base
-from driftline.checkpoints.matching import as_named
+from driftline.checkpoints.matching import as_named, renamed
 from driftline.checkpoints.opening import open_checkpoint
 from driftline.errors import InputError, UnreadableCheckpoint
 
@@ -45,14 +46,15 @@ def on_bases(opened: Mapping[int, Checkpoint], base: Checkpoint | None, run: Pat
         base = opened[wholes[0]]
         note = (f"{base.path} is taken as the base of the adapters of the steps after it",)
     if base is None:
+        _refuse_rows_without_base(opened)
         return dict(opened)
     initial = _initial(opened, changes, base, run)
     found = {}
     for step, checkpoint in opened.items():
         if step in changes:
-            named = replace(checkpoint, tensors=as_named(checkpoint.tensors, base.tensors))
+            taken_out = checkpoint.settings is not None and checkpoint.settings.taken_out
             try:
-                checkpoint = on_base(named, base, initial)
+                checkpoint = _on_base(checkpoint, base, initial if taken_out else None)
             except UnreadableCheckpoint as error:
                 raise InputError(str(error)) from error
             checkpoint = replace(checkpoint, notes=(*checkpoint.notes, *note))
@@ -60,6 +62,24 @@ def on_bases(opened: Mapping[int, Checkpoint], base: Checkpoint | None, run: Pat
             checkpoint = replace(checkpoint, model_folder=base.model)
         found[step] = checkpoint
     return found
+
+
+def _on_base(change: Checkpoint, base: Checkpoint, initial: Checkpoint | None) -> Checkpoint:
+    """The model under the base's names, though the adapter may know its projections joined that are apart there."""
+    named = replace(change, tensors=renamed(change.tensors, base.tensors))
+    below = replace(base, tensors=as_named(base.tensors, named.tensors))
+    made = on_base(named, below, initial)
+    return replace(made, tensors=as_named(made.tensors, base.tensors))
+
+
+def _refuse_rows_without_base(opened: Mapping[int, Checkpoint]) -> None:
+    """DoRA sets the lengths of whole weights, so that ΔW alone says nothing of what it does."""
+    for checkpoint in opened.values():
+        if any(isinstance(info, Normed) and needs_base(info) for info in checkpoint.tensors.values()):
+            raise InputError(
+                f"{checkpoint.path} is a DoRA adapter, which cannot be measured without the weights whose lengths it sets: "
+                "say with --base which model it was trained on"
+            )
 
 
 def _initial(
@@ -83,7 +103,7 @@ def _initial(
             f"{base.path} is not what these adapters were trained on. Leave --base out to measure them, save the adapter of "
             "step 0 as checkpoint-0, or convert each with peft's path_initial_model_for_weight_conversion"
         )
-    return replace(found, tensors=as_named(found.tensors, base.tensors))
+    return replace(found, tensors=renamed(found.tensors, base.tensors))
 
 
 def _saved_beside(run: Path | None) -> Checkpoint | None:

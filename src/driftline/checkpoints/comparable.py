@@ -9,11 +9,11 @@ from pathlib import Path
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.adapter_settings import find_settings
 from driftline.checkpoints.layouts import Checkpoint, adapter, huggingface, megatron
-from driftline.checkpoints.low_rank import TokenRows, assemble, holds_adapter, needs_base, on_weight, without
-from driftline.checkpoints.model_config import configuration
+from driftline.checkpoints.low_rank import TokenRows, assemble, holds_adapter, needs_base, on_weight, oriented, without
+from driftline.checkpoints.model_config import configuration, says_tied
 from driftline.checkpoints.parameter_names import VALUE_HEAD, of_the_model
 from driftline.checkpoints.quantised import dequantised
-from driftline.checkpoints.tensors import TensorInfo
+from driftline.checkpoints.tensors import LowRank, TensorInfo
 from driftline.checkpoints.ties import input_embedding, output_embedding
 from driftline.errors import UnreadableCheckpoint
 
@@ -26,7 +26,7 @@ def comparable(opened: Checkpoint) -> Checkpoint:
             quantised weights whose values are not known.
     """
     where = opened.place or opened.path
-    names = of_the_model(opened.tensors)
+    names = of_the_model(opened.tensors, state=opened.layout not in (huggingface.NAME, adapter.NAME))
     tensors: dict[str, TensorInfo] = {}
     left_out = dict(opened.left_out)
     for name, short in names.items():
@@ -41,8 +41,11 @@ def comparable(opened: Checkpoint) -> Checkpoint:
     _refuse_placeholders(tensors, where)
     tied = {names.get(copy, copy): names[source] for copy, source in opened.tied.items() if source in names}
     notes, settings = list(opened.notes), None
+    config = configuration(opened.model)
+    tensors, scales = dequantised(tensors, config, where)
     if holds_adapter(tensors) or opened.layout == adapter.NAME:
         settings = find_settings(opened.path, where, opened.model)
+        settings = replace(settings, model_type=str(config.get("model_type", "")))
         tensors = assemble(tensors, where, settings)
         tied = {plain: source for plain, source in tied.items() if plain in tensors and source in tensors}
         if settings.alpha is None:
@@ -50,7 +53,6 @@ def comparable(opened: Checkpoint) -> Checkpoint:
                 f"no file beside {where} says the scale of its adapter (lora_alpha): it is measured as B·A, so norms are in "
                 f"other units, and no model can be made of it; put peft's adapter_config.json there"
             )
-    tensors, scales = dequantised(tensors, configuration(opened.model), where)
     as_saved = opened.layout == huggingface.NAME and all(
         name in opened.tensors and not info.below for name, info in tensors.items()
     )
@@ -76,26 +78,47 @@ def on_base(change: Checkpoint, base: Checkpoint, initial: Checkpoint | None = N
     Raises:
         UnreadableCheckpoint: the base lacks a matrix that the adapter changes, or has it in another shape.
     """
-    tensors = dict(base.tensors)
-    head, embedding = output_embedding(change.tensors) or "lm_head.weight", input_embedding(base.tensors)
-    tied = dict(base.tied)
-    keeps_tie = change.settings is not None and change.settings.keeps_tie
-    if embedding and (head not in tensors or head in tied):
-        changed = embedding in change.tensors and not isinstance(change.tensors[embedding], TokenRows)
-        if (changed or head in change.tensors) and not keeps_tie:
+    tensors, changes, tied = dict(base.tensors), dict(change.tensors), dict(base.tied)
+    config = configuration(base.model)
+    embedding = input_embedding(tensors)
+    head = output_embedding(tensors) or output_embedding(changes) or "lm_head.weight"
+    one = embedding is not None and (head in tied or (head not in tensors and says_tied(config) is not False))
+    if one and embedding is not None:
+        if change.settings is not None and change.settings.keeps_tie:
+            both = changes.pop(head, None)
+            if both is not None:
+                changes.setdefault(embedding, replace(both, name=embedding))
+        elif head in changes or (embedding in changes and not isinstance(changes[embedding], TokenRows)):
             tensors[head] = replace(tensors[embedding], name=head)
             tied.pop(head, None)
-    for name, info in change.tensors.items():
+    for name, info in changes.items():
         below = tensors.get(name)
+        if isinstance(info, LowRank):
+            info = oriented(info, str(config.get("model_type", "")))
         if below is None and needs_base(info):
             raise UnreadableCheckpoint(
-                f"{change.path} changes {name!r}, but the base {base.path} lacks it: give the base it was trained on"
+                f"{change.path} changes {name!r}, but the base {base.path} lacks it: give the base it was trained on, "
+                "with its projections joined or apart as they were"
             )
         made = info if below is None else on_weight(info, below, change.path)
         tensors[name] = without(made, initial.tensors.get(name) if initial else None)
+    _refuse_half_resized(tensors, base.tensors, embedding, head, change.path)
     return replace(
         change, tensors=tensors, tied=tied, model_folder=base.model, left_out=base.left_out | change.left_out
     )
+
+
+def _refuse_half_resized(
+    made: dict[str, TensorInfo], base: dict[str, TensorInfo], embedding: str | None, head: str, where: Path
+) -> None:
+    """Of a vocabulary that was resized in training, and of which an adapter holds the embedding or the head alone."""
+    if embedding is None or head not in made or made[embedding].shape[0] == made[head].shape[0]:
+        return
+    if head not in base or base[embedding].shape[0] == base[head].shape[0]:
+        raise UnreadableCheckpoint(
+            f"{where} has {made[embedding].shape[0]} rows of {embedding!r} and {made[head].shape[0]} of {head!r}: the vocabulary "
+            "was resized, and only one of them is in the adapter; give the base with its vocabulary resized as it was"
+        )
 
 
 def writable(checkpoint: Checkpoint) -> str | None:

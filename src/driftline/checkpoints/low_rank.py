@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from driftline.checkpoints.adapter_settings import AdapterSettings
+from driftline.checkpoints.adapter_settings import CONV1D, CONV1D_MODELS, AdapterSettings
 from driftline.checkpoints.composed import Normed, RowsReplaced
 from driftline.checkpoints.tensors import LowRank, TensorInfo
+from driftline.checkpoints.ties import output_embedding
 from driftline.errors import UnreadableCheckpoint
 
 _NAMED = (
@@ -25,6 +26,9 @@ _ROWS = re.compile(rf"^(.*)\.token_adapter\.trainable_tokens_delta{_NAMED}")
 _WHOLE = re.compile(r"\.modules_to_save\.([^.]+)(?=\.)")
 _PLAIN = re.compile(r"\.(?:modules_to_save|base_layer|token_adapter\.base_layer)(?=\.)")
 _UNUSED = re.compile(r"\.(?:original_module|trainable_tokens_original|token_adapter\.(?!base_layer))(?:\.|$)")
+
+
+_MARKS = (".lora_", ".modules_to_save.", ".token_adapter.", ".base_layer.", "prompt_encoder.")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class TokenRows(TensorInfo):
 
 def holds_adapter(names: Iterable[str]) -> bool:
     """Whether any of the tensors is peft's, and not the model's own."""
-    return any(".lora_" in name or ".modules_to_save." in name or ".token_adapter." in name for name in names)
+    return any(mark in name for name in names for mark in _MARKS)
 
 
 def assemble(tensors: Mapping[str, TensorInfo], where: Path, settings: AdapterSettings) -> dict[str, TensorInfo]:
@@ -61,6 +65,7 @@ def assemble(tensors: Mapping[str, TensorInfo], where: Path, settings: AdapterSe
     lengths: dict[str, TensorInfo] = {}
     rows: dict[str, TensorInfo] = {}
     found: dict[str, TensorInfo] = {}
+    wrapped: set[str] = set()
     wanted = _adapter(tensors, where)
     for key, info in tensors.items():
         if match := _FACTOR.match(key):
@@ -74,9 +79,17 @@ def assemble(tensors: Mapping[str, TensorInfo], where: Path, settings: AdapterSe
                 f"{where}: {key!r} is neither A nor B of a matrix: merge each checkpoint with peft's "
                 "merge_and_unload(), and name the merged folders"
             )
-        elif not _UNUSED.search(key) and ((whole := _WHOLE.search(key)) is None or whole[1] == wanted):
+        elif not _UNUSED.search(key) and ((kept := _WHOLE.search(key)) is None or kept[1] == wanted):
             name = _PLAIN.sub("", _WHOLE.sub("", key))
             found[name] = replace(info, name=name)
+            if ".base_layer." in key and ".token_adapter." not in key:
+                wrapped.add(name.rpartition(".")[0])
+    foreign = wrapped - {module for module, _ in pairs}
+    if foreign or any("prompt_encoder." in key for key in tensors):
+        raise UnreadableCheckpoint(
+            f"{where} holds an adapter of peft that is not LoRA{f', around {min(foreign)!r}' if foreign else ''}: merge each "
+            "checkpoint with peft's merge_and_unload(), and name the merged folders"
+        )
     for (module, embedding), pair in pairs.items():
         name = f"{module}.weight"
         product = _product(name, pair, where, settings, embedding)
@@ -87,6 +100,8 @@ def assemble(tensors: Mapping[str, TensorInfo], where: Path, settings: AdapterSe
         raise UnreadableCheckpoint(f"{where} lacks the magnitudes of DoRA that {settings.path} promises: damaged")
     for module, info in rows.items():
         name, ids = f"{module}.weight", settings.token_ids(module)
+        if ids is None and name == output_embedding([name]):  # tied: the embedding's rows are the head's
+            ids = next((settings.token_ids(other) for other in rows if other != module), None)
         if ids is None or len(info.shape) != 2 or len(ids) != info.shape[0]:
             raise UnreadableCheckpoint(
                 f"{where} trains rows of {name!r}, but {settings.path} does not say which (trainable_token_indices)"
@@ -113,14 +128,28 @@ def on_weight(change: TensorInfo, base: TensorInfo, where: Path) -> TensorInfo:
         below = on_weight(change.of, base, where)
         assert isinstance(below, LowRank)
         return replace(change, of=below)
-    if not isinstance(change, LowRank):
+    if not isinstance(change, LowRank) or change.base is not None:
         return change
+    if base.shape != change.shape and base.shape == change.shape[::-1]:  # peft has one flag for layers of both kinds
+        change = turned(change)
     if base.shape != change.shape:
         raise UnreadableCheckpoint(
             f"{where} changes {change.name!r} {list(change.shape)}, but the base has it as {list(base.shape)}: give the "
             "base it was trained on"
         )
     return replace(change, base=base)
+
+
+def turned(change: LowRank) -> LowRank:
+    """The product as a layer stores it that has its weight the other way round."""
+    return replace(change, transposed=not change.transposed, shape=change.shape[::-1])
+
+
+def oriented(change: LowRank, model_type: str) -> LowRank:
+    """The product the way round that GPT-2 stores it, whose blocks have [in, out] and whose head has [out, in]."""
+    last = change.name.removesuffix(".weight").rpartition(".")[2]
+    wrong = (last in CONV1D and not change.transposed) or (last == "lm_head" and change.transposed)
+    return turned(change) if model_type in CONV1D_MODELS and wrong else change
 
 
 def needs_base(info: TensorInfo) -> bool:
@@ -132,6 +161,10 @@ def needs_base(info: TensorInfo) -> bool:
 
 def without(product: TensorInfo, initial: TensorInfo | None) -> TensorInfo:
     """A product less the one that training began with, where that was taken out of the base."""
+    if isinstance(product, Normed) and isinstance(initial, Normed):
+        below = without(product.of, initial.of)
+        assert isinstance(below, LowRank)
+        return replace(product, of=below)
     if not isinstance(product, LowRank) or not isinstance(initial, LowRank) or product.base is None:
         return product
     return replace(product, base=replace(initial, scale=-initial.scale, base=product.base))
@@ -167,7 +200,8 @@ def _product(
     transposed = embedding or settings.transposed
     shape = (fan_in, left.shape[0]) if transposed else (left.shape[0], fan_in)
     factor = settings.scale(name.removesuffix(".weight"), rank)
-    return LowRank(name, shape, "F32", right.file, left, right, factor, transposed)
+    product = LowRank(name, shape, "F32", right.file, left, right, factor, transposed)
+    return oriented(product, settings.model_type)
 
 
 def _normed(product: LowRank, lengths: TensorInfo, where: Path) -> Normed:

@@ -124,6 +124,18 @@ def as_named(tensors: Shapes, reference: Shapes) -> dict[str, TensorInfo]:
     return {**found, **{name: info for name, info in left.items() if name not in used}}
 
 
+def renamed(tensors: Shapes, reference: Shapes) -> dict[str, TensorInfo]:
+    """The tensors under the names of `reference` where these are other names of the same; nothing is joined or cut."""
+    known = _by_plain_name({name: info for name, info in reference.items() if name not in tensors})
+    found: dict[str, TensorInfo] = {}
+    for name, info in tensors.items():
+        other = known.get(plain(name)) if name not in reference else None
+        alike = other is not None and _alike(info.shape, other.shape)
+        short = other.name if other is not None and alike else name
+        found[short] = replace(info, name=short)
+    return found
+
+
 def _by_plain_name(tensors: Shapes) -> dict[str, TensorInfo]:
     """Without names that two tensors come to."""
     found: dict[str, TensorInfo] = {}
@@ -143,6 +155,9 @@ def plain(name: str) -> str:
     parts = parts[1:] if parts and parts[0] in _BACKBONES else parts
     parts = ["mlp" if part == "block_sparse_moe" else part for part in parts]
     parts = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if (part, after) != ("router", "gate")]
+    parts = ["lm_head" if part == "embed_out" else part for part in parts]
+    if parts[-3:] == ["mlp", "router", "weight"]:
+        parts[-2] = "gate"
     if "experts" in parts:
         parts = [_EXPERT.get(part, part) for part in parts]
     return ".".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from driftline.checkpoints.comparable import comparable, on_base
 from driftline.checkpoints.git_lfs import refuse_pointer, refuse_pointers
@@ -13,8 +14,10 @@ from driftline.checkpoints.layouts import (
     Checkpoint,
     adapter,
     huggingface,
+    state_dict,
 )
 from driftline.checkpoints.leftovers import without_weights
+from driftline.checkpoints.parameter_names import VALUE_HEAD, of_the_model
 from driftline.checkpoints.places import layouts_in
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
@@ -35,6 +38,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             if not found:
                 list(folder.iterdir())  # raises where a server fails: to look for a file there says no such file
                 raise UnreadableCheckpoint(without_weights(folder))
+            found = _with_model(found)
             layout, place = found[0]
             if remote.is_remote(folder) and layout.NAME not in READ_REMOTELY:
                 raise UnreadableCheckpoint(
@@ -63,6 +67,16 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise UnreadableCheckpoint(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
     except RecursionError as error:
         raise UnreadableCheckpoint(f"{folder} has a damaged file: its JSON is nested too deeply") from error
+
+
+def _with_model(found: list[tuple[ModuleType, Path]]) -> list[tuple[ModuleType, Path]]:
+    """Without a state dict that holds nothing of the model, a value head beside an adapter, where there is another."""
+    layout, place = found[0]
+    if len(found) > 1 and layout is state_dict and not remote.is_remote(place):
+        names = of_the_model(layout.open(place).tensors)
+        if all(VALUE_HEAD.match(name) for name in names.values()):
+            return found[1:]
+    return found
 
 
 def _model_folder(folder: Path, place: Path) -> Path | None:

@@ -42,14 +42,17 @@ def of_a_state(names: Iterable[str]) -> list[str]:
     return [name for name in names if not _STATE.search(name)]
 
 
-def of_the_model(names: Iterable[str]) -> dict[str, str]:
+def of_the_model(names: Iterable[str], *, state: bool = True) -> dict[str, str]:
     """Name as a trainer saved it -> name in the model.
 
     `app.model.` (prime-rl) and the `model.` of a whole state are taken off too, the latter where a second one or a head
     shows that it is not the model's own (`model.model.layers...`, `model.lm_head...`).
+
+    Args:
+        state: the names are of a trainer's state; those of a model's own folder begin as it pleases.
     """
     found = {name: unwrapped(name) for name in names}
-    while found:
+    while found and state:
         shorter = _without_state(found.values())
         if shorter is None:
             break

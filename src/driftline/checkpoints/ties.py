@@ -15,7 +15,14 @@ from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.model_config import configuration, says_tied
 from driftline.checkpoints.tensors import Stored, TensorInfo
 
-_INPUTS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight", "word_embeddings.weight")
+_INPUTS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "tok_embeddings.weight",
+    "word_embeddings.weight",
+    ".embeddings.weight",
+)
 _OUTPUTS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight")
 _SAMPLES, _SAMPLE = 64, 1 << 10
 _SLICE = 1 << 22  # elements

@@ -62,6 +62,7 @@ _STORAGES = {
 }
 
 
+_STATES = ("model", "state_dict", "model_state_dict", "module")  # what trainers call the model's among others
 _REBUILT = ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_tensor")
 
 
@@ -218,11 +219,34 @@ def read_state_dict(path: Path) -> dict[str, Stored]:
     state = read_torch_file(path)
     if not isinstance(state, dict):
         raise UnreadableCheckpoint(f"{path} is not a state dict")
+    state = _innermost(state, path)
     found = {str(key): part_of(value, f"{path}, tensor {str(key)!r},") for key, value in state.items()}
     tensors = {name: Stored(name, p.shape, p.dtype, path, p.offset) for name, p in found.items() if p is not None}
     if not tensors:
         raise UnreadableCheckpoint(f"{path} holds no tensors: damaged, or not a state dict")
     return tensors
+
+
+def _innermost(state: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """The state dict of the model where a trainer put it among other things, such as its step."""
+
+    def tensors(values: Any) -> int:
+        return (
+            sum(called(value) in (*_REBUILT, "_rebuild_parameter") for value in values.values())
+            if isinstance(values, dict)
+            else 0
+        )
+
+    inner = {key: value for key, value in state.items() if tensors(value)}
+    if not inner or tensors(state) > max(map(tensors, inner.values())):
+        return state
+    named = [key for key in _STATES if key in inner] or list(inner)
+    if len(named) > 1 and named[0] not in _STATES:
+        raise UnreadableCheckpoint(
+            f"{path} holds several state dicts ({', '.join(map(str, inner))}), and none is called {_STATES[0]}: save the "
+            "model's by itself"
+        )
+    return _innermost(inner[named[0]], path)
 
 
 def _offset(file: BinaryIO, info: zipfile.ZipInfo, where: str) -> int:

@@ -272,10 +272,14 @@ def _open_base(base: str | Path) -> Checkpoint:
 def _only_in_first(opened: dict[int, Checkpoint]) -> list[str]:
     """The tensors that the first checkpoint alone has: the base's, which trainers drop."""
     first, *others = opened.values()
+    new = {info.shape for name, info in others[-1].tensors.items() if name not in first.tensors} if others else set()
     return [
         name
-        for name in first.tensors
-        if others and name not in first.tied and not any(name in other.tensors for other in others)
+        for name, info in first.tensors.items()
+        if others
+        and name not in first.tied
+        and info.shape not in new  # it may be the same under a name that is not known
+        and not any(name in other.tensors for other in others)
     ]
 
 

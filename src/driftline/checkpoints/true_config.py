@@ -12,6 +12,10 @@ from driftline.checkpoints.tensors import TensorInfo
 from driftline.checkpoints.ties import input_embedding, output_embedding
 
 
+def _is_scaled(info: TensorInfo) -> bool:
+    return isinstance(info, Scaled) or any(map(_is_scaled, info.below))
+
+
 def true_to(
     config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], tied: Mapping[str, str], dtype: str = "same"
 ) -> dict[str, Any]:
@@ -24,8 +28,8 @@ def true_to(
     """
     found = copy.deepcopy(dict(config))
     parts = [found, *(part for part in (found.get("text_config"),) if isinstance(part, dict))]
-    scaled = any(isinstance(info, Scaled) for info in tensors.values())
-    if scaled:
+    scaled = any(map(_is_scaled, tensors.values()))
+    if not any(info.dtype.startswith("F8") for info in tensors.values()):
         found.pop("quantization_config", None)
     if dtype != "same" or scaled:
         for key in ("dtype", "torch_dtype"):
@@ -33,6 +37,8 @@ def true_to(
                 found[key] = "bfloat16" if dtype == "same" else dtype
     embedding, head = input_embedding(tensors), output_embedding(tensors)
     rows = tensors[embedding].shape[0] if embedding else 0
+    if head and tensors[head].shape[0] != rows:  # by design, as in Llama's models of vision
+        rows = 0
     for part in parts if rows else ():
         if isinstance(part.get("vocab_size"), int) and part["vocab_size"] != rows:
             part["vocab_size"] = rows

@@ -175,13 +175,19 @@ def test_tasks_of_a_node_that_dies_run_again(cluster: Any, tmp_path: Path) -> No
 
         with open(tmp_path / f"{item}.txt", "a") as file:  # a line for each time it is begun
             file.write(ray.get_runtime_context().get_node_id() + "\n")
-        time.sleep(0.3)
+        time.sleep(0.5)
         return item * item
 
     doomed = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+
+    def there() -> set[str]:
+        return {file.name for file in tmp_path.iterdir() if doomed.node_id in file.read_text()}
+
     with open_engine("ray", cluster.address) as engine:
         results = engine.map(work, range(30))
-        begun = [next(results) for _ in range(6)]
+        begun, before = [next(results) for _ in range(6)], there()
+        while there() == before:  # until it has just begun another
+            begun.append(next(results))
         cluster.remove_node(doomed, allow_graceful=False)
         assert begun + list(results) == [item * item for item in range(30)]
     begins = {item: (tmp_path / f"{item}.txt").read_text().split() for item in range(30)}

@@ -89,7 +89,7 @@ def find_settings(folder: Path, place: Path, model: Path) -> AdapterSettings:
         UnreadableCheckpoint: the file is damaged, or the adapter is of a kind that is not scale·B·A.
     """
     for where in _places(folder, place, model):
-        if (where / _VERL).is_file() and (alpha := _json(where / _VERL).get("lora_alpha")) is not None:
+        if (where / _VERL).is_file() and (alpha := _json(where / _VERL).get("lora_alpha")):  # 0 where verl knows none
             return AdapterSettings(where / _VERL, alpha)
         if (where / CONFIG).is_file():
             return read_settings(where / CONFIG)

@@ -123,6 +123,10 @@ def test_adapters_are_their_product(tmp_path, alone):
     actor = tmp_path / "global_step_5" / "actor"
     save_ranks(actor, {f"base_model.model.{name}": value for name, value in state.items()}, 2)
     assert "says the scale of its adapter" in open_trajectory(tmp_path).remarks[0]
+    (actor / "lora_train_meta.json").write_text(
+        json.dumps({"r": 3, "lora_alpha": 0})
+    )  # what verl writes if it knows none
+    assert "says the scale of its adapter" in open_trajectory(tmp_path).remarks[0]
     (actor / "lora_train_meta.json").write_text(json.dumps({"r": 3, "lora_alpha": 6, "task_type": "CAUSAL_LM"}))
     trajectory = open_trajectory(tmp_path)
     expected = (b.double() @ a.double() * 2 + (0 if alone else base)).float().numpy().reshape(-1)

@@ -100,8 +100,15 @@ def test_killed_at_any_moment_the_result_is_complete_or_absent_and_the_same_call
     finished(words(command, given, tmp_path / "warm"))
     whole = finished(words(command, given, tmp_path / "timed"))
     kills = absent = left = 0
-    while kills < KILLS:
-        kills += killed(words(command, given, out), rng.uniform(0.05, 1.1) * whole)
+
+    def begun() -> bool:
+        return any(place.iterdir())
+
+    while kills < KILLS:  # every second one at any moment, the others while the result is being written
+        if kills % 2:
+            kills += killed(words(command, given, out), rng.uniform(0.05, 1.1) * whole)
+        else:
+            kills += killed(words(command, given, out), 0.0, once=begun)
         if out.exists():
             complete(command, out)
             shutil.rmtree(out)

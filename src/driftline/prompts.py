@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is given: the text, and its tokens."""
+    """What the model is given: the text, and its tokens.
+
+    Where a server does the encoding the tokens are not known, nor the text of a chat: then there are its messages.
+    """
 
     text: str
     ids: list[int]
+    messages: list[dict[str, Any]] | None = None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pytest
 from lab_samplers import base_sampler, sharpened_sampler
 from msgspec.structs import replace as replaced
 
-from driftline.decoding.sampler import Sampler
+from driftline.decoding.backends.embedded import Embedded
 from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
 from driftline.evaluation import evaluate as room
@@ -27,13 +27,13 @@ EXTRAPOLATED = replace(SETTINGS, early="zero", alpha=2.0)
 
 
 @pytest.fixture(scope="module")
-def base() -> Sampler:
-    return base_sampler()
+def base() -> Embedded:
+    return Embedded(base_sampler())
 
 
 @pytest.fixture(scope="module")
-def sharpened() -> Sampler:
-    return sharpened_sampler()
+def sharpened() -> Embedded:
+    return Embedded(sharpened_sampler(), 96)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def rows_of(out: Path, arm: str) -> list[dict]:
 
 def test_a_model_and_its_figures(tmp_path, task, base) -> None:
     out = tmp_path / "out"
-    record = evaluate(task, out, SETTINGS, batch_size=96, sampler=base)
+    record = evaluate(task, out, SETTINGS, decoder=base)
     assert record == read_record(out / "evaluation.json", EvaluationRecord, what="driftline evaluate")
     assert (out / "evaluation.json").read_text() == record_text(record)
     assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "samples.jsonl"]
@@ -82,7 +82,7 @@ def test_a_model_and_its_figures(tmp_path, task, base) -> None:
 
 
 def test_greedy_the_base_knows_its_sums(tmp_path, task, base) -> None:
-    record = evaluate(task, tmp_path / "out", replace(SETTINGS, temperature=0.0, samples=1), sampler=base)
+    record = evaluate(task, tmp_path / "out", replace(SETTINGS, temperature=0.0, samples=1), decoder=base)
     assert record["avg@k"] > 0.9
     assert record["pass@k"] == {"1": record["avg@k"]}
 
@@ -109,10 +109,10 @@ def stop_after(count: int):
 
 @pytest.mark.parametrize("torn", [b"", b'{"index": 9, "sa'])
 def test_a_stopped_evaluation_goes_on(tmp_path, task, base, torn: bytes) -> None:
-    whole = evaluate(task, tmp_path / "whole", SETTINGS, sampler=base)
+    whole = evaluate(task, tmp_path / "whole", SETTINGS, decoder=base)
     out, asked = tmp_path / "out", []
     with pytest.raises(Stopped):
-        evaluate(task, out, SETTINGS, sampler=base, progress=stop_after(40))
+        evaluate(task, out, SETTINGS, decoder=base, progress=stop_after(40))
     assert not out.exists()
     with open(tmp_path / ".out.work" / "model.jsonl", "ab") as file:
         file.write(torn)
@@ -121,7 +121,7 @@ def test_a_stopped_evaluation_goes_on(tmp_path, task, base, torn: bytes) -> None
         asked.append(total)
         return lambda rows: None
 
-    record = evaluate(task, out, SETTINGS, sampler=base, progress=count)
+    record = evaluate(task, out, SETTINGS, decoder=base, progress=count)
     assert asked == [96 - 48]  # three batches of 16 were done
     assert (out / "samples.jsonl").read_text() == (tmp_path / "whole" / "samples.jsonl").read_text()
     assert replaced(record, seconds=0) == replaced(whole, seconds=0)
@@ -130,15 +130,15 @@ def test_a_stopped_evaluation_goes_on(tmp_path, task, base, torn: bytes) -> None
 
 def test_work_for_another_request_is_not_used(tmp_path, task, base) -> None:
     with pytest.raises(Stopped):
-        evaluate(task, tmp_path / "out", SETTINGS, sampler=base, progress=stop_after(40))
+        evaluate(task, tmp_path / "out", SETTINGS, decoder=base, progress=stop_after(40))
     other = replace(SETTINGS, seed=2)
-    evaluate(task, tmp_path / "out", other, sampler=base)
-    evaluate(task, tmp_path / "fresh", other, sampler=base)
+    evaluate(task, tmp_path / "out", other, decoder=base)
+    evaluate(task, tmp_path / "fresh", other, decoder=base)
     assert (tmp_path / "out" / "samples.jsonl").read_text() == (tmp_path / "fresh" / "samples.jsonl").read_text()
 
 
 def test_extrapolation_that_only_sharpens_is_called_so(tmp_path, task, sharpened) -> None:
-    record = evaluate(task, tmp_path / "out", EXTRAPOLATED, batch_size=96, sampler=sharpened)
+    record = evaluate(task, tmp_path / "out", EXTRAPOLATED, decoder=sharpened)
     control = record["control"]
     assert control["late_matched"]["temperature"] == pytest.approx(0.5, rel=1e-3)  # alpha 2 doubles the logits
     assert control["gain"]["mean"] == pytest.approx(record["avg@k"] - control["late"]["avg@k"])
@@ -153,14 +153,14 @@ def test_extrapolation_that_only_sharpens_is_called_so(tmp_path, task, sharpened
 
 
 def test_without_the_control_only_the_forecast_arm_is_drawn(tmp_path, task, sharpened) -> None:
-    record = evaluate(task, tmp_path / "out", EXTRAPOLATED, control=False, sampler=sharpened)
+    record = evaluate(task, tmp_path / "out", EXTRAPOLATED, control=False, decoder=sharpened)
     assert "control" not in record
     assert len(rows_of(tmp_path / "out", "forecast")) == 96
 
 
 def test_greedy_extrapolation_is_compared_with_greedy(tmp_path, task, sharpened) -> None:
     settings = replace(EXTRAPOLATED, temperature=0.0, samples=1)
-    control = evaluate(task, tmp_path / "out", settings, sampler=sharpened)["control"]
+    control = evaluate(task, tmp_path / "out", settings, decoder=sharpened)["control"]
     assert control["verdict"] == "nothing"  # the same tokens are likeliest
     assert control["gain"] == control["beyond_sharpening"]
     assert control["late_matched"]["temperature"] == 0
@@ -171,7 +171,7 @@ def test_a_model_beside_another_is_better_beyond_sharpening(tmp_path, task, base
     """At temperature .3 the base of sums is nearly always right; that of strategy answers directly and wrong, however sure."""
     settings = replace(SETTINGS, temperature=0.3)
     beside = str(shipped_base("strategy"))
-    record = evaluate(task, tmp_path / "out", settings, beside=beside, sampler=base)
+    record = evaluate(task, tmp_path / "out", settings, beside=beside, decoder=base)
     assert record.beside == beside
     control = record.control
     assert control
@@ -182,30 +182,30 @@ def test_a_model_beside_another_is_better_beyond_sharpening(tmp_path, task, base
     low, high = control.beyond_sharpening.interval
     assert 0.3 < low < control.beyond_sharpening.mean < high
     assert f"beyond sharpening, by {control.beyond_sharpening.mean:+.3f} over that" in control.sentence
-    alone = evaluate(task, tmp_path / "alone", settings, beside=beside, control=False, sampler=base)
+    alone = evaluate(task, tmp_path / "alone", settings, beside=beside, control=False, decoder=base)
     assert "control" not in alone
 
 
 def test_extrapolated_decoding_has_its_late_model_beside_it_already(tmp_path, task, sharpened) -> None:
     with pytest.raises(InputError, match="leave it out"):
-        evaluate(task, tmp_path / "out", EXTRAPOLATED, beside="x", sampler=sharpened)
+        evaluate(task, tmp_path / "out", EXTRAPOLATED, beside="x", decoder=sharpened)
 
 
 def test_two_models_on_the_same_problems(tmp_path, task, base) -> None:
-    sampled = evaluate(task, tmp_path / "sampled", SETTINGS, sampler=base)
+    sampled = evaluate(task, tmp_path / "sampled", SETTINGS, decoder=base)
     greedy = replace(SETTINGS, temperature=0.0, samples=1)
-    against = evaluate(task, tmp_path / "greedy", greedy, against=tmp_path / "sampled", sampler=base)["against"]
+    against = evaluate(task, tmp_path / "greedy", greedy, against=tmp_path / "sampled", decoder=base)["against"]
     assert against["avg@k"] == pytest.approx(sampled["avg@k"])
     assert against["difference"]["mean"] > 0.3
     assert against["difference"]["p_value"] < 0.001
     assert against["difference"]["interval"][0] > 0.2
     with pytest.raises(InputError, match="is of other problems than --task sums"):
-        evaluate(open_task("sums", problems=9), tmp_path / "x", SETTINGS, against=tmp_path / "sampled", sampler=base)
+        evaluate(open_task("sums", problems=9), tmp_path / "x", SETTINGS, against=tmp_path / "sampled", decoder=base)
     with pytest.raises(InputError, match="holds no evaluation"):
-        evaluate(task, tmp_path / "x", SETTINGS, against=tmp_path, sampler=base)
+        evaluate(task, tmp_path / "x", SETTINGS, against=tmp_path, decoder=base)
     (tmp_path / "sampled" / "samples.jsonl").write_text('{"arm": "model"}\n')
     with pytest.raises(InputError, match="is damaged"):
-        evaluate(task, tmp_path / "x", SETTINGS, against=tmp_path / "sampled", sampler=base)
+        evaluate(task, tmp_path / "x", SETTINGS, against=tmp_path / "sampled", decoder=base)
     assert not (tmp_path / "x").exists()
 
 
@@ -214,7 +214,7 @@ def test_a_file_of_the_users_own(tmp_path, base) -> None:
     rows = [{"prompt": "21+28+15=", "answer": "64"}, {"prompt": "10+10+10=", "answer": "31"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = open_task(str(path), extraction="hash")
-    record = evaluate(own, tmp_path / "out", replace(SETTINGS, temperature=0.0, samples=1), sampler=base)
+    record = evaluate(own, tmp_path / "out", replace(SETTINGS, temperature=0.0, samples=1), decoder=base)
     assert [row["score"] for row in rows_of(tmp_path / "out", "model")] == [1, 0]
     assert (record["extraction"], record["verifier"]) == ("hash", "math")
 
@@ -224,17 +224,17 @@ def test_bad_requests_leave_nothing(tmp_path, task, base) -> None:
     path = tmp_path / "task.jsonl"
     path.write_text(json.dumps({"prompt": "1+" * 40, "answer": "1"}) + "\n")
     with pytest.raises(InputError, match="problem 0, has 80 tokens and the model's context is 64"):
-        evaluate(open_task(str(path)), out, SETTINGS, sampler=base)
+        evaluate(open_task(str(path)), out, SETTINGS, decoder=base)
     path.write_text(json.dumps({"messages": [{"role": "user", "content": "1"}], "answer": "1"}) + "\n")
     with pytest.raises(InputError, match="has messages, but the model has no chat template"):
-        evaluate(open_task(str(path)), out, SETTINGS, sampler=base)
+        evaluate(open_task(str(path)), out, SETTINGS, decoder=base)
     with pytest.raises(InputError, match="--batch-size is 0"):
-        evaluate(task, out, SETTINGS, batch_size=0, sampler=base)
+        evaluate(task, out, SETTINGS, batch_size=0, decoder=base)
     assert [file.name for file in tmp_path.iterdir()] == ["task.jsonl"]
     out.mkdir()
     (out / "mine.txt").write_text("")
     for overwrite, complaint in ((False, "is not empty"), (True, "did not write")):
         with pytest.raises(InputError, match=complaint):
-            evaluate(task, out, SETTINGS, overwrite=overwrite, sampler=base)
+            evaluate(task, out, SETTINGS, overwrite=overwrite, decoder=base)
     with pytest.raises(InputError, match="--early needs --alpha"):
         evaluate(task, tmp_path / "x", replace(SETTINGS, early="y"))

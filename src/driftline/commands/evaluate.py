@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from driftline.commands.generate import model_of
 from driftline.commands.options import Decoding, Output, Printing, TaskChoice, TokenChoice
 from driftline.errors import InputError
 
@@ -54,7 +55,8 @@ def run(request: Evaluate) -> EvaluationRecord:
     from driftline.files.output import output_folder, refuse_occupied
     from driftline.progress import counter
 
-    if (request.model is None) == (request.late is None):
+    backend = request.decoding.choice.chosen()
+    if backend.name != "http" and (request.model is None) == (request.late is None):
         raise InputError("no model, or two ways of naming one: give either MODEL, or --early and --late with --alpha")
     out, overwrite = request.output.out, request.output.overwrite
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
@@ -81,8 +83,12 @@ def run(request: Evaluate) -> EvaluationRecord:
 def _settings(request: Evaluate, task: Task) -> GenerationSettings:
     from driftline.decoding.settings import GenerationSettings
 
+    backend = request.decoding.choice.chosen()
+    given = {"model": request.model}
+    if backend.name == "http":
+        given |= {"late": request.late, "early": request.early, "beside": request.beside}
     return GenerationSettings(
-        late=request.model or str(request.late),
+        late=model_of(backend, **given) if request.late is None or backend.name == "http" else request.late,
         early=request.early,
         alpha=request.alpha,
         **asdict(request.tokens),
@@ -90,6 +96,7 @@ def _settings(request: Evaluate, task: Task) -> GenerationSettings:
         max_new_tokens=request.max_new_tokens or task.max_new_tokens,
         seed=request.seed,
         dtype=request.decoding.dtype,
+        backend=backend,
     )
 
 

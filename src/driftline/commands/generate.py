@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from driftline.commands.options import Decoding, Quiet, TokenChoice
+from driftline.errors import InputError
 
 if TYPE_CHECKING:
+    from driftline.decoding.backends.backend import Backend
     from driftline.decoding.generate import GenerateReport
     from driftline.decoding.settings import GenerationSettings
 
@@ -22,8 +24,8 @@ SamplesFile = Annotated[Path, arg(metavar="FILE")]
 class Generate:
     """Samples from two checkpoints' extrapolated logits, or from one model; a second call continues the file."""
 
-    late: Annotated[str, arg(metavar="MODEL")]
-    """folder or Hub name of the late model, or its LoRA adapter"""
+    late: Annotated[str | None, arg(metavar="MODEL")] = None
+    """folder or Hub name of the late model, or its LoRA adapter; left out with --backend http"""
     prompts: Prompts
     """JSON lines with prompt (used as it is) or messages"""
     out: SamplesFile
@@ -49,8 +51,9 @@ def run(request: Generate) -> GenerateReport:
     """Write the samples that are missing from the file."""
     from driftline.decoding.settings import GenerationSettings
 
+    backend = request.decoding.choice.chosen()
     settings = GenerationSettings(
-        late=request.late,
+        late=model_of(backend, late=request.late, **({"early": request.early} if backend.name == "http" else {})),
         early=request.early,
         alpha=request.alpha,
         **asdict(request.tokens),
@@ -58,6 +61,7 @@ def run(request: Generate) -> GenerateReport:
         max_new_tokens=request.max_new_tokens,
         seed=request.seed,
         dtype=request.decoding.dtype,
+        backend=backend,
     )
     return sample(
         request.prompts,
@@ -75,8 +79,29 @@ def show(report: GenerateReport, request: Generate) -> None:
     terminal.samples(report, request.out)
 
 
+def model_of(backend: Backend, **given: str | None) -> str:
+    """The one model that is sampled: the first of those given, or what a server calls its own.
+
+    Raises:
+        InputError: there is none, or a server has its own and others are given.
+    """
+    flags = {name: "MODEL" if name == "model" else f"--{name}" for name in given}
+    named = [name for name, value in given.items() if value is not None]
+    if backend.name == "http":
+        if named:
+            flag = flags[named[0]]
+            raise InputError(
+                f"{flag} is a model to run here, and --backend http has its own: name that with --model, leave {flag} out"
+            )
+        return str(backend.model)
+    first = next(iter(given))
+    if given[first] is None:
+        raise InputError(f"no model: give {flags[first]}, or --backend http with --endpoint and --model")
+    return str(given[first])
+
+
 def sample(
-    prompts: Path, out: Path, settings: GenerationSettings, *, batch_size: int, overwrite: bool, quiet: bool
+    prompts: Path, out: Path, settings: GenerationSettings, *, batch_size: int | None, overwrite: bool, quiet: bool
 ) -> GenerateReport:
     """Sample with a bar that counts the rows; see `decoding.generate`."""
     from driftline.decoding.generate import generate

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from driftline.commands.options import Clock, ModelDtype, Output, Printing, Source, Where
+from driftline.commands.options import BackendChoice, Clock, ModelDtype, Output, Printing, Source, Where
 from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ class Logprobs:
     """what lines are drawn against: step, or summed learning rate"""
     dtype: ModelDtype = "auto"
     """to run models in; auto: as saved"""
+    choice: BackendChoice = BackendChoice()
     where: Where = Where()
     printing: Printing = Printing()
 
 
 def run(request: Logprobs) -> LogprobsSummary:
     """Measure, and write `summary.json`, `tokens.parquet` and `report.html`."""
+    from driftline.decoding.backends.opening import scorer
     from driftline.files.output import output_folder, refuse_occupied
     from driftline.files.record import write_record
     from driftline.outputs import logprobs as measure
@@ -42,6 +44,7 @@ def run(request: Logprobs) -> LogprobsSummary:
     from driftline.report import outputs as page
 
     out, overwrite = request.output.out, request.output.overwrite
+    backend = request.choice.chosen()
     refuse_occupied(out, overwrite=overwrite, mark=MARK)
     trajectory = request.source.open(needed=3)
     with (
@@ -56,6 +59,7 @@ def run(request: Logprobs) -> LogprobsSummary:
             out,
             clock=request.clock,
             dtype=request.dtype,
+            score=scorer(backend, request.dtype),
             engine=engine,
             progress=progress,
         )

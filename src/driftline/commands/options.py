@@ -11,6 +11,7 @@ from tyro.conf import Positional, Suppress, arg
 
 if TYPE_CHECKING:
     from driftline.checkpoints.trajectory import Trajectory
+    from driftline.decoding.backends.backend import Backend
     from driftline.engines import Engine
     from driftline.evaluation.tasks import Task
 
@@ -134,10 +135,35 @@ class TokenChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackendChoice:
+    """What runs the models."""
+
+    backend: Literal["transformers", "vllm", "http"] = "transformers"
+    """what runs the models: transformers in this process, vLLM's engine, or a server"""
+    endpoint: Annotated[str | None, arg(metavar="URL")] = None
+    """of http: an OpenAI-compatible server, such as http://localhost:8000/v1; its key is taken from OPENAI_API_KEY"""
+    model_: Annotated[str | None, arg(name="model", metavar="NAME")] = None
+    """of http: what the server calls the model; {step} stands for a checkpoint's step"""
+    tokenizer: Annotated[str | None, arg(metavar="MODEL")] = None
+    """of http: folder or Hub name of its tokenizer, to send token ids and not texts"""
+
+    def chosen(self) -> Backend:
+        """The same as the rooms take it.
+
+        Raises:
+            InputError: options that do not go together.
+        """
+        from driftline.decoding.backends.backend import Backend
+
+        return Backend(self.backend, self.endpoint, self.model_, self.tokenizer)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Decoding:
     """How models are run."""
 
-    batch_size: int = 16
-    """completions decoded at once; changes the speed only"""
+    choice: BackendChoice = BackendChoice()
+    batch_size: int | None = None
+    """completions decoded at once, of http requests in flight; changes the speed only"""
     dtype: ModelDtype = "auto"
     """to run models in; auto: as saved"""

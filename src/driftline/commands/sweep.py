@@ -90,6 +90,7 @@ def _settings(request: Sweep, task: Task) -> GenerationSettings:
         max_new_tokens=request.max_new_tokens or task.max_new_tokens,
         seed=request.seed,
         dtype=request.decoding.dtype,
+        backend=request.decoding.choice.chosen(),
     )
 
 

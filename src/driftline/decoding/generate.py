@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from driftline.decoding.sampler import Completion, Sampler, row_seed
+from driftline.decoding.backends.decoder import Decoder, Job, Response
+from driftline.decoding.backends.opening import must_be_positive, open_decoder
 from driftline.decoding.settings import GenerationSettings
-from driftline.decoding.sources import sampler_of
 from driftline.errors import InputError
 from driftline.files.atomic import replace_text, sync
 from driftline.files.fingerprint import digest, digest_of, weights_of
 from driftline.files.json import json_text
 from driftline.files.lines import Row, continued, whole_lines
 from driftline.progress import Advance, unseen
-from driftline.prompts import Prompt, encode, read_rows
+from driftline.prompts import read_rows
 
 
 @dataclass(frozen=True)
@@ -44,86 +45,66 @@ def generate(
     out: Path,
     settings: GenerationSettings,
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     overwrite: bool = False,
     advance: Advance = unseen,
-    sampler: Sampler | None = None,
+    decoder: Decoder | None = None,
 ) -> GenerateReport:
     """Sample every prompt of a file; continues a file that the same settings began.
 
     Args:
-        batch_size: completions decoded at once; changes the speed, not the outcome (up to rounding).
+        batch_size: completions decoded at once, by default what suits the backend; changes the speed, not the
+            outcome (up to rounding).
         advance: called with the number of rows that were added, or found there.
-        sampler: that of `settings`, if it is loaded already.
+        decoder: that of `settings`, if it is open already.
 
     Raises:
         InputError: prompts, settings or models are wrong, or `out` was made otherwise.
     """
-    if batch_size < 1:
-        raise InputError(f"--batch-size is {batch_size}: it must be at least 1")
+    must_be_positive(batch_size)
     rows = read_rows(prompts)
-    record = {**asdict(settings), "models": _fingerprint(settings), "prompts": digest(prompts.read_bytes())}
+    record = {**settings.record(), "models": _fingerprint(settings), "prompts": digest(prompts.read_bytes())}
     present = _present(out, record, settings.samples, len(rows), overwrite=overwrite)
     advance(present)
     jobs = [(index, sample) for index in range(len(rows)) for sample in range(settings.samples)][present:]
     if not jobs:
         return GenerateReport(present, 0, 0, 0.0, float("nan"), float("nan"))
-    sampler = sampler or sampler_of(settings)
-    encoded = [encode(row, sampler.tokenizer, f"{prompts}, row {index}") for index, row in enumerate(rows)]
-    ids = {index: prompt.ids for index, prompt in enumerate(encoded)}
-    for index, prompt in ids.items():
-        sampler.must_fit(prompt, f"{prompts}, row {index},")
-    if not present:
-        _begin(out, record)
     started, tokens = time.perf_counter(), 0
-    with continued(out) as file:
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            completions = complete(sampler, settings, batch, ids)
-            file.append(
-                _row(*job, encoded[job[0]], completion, sampler, ids=settings.keep_prompt_ids)
-                for job, completion in zip(batch, completions, strict=True)
-            )
-            tokens += sum(len(completion.ids) for completion in completions)
-            advance(len(batch))
+    with open_decoder(settings, batch_size) if decoder is None else nullcontext(decoder) as model:
+        encoded = [model.prompt(row, f"{prompts}, row {index}") for index, row in enumerate(rows)]
+        asked = [Job(index, sample, encoded[index]) for index, sample in jobs]
+        waiting = iter(asked)
+        if not present:
+            _begin(out, record)
+        with continued(out) as file:
+            for responses in model.complete(asked, settings):
+                drawn = zip(islice(waiting, len(responses)), responses, strict=True)
+                file.append(_row(job, response, ids=settings.keep_prompt_ids) for job, response in drawn)
+                tokens += sum(response.tokens for response in responses)
+                advance(len(responses))
+        drafts = model.acceptance
     return GenerateReport(
         present + len(jobs),
         len(jobs),
         tokens,
         time.perf_counter() - started,
-        sampler.acceptance.rate,
-        sampler.acceptance.tokens_per_early_pass,
+        float("nan") if drafts is None else drafts.rate,
+        float("nan") if drafts is None else drafts.tokens_per_early_pass,
     )
 
 
-def complete(
-    sampler: Sampler, settings: GenerationSettings, jobs: Sequence[tuple[int, int]], prompts: Mapping[int, list[int]]
-) -> list[Completion]:
-    """One completion for each job, a prompt's index and a sample's number, all in one batch.
-
-    Args:
-        prompts: token ids of each prompt, by its index.
-    """
-    return sampler.sample(
-        [prompts[index] for index, _ in jobs],
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        max_new_tokens=settings.max_new_tokens,
-        seeds=[row_seed(settings.seed, index, sample) for index, sample in jobs],
-    )
-
-
-def _row(index: int, sample: int, prompt: Prompt, completion: Completion, sampler: Sampler, *, ids: bool) -> Row:
-    """A line of the output; with the prompt's token ids, if so asked."""
+def _row(job: Job, response: Response, *, ids: bool) -> Row:
+    """A line of the output; with the prompt's token ids, if so asked and they are known."""
+    prompt = job.prompt
     return {
-        "index": index,
-        "sample": sample,
-        "prompt": prompt.text,
-        **({"prompt_ids": prompt.ids} if ids else {}),
-        "response": sampler.text(completion),
-        "response_ids": completion.ids,
-        "finish_reason": completion.finish_reason,
+        "index": job.index,
+        "sample": job.sample,
+        **({"prompt": prompt.text} if prompt.messages is None else {"messages": prompt.messages}),
+        **({"prompt_ids": prompt.ids} if ids and prompt.ids else {}),
+        "response": response.text,
+        "response_ids": response.ids,
+        **({"tokens": response.tokens} if response.ids is None else {}),
+        "finish_reason": response.finish_reason,
     }
 
 
@@ -185,5 +166,4 @@ def _complete_rows(out: Path, samples: int, prompts: int) -> int:
 
 def _fingerprint(settings: GenerationSettings) -> dict[str, str]:
     """Sizes and times of the models' weight files, hashed: other weights under the same name are noticed."""
-    found = weights_of(filter(None, (settings.late, settings.early)))
-    return {source: digest_of(files) for source, files in found.items()}
+    return {source: digest_of(files) for source, files in weights_of(settings.sources).items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from driftline.decoding.backends.backend import Backend
 from driftline.decoding.distribution import SamplingParams
 from driftline.errors import InputError
 
@@ -20,6 +22,7 @@ class GenerationSettings:
         max_new_tokens: the longest completion.
         seed: of all samples; each has its own, made from it (`row_seed`).
         dtype: to run the models in; `auto`: as saved.
+        backend: what runs the models.
         keep_prompt_ids: have the prompt's tokens in each row, for `driftline logprobs` to score without tokenising again.
     """
 
@@ -34,9 +37,24 @@ class GenerationSettings:
     seed: int = 0
     dtype: str = "auto"
     keep_prompt_ids: bool = False
+    backend: Backend = Backend()
 
     def __post_init__(self) -> None:
         SamplingParams(self.temperature, self.top_p, self.top_k)
         for name in ("samples", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+
+    @property
+    def sources(self) -> list[str]:
+        """The models whose files the samples depend on: none where a server has them."""
+        if self.backend.name == "http":
+            return []
+        return [source for source in (self.late, self.early) if source is not None]
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for telling samples drawn by other settings: an embedded backend leaves no trace."""
+        found = asdict(self)
+        if self.backend == Backend():
+            del found["backend"]
+        return found

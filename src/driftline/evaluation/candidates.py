@@ -18,7 +18,10 @@ import numpy as np
 
 from driftline import models
 from driftline.checkpoints.trajectory import Trajectory
+from driftline.decoding.backends.decoder import Decoder
+from driftline.decoding.backends.embedded import BATCH_SIZE, Embedded
 from driftline.decoding.sampler import Sampler
+from driftline.decoding.settings import GenerationSettings
 from driftline.engines import Engine
 from driftline.errors import InputError
 from driftline.forecast.forecast import Forecast
@@ -35,7 +38,22 @@ _SCRATCH = ".forecast-"  # folders of forecasts that are being scored
 class ModelSource(Protocol):
     """How to have a model ready, here or on another machine."""
 
-    def open(self) -> AbstractContextManager[Sampler]: ...
+    def open(self) -> AbstractContextManager[Decoder]: ...
+
+
+@dataclass(frozen=True)
+class Running:
+    """How models are run: dtype and backend of `settings`, and how many completions at once."""
+
+    settings: GenerationSettings
+    batch_size: int | None
+
+    @property
+    def dtype(self) -> str:
+        return self.settings.dtype
+
+    def embedded(self, sampler: Sampler) -> Decoder:
+        return Embedded(sampler, self.batch_size or BATCH_SIZE)
 
 
 @dataclass(frozen=True)
@@ -48,26 +66,26 @@ class Candidate:
 
 
 def in_weights(
-    trajectory: Trajectory, request: ForecastRequest, dtype: str, scratch: Path, engine: Engine | None
+    trajectory: Trajectory, request: ForecastRequest, how: Running, scratch: Path, engine: Engine | None
 ) -> tuple[list[Candidate], str]:
     """Forecast weights, and how they are made, in words.
 
     Args:
-        dtype: to run the models in; scratch: where weights go that are being scored.
+        scratch: where weights go that are being scored.
     """
     for left in scratch.glob(f"{_SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)  # of a sweep that was killed
     plan = make_plan(trajectory, request, engine=engine)
     tokenizer_of(trajectory)  # refuses a run without one before anything is scored
     candidates = [
-        Candidate(f"forecast of step {target}", target, _Written(trajectory, plan.trajectory, forecast, scratch, dtype))
+        Candidate(f"forecast of step {target}", target, _Written(trajectory, plan.trajectory, forecast, scratch, how))
         for target, forecast in zip(request.targets, plan.forecasts, strict=True)
     ]
     return candidates, plan.sentence
 
 
 def in_logits(
-    trajectory: Trajectory, request: ForecastRequest, seen: Sequence[int], dtype: str
+    trajectory: Trajectory, request: ForecastRequest, seen: Sequence[int], how: Running
 ) -> tuple[list[Candidate], str]:
     """Extrapolated logits of the first and the last of the steps `seen`, and which these are, in words."""
     early, late = seen[0], seen[-1]
@@ -81,15 +99,15 @@ def in_logits(
     for target in request.targets:
         if target <= late:
             raise InputError(f"--to {target} is not beyond the late checkpoint, step {late}: give a later one")
-    pair = _Pair(trajectory, early, late, dtype)
+    pair = _Pair(trajectory, early, late, how)
     candidates = [Candidate(f"logits at step {target}", target, _Logits(pair, target)) for target in request.targets]
     return candidates, f"logits of steps {early} and {late}"
 
 
-def checkpoints(trajectory: Trajectory, count: int, always: int, dtype: str) -> list[Candidate]:
+def checkpoints(trajectory: Trajectory, count: int, always: int, how: Running) -> list[Candidate]:
     """About `count` checkpoints spread over the run, that of step `always` among them."""
     return [
-        Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, dtype))
+        Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, how))
         for step in spread(trajectory.steps, count, always)
     ]
 
@@ -110,11 +128,13 @@ class _Saved:
 
     trajectory: Trajectory
     step: int
-    dtype: str
+    how: Running
 
-    def open(self) -> AbstractContextManager[Sampler]:
-        model = load_checkpoint(self.trajectory.checkpoints[self.trajectory.steps.index(self.step)], dtype=self.dtype)
-        return nullcontext(Sampler(model, tokenizer_of(self.trajectory)))
+    def open(self) -> AbstractContextManager[Decoder]:
+        model = load_checkpoint(
+            self.trajectory.checkpoints[self.trajectory.steps.index(self.step)], dtype=self.how.dtype
+        )
+        return nullcontext(self.how.embedded(Sampler(model, tokenizer_of(self.trajectory))))
 
 
 @dataclass(frozen=True)
@@ -125,14 +145,15 @@ class _Written:
     plan: Trajectory
     forecast: Forecast
     scratch: Path
-    dtype: str
+    how: Running
 
     @contextmanager
-    def open(self) -> Iterator[Sampler]:
+    def open(self) -> Iterator[Decoder]:
         folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.scratch))
         try:
             write(self.plan, {folder: self.forecast}, Storage())
-            yield Sampler(models.load_model(folder, dtype=self.dtype), tokenizer_of(self.trajectory))
+            model = models.load_model(folder, dtype=self.how.dtype)
+            yield self.how.embedded(Sampler(model, tokenizer_of(self.trajectory)))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -140,13 +161,16 @@ class _Written:
 class _Pair:
     """Two checkpoints, both of which stay loaded where they are once opened."""
 
-    def __init__(self, trajectory: Trajectory, early: int, late: int, dtype: str) -> None:
-        self.trajectory, self.early, self.late, self.dtype = trajectory, early, late, dtype
+    def __init__(self, trajectory: Trajectory, early: int, late: int, how: Running) -> None:
+        self.trajectory, self.early, self.late, self.how = trajectory, early, late, how
 
     @cached_property
     def loaded(self) -> tuple[Any, Any, Any]:
         found = [self.trajectory.checkpoints[self.trajectory.steps.index(step)] for step in (self.late, self.early)]
-        return (*(load_checkpoint(checkpoint, dtype=self.dtype) for checkpoint in found), tokenizer_of(self.trajectory))
+        return (
+            *(load_checkpoint(checkpoint, dtype=self.how.dtype) for checkpoint in found),
+            tokenizer_of(self.trajectory),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "loaded"}  # models stay where they are
@@ -159,7 +183,7 @@ class _Logits:
     pair: _Pair
     target: int
 
-    def open(self) -> AbstractContextManager[Sampler]:
+    def open(self) -> AbstractContextManager[Decoder]:
         last, first, tokenizer = self.pair.loaded
         alpha = (self.target - self.pair.early) / (self.pair.late - self.pair.early)
-        return nullcontext(Sampler(last, tokenizer, early=first, alpha=alpha))
+        return nullcontext(self.pair.how.embedded(Sampler(last, tokenizer, early=first, alpha=alpha)))

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from msgspec.structs import asdict
 
-from driftline.decoding.sampler import Sampler
+from driftline.decoding.backends.decoder import Decoder
 from driftline.decoding.settings import GenerationSettings
 from driftline.evaluation import sharpening
 from driftline.evaluation.metrics import paired_difference
@@ -26,8 +26,8 @@ from driftline.evaluation.samples import figures, right
 from driftline.evaluation.tasks import Task
 from driftline.files.lines import Row
 
-Draw: TypeAlias = Callable[[str, Sampler, GenerationSettings], list[Row]]
-"""The samples of an arm of a name, by a sampler and settings."""
+Draw: TypeAlias = Callable[[str, Decoder, GenerationSettings], list[Row]]
+"""The samples of an arm of a name, by a decoder and settings."""
 
 _MATCHED_PROBLEMS = 16  # whose first responses say how sure each model is
 
@@ -43,8 +43,8 @@ def controls(settings: GenerationSettings) -> dict[str, GenerationSettings]:
 def compare_with_late(
     draw: Draw,
     named: tuple[str, str],
-    forecast: Sampler,
-    late: Sampler,
+    forecast: Decoder,
+    late: Decoder,
     rows: list[Row],
     task: Task,
     settings: GenerationSettings,
@@ -60,12 +60,13 @@ def compare_with_late(
     """
     k = settings.samples
     arms = {"late": draw("late", late, settings)}
-    pairs = [
-        (task.prompt(row["index"], late.tokenizer).ids, row["response_ids"])
-        for drawn in (rows, arms["late"])
-        for row in drawn[: _MATCHED_PROBLEMS * k : k]
-    ]
-    match = sharpening.match(forecast, late, pairs, settings.temperature)
+    with forecast.with_logits() as first, late.with_logits() as second:
+        pairs = [
+            (task.prompt(row["index"], second.tokenizer).ids, row["response_ids"])
+            for drawn in (rows, arms["late"])
+            for row in drawn[: _MATCHED_PROBLEMS * k : k]
+        ]
+        match = sharpening.match(first, second, pairs, settings.temperature)
     temperature = float(f"{match.temperature:.4g}")
     for arm, asked in controls(settings).items():
         if arm == "late-matched":

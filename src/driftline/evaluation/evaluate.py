@@ -14,16 +14,17 @@ goes on where it stopped.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from driftline._version import __version__
-from driftline.decoding.sampler import Sampler
+from driftline.decoding.backends.decoder import Decoder
+from driftline.decoding.backends.opening import must_be_positive, open_decoder
 from driftline.decoding.settings import GenerationSettings
-from driftline.decoding.sources import load_sampler, sampler_of
 from driftline.errors import InputError
 from driftline.evaluation.control import compare_with_late
 from driftline.evaluation.metrics import paired_difference
@@ -67,9 +68,9 @@ def evaluate(
     control: bool = True,
     beside: str | None = None,
     against: Path | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     progress: StartStage = no_progress,
-    sampler: Sampler | None = None,
+    decoder: Decoder | None = None,
 ) -> EvaluationResult:
     """Score a model, or two checkpoints' extrapolated logits.
 
@@ -80,33 +81,40 @@ def evaluate(
         beside: a model to be the late one of that control; of a forecast in weights, the checkpoint that it started from.
         against: the result of another call on the same problems, to compare with.
         progress: called for each arm with its name and its samples; returns what counts them.
-        sampler: that of `settings`, if it is loaded already.
+        batch_size: completions decoded at once; None leaves it to the backend.
+        decoder: that of `settings`, if it is open already.
 
     Raises:
         InputError: the request or a model cannot be used; nothing is written but what a second call goes on from.
     """
-    if batch_size < 1:
-        raise InputError(f"--batch-size is {batch_size}: it must be at least 1")
+    must_be_positive(batch_size)
     if beside is not None and settings.alpha is not None:
         raise InputError("--beside is of one model: extrapolated decoding has the late model beside it, leave it out")
     other = None if against is None else read_shares(against, task)
     started = time.monotonic()
-    sampler = sampler or sampler_of(settings)
-    models = [source for source in (settings.late, settings.early, beside) if source is not None]
-    request = {"task": task.digest, "settings": asdict(settings), "models": weights_of(models)}
-    late, named = _set_beside(sampler, settings, beside) if control else (None, ("", ""))
-    with resumable(out, request) as work:
+    models = [*settings.sources, *([] if beside is None else [beside])]
+    request = {"task": task.digest, "settings": settings.record(), "models": weights_of(models)}
+    with ExitStack() as opened:
+        opening = open_decoder(settings, batch_size) if decoder is None else nullcontext(decoder)
+        model = opened.enter_context(opening)
+        late, named = None, ("", "")
+        if control and model.alpha is not None:
+            late, named = model.late_alone(), (f"extrapolated decoding at alpha {model.alpha:g}", "the late model")
+        elif control and beside is not None:
+            late = opened.enter_context(open_decoder(replace(settings, late=beside), batch_size))
+            named = (settings.late, beside)
+        work = opened.enter_context(resumable(out, request))
 
-        def draw(arm: str, sampler: Sampler, settings: GenerationSettings) -> list[Row]:
+        def draw(arm: str, decoder: Decoder, settings: GenerationSettings) -> list[Row]:
             samples = Samples(work.folder / f"{arm}.jsonl", task, settings)
             advance = progress(arm, samples.missing(len(task.problems)))
-            return samples.draw(sampler, len(task.problems), batch_size=batch_size, advance=advance)
+            return samples.draw(decoder, len(task.problems), advance=advance)
 
-        main = "model" if sampler.early is None else "forecast"
-        arms = {main: draw(main, sampler, settings)}
+        main = "model" if model.alpha is None else "forecast"
+        arms = {main: draw(main, model, settings)}
         controlled: Control | UnsetType = UNSET
         if late is not None:
-            others, controlled = compare_with_late(draw, named, sampler, late, arms[main], task, settings)
+            others, controlled = compare_with_late(draw, named, model, late, arms[main], task, settings)
             arms |= others
         compared: Against | UnsetType = UNSET
         if other is not None:
@@ -114,18 +122,6 @@ def evaluate(
             compared = Against(folder=str(against), avg_at_k=float(other.mean()), difference=found)
         record = _record(task, settings, beside, arms[main], controlled, compared, started)
     return EvaluationResult(record, arms, work)
-
-
-def _set_beside(
-    sampler: Sampler, settings: GenerationSettings, beside: str | None
-) -> tuple[Sampler | None, tuple[str, str]]:
-    """The model to set beside that of `sampler`, or None, and both in words."""
-    if sampler.early is not None:
-        named = f"extrapolated decoding at alpha {sampler.alpha:g}", "the late model"
-        return Sampler(sampler.late, sampler.tokenizer), named
-    if beside is None:
-        return None, ("", "")
-    return load_sampler(beside, dtype=settings.dtype), (settings.late, beside)
 
 
 def _record(

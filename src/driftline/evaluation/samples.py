@@ -11,13 +11,13 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from driftline.decoding.generate import complete
-from driftline.decoding.sampler import Completion, Sampler
+from driftline.decoding.backends.decoder import Decoder, Job, Response
 from driftline.decoding.settings import GenerationSettings
 from driftline.evaluation.metrics import summarize
 from driftline.evaluation.records import Figures
@@ -51,7 +51,7 @@ class Samples:
         """How many are still to be drawn."""
         return problems * self.settings.samples - len(self.rows(problems))
 
-    def draw(self, sampler: Sampler, problems: int, *, batch_size: int = 16, advance: Advance = unseen) -> list[Row]:
+    def draw(self, decoder: Decoder, problems: int, *, advance: Advance = unseen) -> list[Row]:
         """The samples of the first `problems`, drawing those that are missing.
 
         Raises:
@@ -59,31 +59,33 @@ class Samples:
         """
         rows = self.rows(problems)
         jobs = [(index, sample) for index in range(problems) for sample in range(self.settings.samples)][len(rows) :]
-        prompts = {index: self.task.prompt(index, sampler.tokenizer).ids for index in dict(jobs)}
-        for index, ids in prompts.items():
-            sampler.must_fit(ids, f"{self.task.name}, problem {index},")
+        prompts = {
+            index: decoder.prompt(
+                self.task.problems[index].asked(chats=decoder.chats), f"{self.task.name}, problem {index}"
+            )
+            for index in dict(jobs)
+        }
+        asked = [Job(index, sample, prompts[index]) for index, sample in jobs]
+        waiting = iter(asked)
         with continued(self.file) as file:
-            for start in range(0, len(jobs), batch_size):
-                batch = jobs[start : start + batch_size]
-                completions = complete(sampler, self.settings, batch, prompts)
-                drawn = [
-                    self._row(*job, completion, sampler) for job, completion in zip(batch, completions, strict=True)
-                ]
+            for responses in decoder.complete(asked, self.settings):
+                answered = zip(islice(waiting, len(responses)), responses, strict=True)
+                drawn = [self._row(job, response) for job, response in answered]
                 file.append(drawn)
                 rows += drawn
-                advance(len(batch))
+                advance(len(drawn))
         return rows
 
-    def _row(self, index: int, sample: int, completion: Completion, sampler: Sampler) -> Row:
-        response = sampler.text(completion)
+    def _row(self, job: Job, response: Response) -> Row:
         return {
-            "index": index,
-            "sample": sample,
-            "response": response,
-            "response_ids": completion.ids,
-            "finish_reason": completion.finish_reason,
-            "gold": self.task.problems[index].answer,
-            "score": self.task.score(response, index),
+            "index": job.index,
+            "sample": job.sample,
+            "response": response.text,
+            "response_ids": response.ids,
+            **({"tokens": response.tokens} if response.ids is None else {}),
+            "finish_reason": response.finish_reason,
+            "gold": self.task.problems[job.index].answer,
+            "score": self.task.score(response.text, job.index),
         }
 
 
@@ -109,7 +111,7 @@ def right(rows: Sequence[Row], samples: int) -> Array:
 
 def figures(rows: Sequence[Row], samples: int, *, seed: int = 0) -> Figures:
     """What rows say of a model; the mean score counts what a verifier half grants."""
-    lengths = [len(row["response_ids"]) for row in rows]
+    lengths = [row["tokens"] if row["response_ids"] is None else len(row["response_ids"]) for row in rows]
     truncated = [row["finish_reason"] == "length" for row in rows]
     scores = [row["score"] for row in rows]
     by_problem = (np.array(values).reshape(-1, samples) for values in (lengths, truncated, scores))

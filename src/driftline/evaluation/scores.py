@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import asdict
 
-from driftline.decoding.sampler import Sampler
+from driftline.decoding.backends.decoder import Decoder
 from driftline.decoding.settings import GenerationSettings
 from driftline.engines import Engine
 from driftline.evaluation.candidates import Candidate
@@ -30,7 +30,6 @@ class Scorer:
     work: Path
     task: Task
     settings: GenerationSettings
-    batch_size: int
 
     def samples(self, name: str, settings: GenerationSettings | None = None) -> Samples:
         return Samples(self.work / f"{name}.jsonl", self.task, settings or self.settings)
@@ -38,16 +37,16 @@ class Scorer:
     def score(self, asked: tuple[Candidate, int], advance: Advance) -> list[Row]:
         """Samples of the first so many problems by a candidate."""
         candidate, problems = asked
-        with candidate.source.open() as sampler:
-            return self.samples(candidate.name).draw(sampler, problems, batch_size=self.batch_size, advance=advance)
+        with candidate.source.open() as decoder:
+            return self.samples(candidate.name).draw(decoder, problems, advance=advance)
 
     def control(self, asked: tuple[Candidate, Candidate, list[Row]], advance: Advance) -> Control:
         """The best forecast beside the late model, whose samples are drawn already."""
         best, late, rows = asked
 
-        def draw(arm: str, sampler: Sampler, settings: GenerationSettings) -> list[Row]:
+        def draw(arm: str, decoder: Decoder, settings: GenerationSettings) -> list[Row]:
             samples = self.samples(late.name if arm == "late" else arm, settings)
-            return samples.draw(sampler, len(self.task.problems), batch_size=self.batch_size, advance=advance)
+            return samples.draw(decoder, len(self.task.problems), advance=advance)
 
         with best.source.open() as forecast, late.source.open() as last:
             named = f"the {best.name}", f"the checkpoint of step {late.step}"

@@ -11,16 +11,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from driftline._version import __version__
 from driftline.checkpoints.identity import identity
 from driftline.checkpoints.trajectory import Trajectory
+from driftline.decoding.backends.opening import must_be_positive
 from driftline.decoding.settings import GenerationSettings
 from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
-from driftline.evaluation.candidates import Candidate, checkpoints, in_logits, in_weights
+from driftline.evaluation.candidates import Candidate, Running, checkpoints, in_logits, in_weights
 from driftline.evaluation.choice import choose
 from driftline.evaluation.records import ModelAtStep, Round, SweepRecord
 from driftline.evaluation.samples import resumable
@@ -58,7 +59,7 @@ def sweep(
     *,
     output_space: bool = False,
     observed: int = 4,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     engine: Engine | None = None,
     progress: StartStage = no_progress,
 ) -> SweepResult:
@@ -68,7 +69,8 @@ def sweep(
         out: where the result will be: beside it unfinished work is kept.
         request: targets, method and the observed steps to use; with `output_space` the first and the last of these
             are early and late.
-        settings: how models are sampled; the models that it names play no part.
+        settings: how models are sampled, and what runs them; the models that it names play no part.
+        batch_size: completions decoded at once; None leaves it to the backend.
         observed: checkpoints of the run to score beside; the last one used is always among them.
         engine: where the models run; default one after another in this process.
         progress: called for each model with its name and its samples; returns what counts them.
@@ -76,21 +78,21 @@ def sweep(
     Raises:
         InputError: the request or a model cannot be used.
     """
-    if batch_size < 1:
-        raise InputError(f"--batch-size is {batch_size}: it must be at least 1")
+    must_be_positive(batch_size)
     if observed < 1:
         raise InputError(f"--observed is {observed}: the last checkpoint is always scored, give 1 or more")
     started = time.monotonic()
     asked = {**identity(trajectory, (), kind="sweep", task=task.digest), "output_space": output_space}
-    with resumable(out, {**asked, "settings": asdict(settings), "request": repr(request)}) as work:
+    with resumable(out, {**asked, "settings": settings.record(), "request": repr(request)}) as work:
         seen = sorted(request.seen) or list(trajectory.steps)
+        how = Running(settings, batch_size)
         if output_space:
-            candidates, forecast = in_logits(trajectory, request, seen, settings.dtype)
+            candidates, forecast = in_logits(trajectory, request, seen, how)
         else:
-            candidates, forecast = in_weights(trajectory, request, settings.dtype, work.folder, engine)
-        beside = checkpoints(trajectory, observed, seen[-1], settings.dtype)
+            candidates, forecast = in_weights(trajectory, request, how, work.folder, engine)
+        beside = checkpoints(trajectory, observed, seen[-1], how)
         problems = len(task.problems)
-        scores = ScoredCandidates(Scorer(work.folder, task, settings, batch_size), engine or LocalEngine(), progress)
+        scores = ScoredCandidates(Scorer(work.folder, task, settings), engine or LocalEngine(), progress)
         scores.score(beside, problems)
         rounds = schedule(len(candidates), problems)
         best, last = best_of(candidates, rounds, scores), next(c for c in beside if c.step == seen[-1])

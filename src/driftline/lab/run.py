@@ -219,7 +219,10 @@ def _begin(folder: Path, record: RunRecord, held_out: Task, tokenizer: PreTraine
     """What a run has before its first step."""
     write_record(folder / MARK, record)
     replace_text(folder / "settings.toml", toml(record.settings))
-    problems = ({**problem.asked(tokenizer), "answer": problem.answer} for problem in held_out.problems)
+    problems = (
+        {**problem.asked(chats=tokenizer.chat_template is not None), "answer": problem.answer}
+        for problem in held_out.problems
+    )
     write_lines(folder / "held_out.jsonl", problems)
 
 

@@ -122,7 +122,7 @@ def rows_of(settings: LabRun, task: LabTask, trained: Task, tokenizer: PreTraine
     chat = tokenizer.chat_template is not None
     rows = []
     for index, problem in enumerate(trained.problems):
-        (asked,) = problem.asked(tokenizer).values()
+        (asked,) = problem.asked(chats=tokenizer.chat_template is not None).values()
         row: dict[str, Any] = {"prompt": asked}
         if settings.algorithm == "sft":
             right = problem.answer if chat else task.solution(problem, rng, 0.0)

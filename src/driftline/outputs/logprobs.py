@@ -7,10 +7,10 @@ so that a second call goes on. Writes `tokens.parquet` (a row for each token) an
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 _ROWS = 200_000  # of a row group
 
+Score: TypeAlias = Callable[[int, Checkpoint, Sequence[Rollout], Advance], np.ndarray]
+"""Log-probs [tokens] of rollouts, in nats, by the checkpoint of a step; advanced by the tokens that were read."""
+
 
 def logprobs(
     trajectory: Trajectory,
@@ -47,6 +50,7 @@ def logprobs(
     *,
     clock: str = "step",
     dtype: str = "auto",
+    score: tuple[str, Score] | None = None,
     engine: Engine | None = None,
     progress: StartStage = no_progress,
 ) -> LogprobsSummary:
@@ -54,6 +58,7 @@ def logprobs(
 
     Args:
         folder: where the tables go; out: beside what unfinished work is kept.
+        score: what scores them in place of transformers in this process, and what tells it from others in words.
         engine: where the models run; default one after another in this process.
         progress: called for each checkpoint with what it is and its tokens; returns what counts them.
 
@@ -72,17 +77,23 @@ def logprobs(
     facts = figures.facts_of(trajectory, clock, weights=False)
     tokenizer = tokenizer_of(trajectory)
     rollouts = read_rollouts(rollouts_file, tokenizer, longest=context_of(trajectory))
-    request = identity(trajectory, [r.prompt_ids + r.response_ids for r in rollouts], kind="logprobs", dtype=dtype)
+    by = {} if score is None else {"backend": score[0]}
+    asked = [r.prompt_ids + r.response_ids for r in rollouts]
+    request = identity(trajectory, asked, kind="logprobs", dtype=dtype, **by)
     work = Work(out, request)
     found = {step: work.load(step) for step in trajectory.steps}
     tokens = sum(rollout.length for rollout in rollouts)
-    score = partial(_of_checkpoint, rollouts=rollouts, dtype=dtype)
+    scoring = score[1] if score is not None else partial(_embedded, dtype=dtype)
     missing = [
         (step, checkpoint)
         for step, checkpoint in zip(trajectory.steps, trajectory.checkpoints, strict=True)
         if found[step] is None
     ]
-    scored = (engine or LocalEngine()).map_models(score, missing, lambda item: progress(f"step {item[0]}", tokens))
+    scored = (engine or LocalEngine()).map_models(
+        partial(_of_checkpoint, rollouts=rollouts, score=scoring),
+        missing,
+        lambda item: progress(f"step {item[0]}", tokens),
+    )
     for (step, _), new in scored:
         work.save(step, new)
         found[step] = new
@@ -107,13 +118,19 @@ def context_of(trajectory: Trajectory) -> int | None:
     return models.context_of(trajectory.checkpoints[-1].model)
 
 
-def _of_checkpoint(
-    checkpoint: tuple[int, Checkpoint], advance: Advance, *, rollouts: Sequence[Rollout], dtype: str
+def _embedded(
+    step: int, checkpoint: Checkpoint, rollouts: Sequence[Rollout], advance: Advance, *, dtype: str
 ) -> np.ndarray:
     from driftline.outputs.teacher_forcing import token_logprobs
 
+    return token_logprobs(load_checkpoint(checkpoint, dtype=dtype), rollouts, progress=advance)
+
+
+def _of_checkpoint(
+    checkpoint: tuple[int, Checkpoint], advance: Advance, *, rollouts: Sequence[Rollout], score: Score
+) -> np.ndarray:
     step, saved = checkpoint
-    found = token_logprobs(load_checkpoint(saved, dtype=dtype), rollouts, progress=advance)
+    found = score(step, saved, rollouts, advance)
     if not np.isfinite(found).all():
         raise InputError(f"{saved.path}: log-probs are not finite: leave step {step} out with --steps")
     return found

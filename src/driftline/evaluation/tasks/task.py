@@ -35,9 +35,9 @@ class Problem:
     messages: list[dict[str, str]] | None = None
     entry: dict[str, Any] = field(default_factory=dict)
 
-    def asked(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """Its `prompt` or its `messages`, whichever the model is given."""
-        if self.prompt is not None and (self.messages is None or tokenizer.chat_template is None):
+    def asked(self, *, chats: bool) -> dict[str, Any]:
+        """Its `prompt` or its `messages`, whichever the model is given; `chats`: whether it takes messages."""
+        if self.prompt is not None and (self.messages is None or not chats):
             return {"prompt": self.prompt}
         return {"messages": self.messages}
 
@@ -71,7 +71,8 @@ class Task:
         Raises:
             InputError: it is a chat and the model has no chat template, or the template refuses it.
         """
-        return encode(self.problems[index].asked(tokenizer), tokenizer, f"{self.name}, problem {index},")
+        asked = self.problems[index].asked(chats=tokenizer.chat_template is not None)
+        return encode(asked, tokenizer, f"{self.name}, problem {index},")
 
     def first(self, problems: int | None) -> Task:
         """The same task with its first problems only."""

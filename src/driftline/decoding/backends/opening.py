@@ -1,0 +1,50 @@
+"""From what the user names to a decoder: the models, and the backend that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from driftline.decoding.backends.backend import Backend
+from driftline.decoding.backends.decoder import Decoder
+from driftline.decoding.settings import GenerationSettings
+from driftline.errors import InputError
+from driftline.outputs.logprobs import Score
+
+
+@contextmanager
+def open_decoder(settings: GenerationSettings, batch_size: int | None = None) -> Iterator[Decoder]:
+    """The decoder of the models that `settings` names, by the backend that it names.
+
+    Args:
+        batch_size: completions decoded at once, of `http` requests in flight; None leaves it to the backend.
+
+    Raises:
+        InputError: something cannot be loaded or reached, or the models do not fit together.
+    """
+    must_be_positive(batch_size)
+    name = settings.backend.name
+    if name == "transformers":
+        from driftline.decoding.backends.embedded import BATCH_SIZE, Embedded
+        from driftline.decoding.sources import sampler_of
+
+        yield Embedded(sampler_of(settings), batch_size or BATCH_SIZE)
+        return
+    raise InputError(f"--backend {name} does not run here: use transformers")
+
+
+def scorer(backend: Backend, dtype: str) -> tuple[str, Score] | None:
+    """What scores fixed responses by a checkpoint, and what tells it from others; None is transformers in this process.
+
+    Args:
+        dtype: to run models in; `auto`: as saved.
+    """
+    if backend.name == "transformers":
+        return None
+    raise InputError(f"--backend {backend.name} does not run here: use transformers")
+
+
+def must_be_positive(batch_size: int | None) -> None:
+    """Refuse a batch of nothing."""
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"--batch-size is {batch_size}: it must be at least 1")

@@ -34,7 +34,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "evaluate": {"early": "E", "late": "L", "alpha": -1e-5, "task": "sums", "out": "O", "temperature": 0.0},
     "sweep": {**_RUN, "to": "10:20:5", "task": "t.jsonl", "extract": "boxed", "output_space": True},
     "generate": {"late": "L", "prompts": "P", "out": "O", "top_p": 1.0},
-    "serve": {"late": "L", "port": 0},
+    "serve": {"late": "L", "port": 0, "key_file": "K", "max_tokens_in_flight": 9, "grace": 0.5},
     "reground": {
         "model": "M",
         "m": 2,

@@ -25,6 +25,7 @@ def found(space: str, *, better: bool, surer: bool) -> SweepRecord:
         space=space,
         early=ModelAtStep(step=0, folder="r/checkpoint-0"),
         late=ModelAtStep(step=100, folder="r/checkpoint-100"),
+        candidates=[replace(record.candidates[0], step=150)],
         best=replace(record.best, step=150, baseline=100, better=better, surer=surer),
         control=control,
     )

@@ -62,7 +62,7 @@ def test_the_best_checkpoint_is_found_without_scoring_them_all(run, task, tmp_pa
     best = record["best"]
     assert (best["kind"], best["step"], best["baseline"], best["better"]) == ("checkpoint", 100, 200, True)
     assert best["p_value_corrected"] == pytest.approx(5 * best["difference"]["p_value"])
-    assert Path(record.winner.folder) == run.folders[2]
+    assert Path(str(record.winner.folder)) == run.folders[2]
     assert record["sentence"].startswith(
         f"Take the checkpoint of step 100: it scores {record.winner.avg_at_k:.3f} against {record.observed[0].avg_at_k:.3f} of"
     )

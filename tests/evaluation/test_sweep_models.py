@@ -145,7 +145,12 @@ def test_a_disk_that_is_too_full_is_refused_before_anything_is_scored(
 
 def test_the_disk_that_is_asked_for_is_what_a_model_takes(run, task, tmp_path, monkeypatch) -> None:
     said: list[float] = []
-    monkeypatch.setattr(disk, "in_bytes", lambda count: said.append(count) or "some")
+
+    def noted(count: float) -> str:
+        said.append(count)
+        return "some"
+
+    monkeypatch.setattr(disk, "in_bytes", noted)
     swept(run, task, tmp_path / "out", request(80), keep_models=True, observed=1)
     one = size_of(tmp_path / "out-folder" / "models" / "step-80")
     assert said[0] == said[1] == pytest.approx(one, rel=0.01)

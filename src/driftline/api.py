@@ -59,8 +59,11 @@ def evaluate(model: str | Path | None, task: str, out: str | Path, **options: An
     return _run("evaluate", model=None if model is None else str(model), task=task, out=out, **options)
 
 
-def sweep(run: RunLike, to: str | int, task: str, out: str | Path, **options: Any) -> Any:
-    """Which target scores best on a task: writes `sweep.json` and its page into `out`, returns the record."""
+def sweep(run: RunLike, to: str | int | None, task: str, out: str | Path, **options: Any) -> Any:
+    """Which target scores best on a task: writes `sweep.json` and its page into `out`, returns the record.
+
+    With `checkpoints="all"`, or some of their steps, also which checkpoint does; with None for `to`, that alone.
+    """
     return _run("sweep", run=run, to=to, task=task, out=out, **options)
 
 

@@ -107,13 +107,14 @@ class _Lines:
 def _done(done: float, total: float, speed: float | None, unit: str) -> str:
     """`1.2 of 4.7 GB, 420 MB/s`, or `12 of 64 rows, 3.1 rows/s`."""
     if unit == "bytes":
-        rate = f", {_bytes(speed)}/s" if speed else ""
-        return f"{_bytes(done)} of {_bytes(total)}{rate}"
+        rate = f", {in_bytes(speed)}/s" if speed else ""
+        return f"{in_bytes(done)} of {in_bytes(total)}{rate}"
     rate = f", {speed:.3g} {unit or 'a second'}{'/s' if unit else ''}" if speed else ""
     return f"{done:,.0f} of {total:,.0f}{f' {unit}' if unit else ''}{rate}"
 
 
-def _bytes(count: float) -> str:
+def in_bytes(count: float) -> str:
+    """`1.2 GB`, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -317,8 +317,7 @@ def sweep(r: SweepRecord, out: Path) -> None:
     """The score of every candidate and observed checkpoint, and the best."""
     rows = [
         (kind, number(c.step, 0), c.problems, f"{c.avg_at_k:.3f}", f"{c.interval[0]:.3f} to {c.interval[1]:.3f}")
-        for kind, listed in (("observed", r.observed), ("forecast", r.candidates))
-        for c in listed
+        for kind, c in [*(("observed", c) for c in r.observed), *((c.kind or "forecast", c) for c in r.candidates)]
     ]
     _table(f"avg@{r.samples} on {r.task}", ["", "step", "problems", "score", "95 %"], rows)
     say = _console().print

@@ -213,7 +213,12 @@ def _sweep() -> records.SweepRecord:
         max_new_tokens=16,
         seed=0,
         rounds=[records.Round(candidates=2, problems=32), records.Round(candidates=1, problems=64)],
-        candidates=[_scored(120, 0.82, 32), _scored(140, 0.88, 64)],
+        candidates=[
+            msgspec.structs.replace(_scored(60, 0.75, 32), kind="checkpoint", folder=MARKUP),
+            msgspec.structs.replace(_scored(80, 0.78, 64), kind="checkpoint", folder=MARKUP),
+            _scored(120, 0.82, 32),
+            _scored(140, 0.88, 64),
+        ],
         observed=[_scored(0, 0.4, 64), _scored(50, 0.7, 64), _scored(110, 0.8, 64)],
         best=records.Best(step=140, baseline=110, better=True, surer=False, difference=gain, p_value_corrected=0.01),
         sentence=f"Use the forecast of step 140 {MARKUP}",

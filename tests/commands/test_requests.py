@@ -32,7 +32,14 @@ ASKED: dict[str, dict[str, Any]] = {
     "backtest": {**_RUN, "analysis": "A", "rank": 2, "quiet": True},
     "extrapolate": {**_RUN, "to": "40,50", "from_": (10, 20), "keep": ("a*", "b"), "alpha": 1.5, "dtype": "bfloat16"},
     "evaluate": {"early": "E", "late": "L", "alpha": -1e-5, "task": "sums", "out": "O", "temperature": 0.0},
-    "sweep": {**_RUN, "to": "10:20:5", "task": "t.jsonl", "extract": "boxed", "output_space": True},
+    "sweep": {
+        **_RUN,
+        "to": "10:20:5",
+        "task": "t.jsonl",
+        "extract": "boxed",
+        "keep_models": True,
+        "checkpoints": "all",
+    },
     "generate": {"late": "L", "prompts": "P", "out": "O", "top_p": 1.0},
     "serve": {"late": "L", "port": 0, "key_file": "K", "max_tokens_in_flight": 9, "grace": 0.5},
     "reground": {

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from conftest import walk_weights
 from driftline.commands.requests import command_line, make
-from driftline.commands.sweep import Sweep, next_steps
-from driftline.evaluation.records import Control, MatchedFigures, ModelAtStep, SweepRecord
+from driftline.commands.sweep import Sweep, next_steps, run
+from driftline.errors import InputError
+from driftline.evaluation.records import UNSET, Control, MatchedFigures, ModelAtStep, SweepRecord
 from driftline.files.record import read_record
 
 FORMER = Path(__file__).parents[1] / "records" / "former" / "sweep.json"
@@ -25,6 +29,7 @@ def found(space: str, *, better: bool, surer: bool) -> SweepRecord:
         space=space,
         early=ModelAtStep(step=0, folder="r/checkpoint-0"),
         late=ModelAtStep(step=100, folder="r/checkpoint-100"),
+        candidates=[replace(record.candidates[0], step=150)],
         best=replace(record.best, step=150, baseline=100, better=better, surer=surer),
         control=control,
     )
@@ -56,3 +61,62 @@ def test_what_to_do_next(space: str, better: bool, surer: bool, expected: str) -
     (step,) = next_steps(found(space, better=better, surer=surer), request)
     assert command_line(step.request) == f"driftline {expected}"
     assert step.why
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder"), [("checkpoint", "r/checkpoint-50"), ("forecast", "s/models/step-150")], ids=str
+)
+def test_a_best_that_has_a_folder_is_confirmed_beside_the_last_checkpoint(kind: str, folder: str) -> None:
+    record = found("weights", better=True, surer=kind == "checkpoint")
+    record = replace(
+        record,
+        best=replace(record.best, kind=kind, step=50),
+        candidates=[
+            replace(record.candidates[0], kind="forecast" if kind == "checkpoint" else "checkpoint", step=50),
+            replace(record.candidates[0], kind=kind, step=50, folder=folder),
+        ],
+    )
+    request = make(Sweep, run="r", checkpoints="all", task="sums", samples=2, seed=3, temperature=1.0, out="s")
+    (step,) = next_steps(record, request)
+    assert command_line(step.request) == (
+        f"driftline evaluate {folder} --task sums --out s-confirm --samples 2 --temperature 1 --seed 4 --beside r/checkpoint-100"
+    )
+
+
+def test_where_no_checkpoint_is_better_it_is_said_so() -> None:
+    record = replace(found("weights", better=False, surer=False), forecast=UNSET)
+    (step,) = next_steps(record, make(Sweep, run="r", checkpoints="all", task="sums", out="s"))
+    assert step.why.startswith("No other checkpoint beat the last checkpoint.")
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({}, "nothing to score: give --to for forecasts, --checkpoints for checkpoints of the run, or both"),
+        ({"checkpoints": "all", "output_space": True}, "--output-space is of forecasts"),
+        ({"checkpoints": "all", "method": "damped"}, "--method is of forecasts"),
+        ({"checkpoints": "all", "keep_models": True}, "--keep-models is of forecasts"),
+        ({"to": "9", "keep_models": True, "output_space": True}, "--keep-models keeps forecasts in weights"),
+    ],
+)
+def test_contradictions_are_refused_before_the_run_is_read(asked: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        run(make(Sweep, run="nowhere", task="sums", out="s", **asked))
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "complaint"),
+    [
+        ("7", "step 7 is not in the run: choose among the steps 0, 10, 20"),
+        ("some", "--checkpoints 'some' is neither"),
+        ("1:9:1", "--checkpoints 1:9:1 selects no checkpoint"),
+        ([20], "--checkpoints names only step 20, the last one used"),
+    ],
+)
+def test_checkpoints_are_those_of_the_run(
+    make_run: Callable[..., Path], rng: np.random.Generator, tmp_path: Path, checkpoints: object, complaint: str
+) -> None:
+    made = make_run(walk_weights(rng, [0, 10, 20], {"a": (9,)}))
+    with pytest.raises(InputError, match=complaint):
+        run(make(Sweep, run=made, checkpoints=checkpoints, task="sums", out=tmp_path / "s", quiet=True))
+    assert not (tmp_path / "s").exists()

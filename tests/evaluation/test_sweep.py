@@ -2,67 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
-from lab_samplers import base_sampler
 from msgspec import to_builtins
 from msgspec.structs import asdict
 from msgspec.structs import replace as replaced
+from noisy_runs import SETTINGS, colder_run, noisy_run, request, swept
 
-from driftline.checkpoints.trajectory import Trajectory, open_trajectory
-from driftline.decoding.settings import GenerationSettings
+from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.evaluation.candidates import spread
 from driftline.evaluation.records import SweepRecord
-from driftline.evaluation.sweep import schedule, sweep
+from driftline.evaluation.sweep import schedule
 from driftline.evaluation.tasks import Task, open_task
 from driftline.files.record import read_record
 from driftline.forecast.request import ForecastRequest
 from driftline.report import sweep as page
 
-SETTINGS = GenerationSettings(late="run", temperature=0.0, samples=1, max_new_tokens=16)
-CLEAN = 100  # the step at which the noise would be gone
 EVIL = "<script>alert(1)</script>"
+CLEAN = 100  # the step at which the noise would be gone
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
     """Checkpoints 0, 30 and 60: the lab's base with noise in proportion to 100 - step."""
-    folder, base = tmp_path_factory.mktemp("sweep") / "run", base_sampler()
-    torch.manual_seed(0)
-    noise = {name: torch.randn_like(w) * w.std() for name, w in base.late.named_parameters() if w.ndim == 2}
-    for step in (0, 30, 60):
-        model = copy.deepcopy(base.late)
-        with torch.no_grad():
-            for name, weights in model.named_parameters():
-                if name in noise:
-                    weights += (1 - step / CLEAN) * noise[name]
-        model.save_pretrained(folder / f"checkpoint-{step}")
-        base.tokenizer.save_pretrained(folder / f"checkpoint-{step}")
-    return open_trajectory(folder)
+    noise = {step: 1 - step / CLEAN for step in (0, 30, 60)}
+    return noisy_run(tmp_path_factory.mktemp("sweep") / "run", noise)
 
 
 @pytest.fixture(scope="module")
 def task() -> Task:
     return open_task("sums", problems=48, seed=0)
-
-
-def request(*targets: int) -> ForecastRequest:
-    return ForecastRequest(targets=targets, method="two-point")
-
-
-def swept(
-    run: Trajectory, task: Task, out: Path, asked: ForecastRequest, settings: GenerationSettings = SETTINGS, **more
-) -> SweepRecord:
-    folder = out.with_name(out.name + "-folder")
-    folder.mkdir(exist_ok=True)
-    found = sweep(run, task, out, asked, settings, batch_size=48, **more)
-    found.write(folder)
-    return found.record
 
 
 @pytest.mark.parametrize(
@@ -171,15 +142,9 @@ def test_logits_are_swept(run, task, tmp_path) -> None:
 
 def test_a_forecast_that_is_only_surer_is_not_recommended(task, tmp_path) -> None:
     """Weights whose last layer grows in a straight line: every forecast is the same model, at a lower temperature."""
-    base = base_sampler()
-    for step in (0, 50, 100):
-        model = copy.deepcopy(base.late)
-        model.lm_head.weight = torch.nn.Parameter((0.5 + step / 100) * base.late.lm_head.weight.detach())
-        model.config.tie_word_embeddings = False
-        model.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
-        base.tokenizer.save_pretrained(tmp_path / "run" / f"checkpoint-{step}")
+    run = colder_run(tmp_path / "run", {step: 0.5 + step / 100 for step in (0, 50, 100)})
     sampled = replace(SETTINGS, temperature=1.5, samples=4)
-    record = swept(open_trajectory(tmp_path / "run"), task, tmp_path / "out", request(200), sampled, observed=1)
+    record = swept(run, task, tmp_path / "out", request(200), sampled, observed=1)
     control = record["control"]
     assert control["late_matched"]["temperature"] == pytest.approx(1.5 * 1.5 / 2.5, rel=1e-3)
     assert control["gain"]["p_value"] < 0.001

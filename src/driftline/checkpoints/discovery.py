@@ -228,7 +228,7 @@ def _refuse_empty(folder: Path) -> NoReturn:
     )
 
 
-def choose_steps(available: Sequence[int], chosen: str | None) -> list[int]:
+def choose_steps(available: Sequence[int], chosen: str | None, *, flag: str = "--steps") -> list[int]:
     """The steps that `chosen` selects: `0:1000:100` (both ends included) or a list `0,100,500`.
 
     Raises:
@@ -248,10 +248,10 @@ def choose_steps(available: Sequence[int], chosen: str | None) -> list[int]:
                 raise InputError(f"step {step} is not in the run: choose among the steps {_listed(available)}")
     else:
         raise InputError(
-            f"--steps {chosen!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200: give one of these"
+            f"{flag} {chosen!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200: give one of these"
         )
     if not steps:
-        raise InputError(f"--steps {chosen} selects no checkpoint: choose among the steps {_listed(available)}")
+        raise InputError(f"{flag} {chosen} selects no checkpoint: choose among the steps {_listed(available)}")
     return steps
 
 

@@ -1,13 +1,13 @@
 """The models that a sweep scores: forecasts in weights or in logits, and checkpoints of the run.
 
-Forecast weights are written to a scratch folder when they are wanted, and deleted after.
+Forecast weights are written when they are wanted: to a scratch folder and deleted after, or to stay.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,15 +24,21 @@ from driftline.decoding.sampler import Sampler
 from driftline.decoding.settings import GenerationSettings
 from driftline.engines import Engine
 from driftline.errors import InputError
+from driftline.evaluation.disk import make_sure
+from driftline.evaluation.records import Kind
+from driftline.files.output import clear_leftovers, output_folder
 from driftline.forecast.forecast import Forecast
 from driftline.forecast.plan import make_plan
 from driftline.forecast.request import ForecastRequest
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.logprobs import tokenizer_of
+from driftline.writing.record import MARK
 from driftline.writing.storage import Storage
 from driftline.writing.write import write
 
 _SCRATCH = ".forecast-"  # folders of forecasts that are being scored
+_STORAGE = Storage()
+MODELS = "models"  # the folder of forecasts that stay
 
 
 class ModelSource(Protocol):
@@ -58,29 +64,49 @@ class Running:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to score: its name, the step it stands for, and how to have it ready."""
+    """A model to score: its name, the step it stands for, how to have it ready, and the folder that it is in at the end."""
 
     name: str
     step: int
     source: ModelSource
+    kind: Kind
+    folder: Path | None = None
 
 
 def in_weights(
-    trajectory: Trajectory, request: ForecastRequest, how: Running, scratch: Path, engine: Engine | None
+    trajectory: Trajectory,
+    request: ForecastRequest,
+    how: Running,
+    scratch: Path,
+    engine: Engine | None,
+    kept: Path | None,
+    say: Callable[[str], None],
 ) -> tuple[list[Candidate], str]:
     """Forecast weights, and how they are made, in words.
 
     Args:
-        scratch: where weights go that are being scored.
+        scratch: where weights go that are being scored, those that stay into `MODELS` there.
+        kept: the folder that these are moved to when all is done; None if none stays.
+        say: is told what disk they need.
+
+    Raises:
+        InputError: the request or the run cannot be used, or the disk has less free than they need.
     """
     for left in scratch.glob(f"{_SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)  # of a sweep that was killed
+    if kept is None:
+        shutil.rmtree(scratch / MODELS, ignore_errors=True)  # of one whose models were to stay
     plan = make_plan(trajectory, request, engine=engine)
     tokenizer_of(trajectory)  # refuses a run without one before anything is scored
-    candidates = [
-        Candidate(f"forecast of step {target}", target, _Written(trajectory, plan.trajectory, forecast, scratch, how))
-        for target, forecast in zip(request.targets, plan.forecasts, strict=True)
-    ]
+    candidates, missing = [], 0
+    for target, forecast in zip(request.targets, plan.forecasts, strict=True):
+        written = scratch / MODELS / f"step-{target}"
+        clear_leftovers(written)
+        missing += not written.is_dir()
+        source = Written(trajectory, plan.trajectory, forecast, scratch, how, None if kept is None else written)
+        folder = None if kept is None else kept / written.name
+        candidates.append(Candidate(f"forecast of step {target}", target, source, "forecast", folder))
+    make_sure(plan.trajectory, _STORAGE, scratch, None if kept is None else missing, engine, say)
     return candidates, plan.sentence
 
 
@@ -91,24 +117,22 @@ def in_logits(
     early, late = seen[0], seen[-1]
     if early == late:
         raise InputError(f"{trajectory.name}: one checkpoint (step {late}) makes no line: give two with --from")
-    for step in seen:
-        if step not in trajectory.steps:
-            raise InputError(
-                f"--from {step}: not in the run: choose among the steps {', '.join(map(str, trajectory.steps))}"
-            )
     for target in request.targets:
         if target <= late:
             raise InputError(f"--to {target} is not beyond the late checkpoint, step {late}: give a later one")
     pair = _Pair(trajectory, early, late, how)
-    candidates = [Candidate(f"logits at step {target}", target, _Logits(pair, target)) for target in request.targets]
+    candidates = [
+        Candidate(f"logits at step {target}", target, _Logits(pair, target), "forecast") for target in request.targets
+    ]
     return candidates, f"logits of steps {early} and {late}"
 
 
-def checkpoints(trajectory: Trajectory, count: int, always: int, how: Running) -> list[Candidate]:
-    """About `count` checkpoints spread over the run, that of step `always` among them."""
+def checkpoints(trajectory: Trajectory, steps: Sequence[int], how: Running) -> list[Candidate]:
+    """Checkpoints of the run."""
+    folders = {step: one.model for step, one in zip(trajectory.steps, trajectory.checkpoints, strict=True)}
     return [
-        Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, how))
-        for step in spread(trajectory.steps, count, always)
+        Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, how), "checkpoint", folders[step])
+        for step in steps
     ]
 
 
@@ -138,24 +162,40 @@ class _Saved:
 
 
 @dataclass(frozen=True)
-class _Written:
-    """Forecast weights, written into `scratch` when they are wanted and deleted after."""
+class Written:
+    """Forecast weights, written when they are wanted: into `scratch` and deleted after, or into `kept`, to stay."""
 
     trajectory: Trajectory
     plan: Trajectory
     forecast: Forecast
     scratch: Path
     how: Running
+    kept: Path | None
 
     @contextmanager
     def open(self) -> Iterator[Decoder]:
-        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.scratch))
-        try:
-            write(self.plan, {folder: self.forecast}, Storage())
+        with self._written() as folder:
             model = models.load_model(folder, dtype=self.how.dtype)
             yield self.how.embedded(Sampler(model, tokenizer_of(self.trajectory)))
+
+    @contextmanager
+    def _written(self) -> Iterator[Path]:
+        if self.kept is not None:
+            self.keep()
+            yield self.kept
+            return
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.scratch))
+        try:
+            write(self.plan, {folder: self.forecast}, _STORAGE)
+            yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def keep(self) -> None:
+        """Have the model where it stays, if it does: written whole or not at all, so what is there is complete."""
+        if self.kept is not None and not self.kept.is_dir():
+            with output_folder(self.kept, mark=MARK) as partial:
+                write(self.plan, {partial: self.forecast}, _STORAGE)
 
 
 class _Pair:

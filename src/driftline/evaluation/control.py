@@ -48,12 +48,15 @@ def compare_with_late(
     rows: list[Row],
     task: Task,
     settings: GenerationSettings,
+    *,
+    tried: int = 1,
 ) -> tuple[dict[str, list[Row]], Control]:
     """A forecast beside the late model.
 
     Args:
         named: the forecast and the late model, in words.
         rows: samples of the forecast by `settings`.
+        tried: of how many this forecast is the best; the verdict counts them.
 
     Returns:
         The samples of each arm, and what they say: figures, entropies, differences and verdict.
@@ -74,8 +77,8 @@ def compare_with_late(
         arms[arm] = draw(arm, forecast if arm == "forecast-greedy" else late, asked)
     matched = arms.get("late-matched", arms["late"])
     shares, base, control = (right(drawn, k).mean(1) for drawn in (rows, arms["late"], matched))
-    gain, beyond = paired_difference(shares, base), paired_difference(shares, control)
-    verdict = sharpening.judge(gain, beyond)
+    gain, beyond = (paired_difference(shares, other, tried=tried) for other in (base, control))
+    verdict = sharpening.judge(gain, beyond, tried)
     scores = float(shares.mean()), float(base.mean()), float(control.mean())
     greedy = {
         arm.removesuffix("-greedy"): float(right(drawn, 1).mean())

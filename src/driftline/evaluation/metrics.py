@@ -19,6 +19,7 @@ from driftline.evaluation.records import Difference, Figures
 Array = np.ndarray
 
 _RESAMPLES = 9999
+_RESAMPLES_OF_EACH = 400  # of the best of many: the least p-value, times how many, is then .005
 _BATCH = 1 << 24  # values of resampled problems held at once
 
 
@@ -87,10 +88,12 @@ def bootstrap_interval(
     return float(found.low), float(found.high)
 
 
-def paired_difference(first: Array, second: Array, *, seed: int = 0) -> Difference:
+def paired_difference(first: Array, second: Array, *, tried: int = 1, seed: int = 0) -> Difference:
     """First minus second, of two models' values [P] on the same problems.
 
-    The p-value is two-sided, from swapping the models within each problem at random (every way, if few).
+    The p-value is two-sided, from swapping the models within each problem at random (every way, if few). Of the best of
+    many it is to be multiplied by how many were `tried`: the more they are, the more ways are looked at, as no p-value
+    is less than two of them.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     change = first - second
@@ -99,7 +102,7 @@ def paired_difference(first: Array, second: Array, *, seed: int = 0) -> Differen
         lambda x, y, axis: np.mean(x - y, axis=axis),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=_RESAMPLES,
+        n_resamples=max(_RESAMPLES, _RESAMPLES_OF_EACH * tried - 1),
         batch=max(_BATCH // change.size, 1),
         rng=np.random.default_rng(seed),
     )

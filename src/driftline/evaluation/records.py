@@ -5,7 +5,12 @@ The keys are a contract; docs/outputs.md defines each with its unit. Intervals a
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from driftline.files.record import UNSET, Record, UnsetType
+
+Kind: TypeAlias = Literal["forecast", "checkpoint"]
+"""Of a candidate: a target beyond the last checkpoint, or a checkpoint of the run."""
 
 _AT_K = {"avg_at_k": "avg@k", "pass_at_k": "pass@k", "pass_at_k_interval": "pass@k_interval"}
 
@@ -107,10 +112,12 @@ class Round(Record):
     problems: int
 
 
-class Scored(Figures):
-    """A target or a checkpoint, and how many problems it has seen."""
+class Scored(Figures, kw_only=True):
+    """A target or a checkpoint, and how many problems it has seen; `folder` where it can be loaded from."""
 
+    kind: Kind | UnsetType = UNSET  # sweeps of before had forecasts alone as candidates
     step: int
+    folder: str | UnsetType = UNSET
     problems: int
 
 
@@ -121,25 +128,27 @@ class ModelAtStep(Record):
     folder: str
 
 
-class Best(Record):
-    """The best target beside the last checkpoint that was used, its `baseline`."""
+class Best(Record, kw_only=True):
+    """The best candidate beside the last checkpoint that was used, its `baseline`; p-values times how many were tried."""
 
+    kind: Kind | UnsetType = UNSET
     step: int
     baseline: int
     better: bool
     surer: bool
     difference: Difference
     p_value_corrected: float
+    beyond_p_value_corrected: float | UnsetType = UNSET
 
 
-class SweepRecord(Record):
-    """`sweep.json`: the score of every target and checkpoint, and the best."""
+class SweepRecord(Record, kw_only=True):
+    """`sweep.json`: the score of every target and checkpoint, and the best; `forecast` where there are targets."""
 
     driftline: str
     run: str
     steps: list[int]
     space: str
-    forecast: str
+    forecast: str | UnsetType = UNSET
     early: ModelAtStep
     late: ModelAtStep
     task: str
@@ -158,3 +167,9 @@ class SweepRecord(Record):
     control: Control
     versions: dict[str, str]
     seconds: float
+
+    @property
+    def winner(self) -> Scored:
+        """The candidate that `best` speaks of."""
+        wanted = self.best.kind or "forecast", self.best.step
+        return next(c for c in self.candidates if (c.kind or "forecast", c.step) == wanted)

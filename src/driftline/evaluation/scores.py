@@ -14,7 +14,7 @@ from driftline.decoding.settings import GenerationSettings
 from driftline.engines import Engine
 from driftline.evaluation.candidates import Candidate
 from driftline.evaluation.control import compare_with_late, controls
-from driftline.evaluation.records import Control, Scored
+from driftline.evaluation.records import UNSET, Control, Scored
 from driftline.evaluation.samples import Samples, figures, right
 from driftline.evaluation.tasks import Task
 from driftline.files.lines import Row
@@ -40,9 +40,9 @@ class Scorer:
         with candidate.source.open() as decoder:
             return self.samples(candidate.name).draw(decoder, problems, advance=advance)
 
-    def control(self, asked: tuple[Candidate, Candidate, list[Row]], advance: Advance) -> Control:
-        """The best forecast beside the late model, whose samples are drawn already."""
-        best, late, rows = asked
+    def control(self, asked: tuple[Candidate, Candidate, list[Row], int], advance: Advance) -> Control:
+        """The best of so many candidates beside the late model, whose samples are drawn already."""
+        best, late, rows, tried = asked
 
         def draw(arm: str, decoder: Decoder, settings: GenerationSettings) -> list[Row]:
             samples = self.samples(late.name if arm == "late" else arm, settings)
@@ -50,7 +50,7 @@ class Scorer:
 
         with best.source.open() as forecast, late.source.open() as last:
             named = f"the {best.name}", f"the checkpoint of step {late.step}"
-            return compare_with_late(draw, named, forecast, last, rows, self.task, self.settings)[1]
+            return compare_with_late(draw, named, forecast, last, rows, self.task, self.settings, tried=tried)[1]
 
     def missing_controls(self) -> int:
         """Samples that `control` has still to draw."""
@@ -78,10 +78,10 @@ class ScoredCandidates:
         for (candidate, _), rows in drawn:
             self._rows[candidate.name] = rows
 
-    def control(self, best: Candidate, late: Candidate) -> Control:
-        """The best forecast beside the late model, whose samples are drawn already."""
+    def control(self, best: Candidate, late: Candidate, tried: int) -> Control:
+        """The best of so many candidates beside the late model, whose samples are drawn already."""
         total = self._scorer.missing_controls()
-        asked = [(best, late, self._rows[best.name])]
+        asked = [(best, late, self._rows[best.name], tried)]
         drawn = self._engine.map_models(self._scorer.control, asked, lambda _: self._progress("controls", total))
         ((_, record),) = drawn
         return record
@@ -92,4 +92,10 @@ class ScoredCandidates:
 
     def record(self, candidate: Candidate) -> Scored:
         rows, samples = self._rows[candidate.name], self._scorer.settings.samples
-        return Scored(step=candidate.step, problems=len(rows) // samples, **asdict(figures(rows, samples)))
+        return Scored(
+            kind=candidate.kind,
+            step=candidate.step,
+            folder=UNSET if candidate.folder is None else str(candidate.folder),
+            problems=len(rows) // samples,
+            **asdict(figures(rows, samples)),
+        )

@@ -87,18 +87,19 @@ def response_logits(sampler: Sampler, prompt: Sequence[int], response: Sequence[
         return late if sampler.early is None else combine_logits(sampler.early(**inputs).logits[0], late, sampler.alpha)
 
 
-def judge(gain: Difference, beyond: Difference) -> str:
+def judge(gain: Difference, beyond: Difference, tried: int = 1) -> str:
     """What a comparison shows: `gain`, `sharpening`, `loss` or `nothing` told from chance at the 5 % level.
 
     Args:
         gain: forecast minus late, at one temperature.
         beyond: forecast minus the late model at the matched temperature.
+        tried: of how many forecasts this is the best: both p-values are multiplied by it.
     """
-    if gain.p_value >= _LEVEL:
+    if gain.p_value * tried >= _LEVEL:
         return "nothing"
     if gain.mean < 0:
         return "loss"
-    return "gain" if beyond.mean > 0 and beyond.p_value < _LEVEL else "sharpening"
+    return "gain" if beyond.mean > 0 and beyond.p_value * tried < _LEVEL else "sharpening"
 
 
 def sentence(

@@ -1,16 +1,18 @@
-"""Which forecast scores best on a task? By successive halving.
+"""Which forecast, or which checkpoint, scores best on a task? By successive halving.
 
-Candidates are targets beyond the last checkpoint, as weights or as extrapolated logits (`candidates`). All are scored
-on a few problems, the better half on twice as many, and so on to the last two, which see every problem; observed
-checkpoints see every problem too. A candidate's samples of a problem are drawn once, whatever the round, and kept
+Candidates are checkpoints of the run, and targets beyond the last one, as weights or as extrapolated logits
+(`candidates`). All are scored on a few problems, the better half on twice as many, and so on to the last two, which see
+every problem. The last checkpoint that is used is what they are compared with; it sees every problem too, as do
+observed checkpoints that are scored for context. A candidate's samples of a problem are drawn once, whatever the round, and kept
 beside the output until all is done, so that a stopped sweep goes on. What is made of the best says `choice`.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +23,18 @@ from driftline.decoding.backends.opening import must_be_positive
 from driftline.decoding.settings import GenerationSettings
 from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
-from driftline.evaluation.candidates import Candidate, Running, checkpoints, in_logits, in_weights
+from driftline.evaluation.candidates import (
+    MODELS,
+    Candidate,
+    Running,
+    Written,
+    checkpoints,
+    in_logits,
+    in_weights,
+    spread,
+)
 from driftline.evaluation.choice import choose
-from driftline.evaluation.records import ModelAtStep, Round, SweepRecord
+from driftline.evaluation.records import UNSET, ModelAtStep, Round, SweepRecord
 from driftline.evaluation.samples import resumable
 from driftline.evaluation.scores import ScoredCandidates, Scorer
 from driftline.evaluation.tasks import Task
@@ -45,8 +56,10 @@ class SweepResult:
     work: Work
 
     def write(self, folder: Path) -> None:
-        """Write the record; what made it is not needed any more."""
+        """Write the record, and move the models that stay beside it; what made it is not needed any more."""
         write_record(folder / MARK, self.record)
+        if (self.work.folder / MODELS).is_dir():
+            os.rename(self.work.folder / MODELS, folder / MODELS)
         self.work.remove()
 
 
@@ -57,53 +70,70 @@ def sweep(
     request: ForecastRequest,
     settings: GenerationSettings,
     *,
+    tried: Sequence[int] = (),
     output_space: bool = False,
+    keep_models: bool = False,
     observed: int = 4,
     batch_size: int | None = None,
     engine: Engine | None = None,
     progress: StartStage = no_progress,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> SweepResult:
-    """Score the targets of `request` and the observed checkpoints.
+    """Score the targets of `request`, the checkpoints `tried`, and the last checkpoint that is used, their baseline.
 
     Args:
         out: where the result will be: beside it unfinished work is kept.
-        request: targets, method and the observed steps to use; with `output_space` the first and the last of these
-            are early and late.
+        request: targets, if any, method and the observed steps to use; with `output_space` the first and the last of
+            these are early and late.
+        tried: steps of the run whose checkpoints are candidates; the baseline among them is only compared with.
+        keep_models: forecasts in weights stay, each in a folder of `models` in the result.
         settings: how models are sampled, and what runs them; the models that it names play no part.
         batch_size: completions decoded at once; None leaves it to the backend.
-        observed: checkpoints of the run to score beside; the last one used is always among them.
+        observed: checkpoints of the run to score beside; the last one used is always among them, and candidates never.
         engine: where the models run; default one after another in this process.
         progress: called for each model with its name and its samples; returns what counts them.
+        say: is told what disk is needed.
 
     Raises:
-        InputError: the request or a model cannot be used.
+        InputError: the request or a model cannot be used, or the disk is too full.
     """
     must_be_positive(batch_size)
     if observed < 1:
         raise InputError(f"--observed is {observed}: the last checkpoint is always scored, give 1 or more")
     started = time.monotonic()
+    seen = _seen(trajectory, request)
+    compared = _compared(trajectory, tried, seen[-1], request)
     asked = {**identity(trajectory, (), kind="sweep", task=task.digest), "output_space": output_space}
+    if compared:
+        asked["checkpoints"] = compared
     with resumable(out, {**asked, "settings": settings.record(), "request": repr(request)}) as work:
-        seen = sorted(request.seen) or list(trajectory.steps)
         how = Running(settings, batch_size)
-        if output_space:
-            candidates, forecast = in_logits(trajectory, request, seen, how)
-        else:
-            candidates, forecast = in_weights(trajectory, request, how, work.folder, engine)
-        beside = checkpoints(trajectory, observed, seen[-1], how)
+        candidates, forecast = checkpoints(trajectory, compared, how), None
+        if request.targets and output_space:
+            forecasts, forecast = in_logits(trajectory, request, seen, how)
+            candidates += forecasts
+        elif request.targets:
+            kept = out / MODELS if keep_models else None
+            forecasts, forecast = in_weights(trajectory, request, how, work.folder, engine, kept, say)
+            candidates += forecasts
+        around = [step for step in spread(trajectory.steps, observed, seen[-1]) if step not in compared]
+        beside = checkpoints(trajectory, around, how)
         problems = len(task.problems)
         scores = ScoredCandidates(Scorer(work.folder, task, settings), engine or LocalEngine(), progress)
         scores.score(beside, problems)
         rounds = schedule(len(candidates), problems)
         best, last = best_of(candidates, rounds, scores), next(c for c in beside if c.step == seen[-1])
-        control = scores.control(best, last)
-        choice, sentence = choose(best.step, last.step, len(candidates), control, scores.mean(best))
+        control = scores.control(best, last, len(candidates))
+        choice, sentence = choose(scores.record(best), last.step, [c.kind for c in candidates], control)
+        for candidate in candidates:
+            if isinstance(candidate.source, Written):
+                candidate.source.keep()  # of a sweep that went on, whose samples were there already
         record = SweepRecord(
             driftline=__version__,
             run=trajectory.name,
             steps=list(trajectory.steps),
             space="logits" if output_space else "weights",
-            forecast=forecast,
+            forecast=UNSET if forecast is None else forecast,
             early=_model(trajectory, seen[0]),
             late=_model(trajectory, seen[-1]),
             task=task.name,
@@ -146,6 +176,29 @@ def best_of(candidates: Sequence[Candidate], rounds: Sequence[Round], scores: Sc
         scores.score(alive, one.problems)
         alive.sort(key=scores.mean, reverse=True)
     return alive[0]
+
+
+def _seen(trajectory: Trajectory, request: ForecastRequest) -> list[int]:
+    """The observed steps to use, ascending."""
+    for step in request.seen:
+        if step not in trajectory.steps:
+            raise InputError(
+                f"--from {step}: not in the run: choose among the steps {', '.join(map(str, trajectory.steps))}"
+            )
+    return sorted(request.seen) or list(trajectory.steps)
+
+
+def _compared(trajectory: Trajectory, tried: Sequence[int], baseline: int, request: ForecastRequest) -> list[int]:
+    """The steps whose checkpoints are candidates: those `tried` without the baseline."""
+    compared = sorted(set(tried) - {baseline})
+    if tried and not compared and not request.targets:
+        raise InputError(
+            f"--checkpoints names only step {baseline}, the last one used, with which the others are compared: name others "
+            f"too, of {', '.join(map(str, trajectory.steps))}"
+        )
+    if not compared and not request.targets:
+        raise InputError("nothing to score: give --to for forecasts, --checkpoints for checkpoints of the run, or both")
+    return compared
 
 
 def _model(trajectory: Trajectory, step: int) -> ModelAtStep:

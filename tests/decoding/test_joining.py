@@ -9,7 +9,7 @@ from tiny_models import pair, prompts, tokenizer
 
 from driftline.decoding.distribution import SamplingParams
 from driftline.decoding.sampler import Completion, Sampler
-from driftline.decoding.speculative import Acceptance, Batch, OpenCompletion
+from driftline.decoding.speculative import Acceptance, Arrivals, Batch, OpenCompletion
 
 END = frozenset([1])
 KINDS = ["sliding_attention", "full_attention"]
@@ -47,7 +47,8 @@ def test_rows_that_come_and_go_are_those_decoded_alone(seed, lone, changes):
     early = None if lone else early
     draw, batch = random.Random(seed), Batch(late, early, context=96)
     asked = rows(16, seed)
-    outside, arriving, sent_out, cancelled = list(asked), [], 0, set()
+    arriving: list[Arrivals] = []
+    outside, sent_out, cancelled = list(asked), 0, set()
     while outside or arriving or not batch.finished:
         if outside and draw.random() < 0.5:
             count = draw.randint(1, 4)

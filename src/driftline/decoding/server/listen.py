@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.server.application import Limits, application
@@ -46,19 +46,13 @@ def serve(
     limits: Limits | None = None,
     grace: float = 1.0,
 ) -> None:
-    """Answer requests until SIGINT or SIGTERM; what runs then has `grace` seconds to end.
-
-    Raises:
-        KeyboardInterrupt, SystemExit: as the signal that ended it is handled by the caller's own handlers.
-    """
+    """Answer requests until SIGINT or SIGTERM; what runs then has `grace` seconds to end, and the process is gone."""
     limits = limits or Limits()
     app = application(sampler, name, key, limits)
-    server = Server(app, limits, grace)
     try:
-        server.run(sockets=[listener])
-    finally:
-        if not app.state.scheduler.stop(timeout=0.3):  # in a long pass of a model, which nothing can interrupt
-            _leave(sys.exc_info()[1])
+        Server(app, limits, grace).run(sockets=[listener])
+    except (KeyboardInterrupt, SystemExit) as ending:
+        _leave(ending)
 
 
 class Server(uvicorn.Server):
@@ -126,12 +120,15 @@ class _Impatient(H11Protocol):
             self.transport.close()
 
 
-def _leave(ending: BaseException | None) -> None:
-    """End the process at once, with the code that it would have ended with."""
-    if isinstance(ending, KeyboardInterrupt):
+def _leave(ending: KeyboardInterrupt | SystemExit) -> NoReturn:
+    """End the process at once, with the code that it would have ended with.
+
+    A model in a long pass cannot be interrupted, and taking down an interpreter with torch in it takes seconds.
+    """
+    stopped = isinstance(ending, KeyboardInterrupt)
+    if stopped:
         print("driftline: stopped", file=sys.stderr)
-    code = 130 if isinstance(ending, KeyboardInterrupt) else getattr(ending, "code", 1)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(code if isinstance(code, int) else 1)
+    os._exit(130 if stopped else int(ending.code or 0))

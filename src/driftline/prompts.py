@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,14 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
         raise InputError(f"{where} has neither prompt (a text) nor messages: add one")
     begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     return Prompt(text, tokenizer(text, add_special_tokens=not begun).input_ids)
+
+
+def must_fit(ids: Sequence[int], context: int | None, what: str) -> None:
+    """Refuse a prompt that is empty or leaves no room to answer; `what` names it in the sentence."""
+    if not ids:
+        raise InputError(f"{what} has no tokens: give at least one")
+    if context is not None and len(ids) >= context:
+        raise InputError(f"{what} has {len(ids)} tokens and the model's context is {context}: shorten the prompt")
 
 
 def _must_be_messages(messages: Any, where: str) -> None:

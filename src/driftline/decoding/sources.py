@@ -32,18 +32,11 @@ def load_sampler(
     Raises:
         InputError: something cannot be loaded, the two do not fit, or one of them is missing.
     """
-    if alpha is None and early is not None:
-        raise InputError("--early needs --alpha: give how far to go from the early model (1 is the late one)")
-    if alpha is not None and early is None and not adapter.is_adapter(late):
-        raise InputError("--alpha needs --early: give the model to extrapolate from")
+    must_be_whole(late, early, alpha)
     first: Any = None
     if adapter.is_adapter(late):
         base = adapter.base_of(late)
         own_base = early is None or str(early) == base
-        if not own_base and not adapter.is_adapter(early or ""):
-            raise InputError(
-                f"{late} is a LoRA adapter of {base}: the early model must be that, or another adapter of it"
-            )
         last, first = adapter.load_adapted(late, None if own_base else early, dtype=dtype, device=device)
         tokenizer = load_tokenizer(base)
     else:
@@ -54,6 +47,24 @@ def load_sampler(
     if alpha is None:
         return Sampler(last, tokenizer)
     return Sampler(last, tokenizer, early=first, alpha=alpha)
+
+
+def must_be_whole(late: str | Path, early: str | Path | None, alpha: float | None) -> str | Path | None:
+    """The early model: that which is given, or the base of the adapter `late`; None where `late` runs alone.
+
+    Raises:
+        InputError: one of two models or alpha is missing, or the early one is not of the adapter's run.
+    """
+    if alpha is None and early is not None:
+        raise InputError("--early needs --alpha: give how far to go from the early model (1 is the late one)")
+    if not adapter.is_adapter(late):
+        if alpha is not None and early is None:
+            raise InputError("--alpha needs --early: give the model to extrapolate from")
+        return early
+    base = adapter.base_of(late)
+    if early is not None and str(early) != base and not adapter.is_adapter(early):
+        raise InputError(f"{late} is a LoRA adapter of {base}: the early model must be that, or another adapter of it")
+    return None if alpha is None else early or base
 
 
 def sampler_of(settings: GenerationSettings) -> Sampler:

@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from driftline import models
+from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.decoding.backends.decoder import Decoder
 from driftline.decoding.backends.embedded import BATCH_SIZE, Embedded
@@ -35,6 +35,9 @@ from driftline.outputs.logprobs import tokenizer_of
 from driftline.writing.record import MARK
 from driftline.writing.storage import Storage
 from driftline.writing.write import write
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SCRATCH = ".forecast-"  # folders of forecasts that are being scored
 _STORAGE = Storage()
@@ -58,8 +61,24 @@ class Running:
     def dtype(self) -> str:
         return self.settings.dtype
 
+    def decoder(self, model: Checkpoint | Path, tokenizer: PreTrainedTokenizerBase) -> Decoder:
+        """One model, which the backend that is asked for runs."""
+        if self.on_vllm:
+            return self.vllm(model, tokenizer)
+        return self.embedded(Sampler(load_checkpoint(model, dtype=self.dtype), tokenizer))
+
+    @property
+    def on_vllm(self) -> bool:
+        return self.settings.backend.name == "vllm"
+
     def embedded(self, sampler: Sampler) -> Decoder:
         return Embedded(sampler, self.batch_size or BATCH_SIZE)
+
+    def vllm(self, late: Checkpoint | Path, tokenizer: PreTrainedTokenizerBase, **pair: Any) -> Decoder:
+        """The same by vLLM's engine; `pair` are early and alpha of two."""
+        from driftline.decoding.backends.vllm_opening import decoder_of
+
+        return decoder_of(late, tokenizer, dtype=self.dtype, batch_size=self.batch_size, **pair)
 
 
 @dataclass(frozen=True)
@@ -155,10 +174,8 @@ class _Saved:
     how: Running
 
     def open(self) -> AbstractContextManager[Decoder]:
-        model = load_checkpoint(
-            self.trajectory.checkpoints[self.trajectory.steps.index(self.step)], dtype=self.how.dtype
-        )
-        return nullcontext(self.how.embedded(Sampler(model, tokenizer_of(self.trajectory))))
+        checkpoint = self.trajectory.checkpoints[self.trajectory.steps.index(self.step)]
+        return nullcontext(self.how.decoder(checkpoint, tokenizer_of(self.trajectory)))
 
 
 @dataclass(frozen=True)
@@ -175,8 +192,7 @@ class Written:
     @contextmanager
     def open(self) -> Iterator[Decoder]:
         with self._written() as folder:
-            model = models.load_model(folder, dtype=self.how.dtype)
-            yield self.how.embedded(Sampler(model, tokenizer_of(self.trajectory)))
+            yield self.how.decoder(folder, tokenizer_of(self.trajectory))
 
     @contextmanager
     def _written(self) -> Iterator[Path]:
@@ -204,11 +220,15 @@ class _Pair:
     def __init__(self, trajectory: Trajectory, early: int, late: int, how: Running) -> None:
         self.trajectory, self.early, self.late, self.how = trajectory, early, late, how
 
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Late and early."""
+        return [self.trajectory.checkpoints[self.trajectory.steps.index(step)] for step in (self.late, self.early)]
+
     @cached_property
     def loaded(self) -> tuple[Any, Any, Any]:
-        found = [self.trajectory.checkpoints[self.trajectory.steps.index(step)] for step in (self.late, self.early)]
         return (
-            *(load_checkpoint(checkpoint, dtype=self.how.dtype) for checkpoint in found),
+            *(load_checkpoint(checkpoint, dtype=self.how.dtype) for checkpoint in self.checkpoints),
             tokenizer_of(self.trajectory),
         )
 
@@ -224,6 +244,10 @@ class _Logits:
     target: int
 
     def open(self) -> AbstractContextManager[Decoder]:
-        last, first, tokenizer = self.pair.loaded
-        alpha = (self.target - self.pair.early) / (self.pair.late - self.pair.early)
-        return nullcontext(self.pair.how.embedded(Sampler(last, tokenizer, early=first, alpha=alpha)))
+        pair, how = self.pair, self.pair.how
+        alpha = (self.target - pair.early) / (pair.late - pair.early)
+        if how.on_vllm:
+            late, early = pair.checkpoints
+            return nullcontext(how.vllm(late, tokenizer_of(pair.trajectory), early=early, alpha=alpha))
+        last, first, tokenizer = pair.loaded
+        return nullcontext(how.embedded(Sampler(last, tokenizer, early=first, alpha=alpha)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from driftline.decoding.backends.backend import Backend
 from driftline.decoding.backends.decoder import Decoder
@@ -30,6 +31,12 @@ def open_decoder(settings: GenerationSettings, batch_size: int | None = None) ->
 
         yield Embedded(sampler_of(settings), batch_size or BATCH_SIZE)
         return
+    if name == "vllm":
+        from driftline.decoding.backends.vllm_opening import open_models
+
+        with open_models(settings, batch_size) as decoder:
+            yield decoder
+        return
     raise InputError(f"--backend {name} does not run here: use transformers")
 
 
@@ -41,6 +48,12 @@ def scorer(backend: Backend, dtype: str) -> tuple[str, Score] | None:
     """
     if backend.name == "transformers":
         return None
+    if backend.name == "vllm":
+        from driftline.decoding.backends.vllm_engine import must_be_installed
+        from driftline.decoding.backends.vllm_scoring import token_logprobs
+
+        must_be_installed()
+        return "vllm", partial(token_logprobs, dtype=dtype)
     raise InputError(f"--backend {backend.name} does not run here: use transformers")
 
 

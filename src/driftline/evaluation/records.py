@@ -68,7 +68,10 @@ class Against(Record, rename=_AT_K):
 
 
 class EvaluationRecord(Record, kw_only=True, rename=_AT_K):
-    """`evaluation.json`: the figures of a model or of extrapolated decoding, and how they came about."""
+    """`evaluation.json`: the figures of a model or of extrapolated decoding, and how they came about.
+
+    `backend` is there where it is not transformers in driftline's own process, `endpoint` where that is a server.
+    """
 
     driftline: str
     task: str
@@ -91,6 +94,8 @@ class EvaluationRecord(Record, kw_only=True, rename=_AT_K):
     max_new_tokens: int
     seed: int
     dtype: str
+    backend: str | UnsetType = UNSET
+    endpoint: str | UnsetType = UNSET
     extraction: str
     verifier: str
     digest: str
@@ -132,8 +137,8 @@ class Best(Record):
     p_value_corrected: float
 
 
-class SweepRecord(Record):
-    """`sweep.json`: the score of every target and checkpoint, and the best."""
+class SweepRecord(Record, kw_only=True):
+    """`sweep.json`: the score of every target and checkpoint, and the best; `backend`, `endpoint` as of an evaluation."""
 
     driftline: str
     run: str
@@ -150,6 +155,8 @@ class SweepRecord(Record):
     top_k: int
     max_new_tokens: int
     seed: int
+    backend: str | UnsetType = UNSET
+    endpoint: str | UnsetType = UNSET
     rounds: list[Round]
     candidates: list[Scored]
     observed: list[Scored]

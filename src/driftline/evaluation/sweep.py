@@ -23,7 +23,7 @@ from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.evaluation.candidates import Candidate, Running, checkpoints, in_logits, in_weights
 from driftline.evaluation.choice import choose
-from driftline.evaluation.records import ModelAtStep, Round, SweepRecord
+from driftline.evaluation.records import UNSET, ModelAtStep, Round, SweepRecord
 from driftline.evaluation.samples import resumable
 from driftline.evaluation.scores import ScoredCandidates, Scorer
 from driftline.evaluation.tasks import Task
@@ -98,6 +98,7 @@ def sweep(
         best, last = best_of(candidates, rounds, scores), next(c for c in beside if c.step == seen[-1])
         control = scores.control(best, last)
         choice, sentence = choose(best.step, last.step, len(candidates), control, scores.mean(best))
+        told = settings.backend.record()
         record = SweepRecord(
             driftline=__version__,
             run=trajectory.name,
@@ -114,13 +115,15 @@ def sweep(
             top_k=settings.top_k,
             max_new_tokens=settings.max_new_tokens,
             seed=settings.seed,
+            backend=told.get("backend", UNSET),
+            endpoint=told.get("endpoint", UNSET),
             rounds=rounds,
             candidates=[scores.record(c) for c in candidates],
             observed=[scores.record(c) for c in beside],
             best=choice,
             sentence=sentence,
             control=control,
-            versions=versions(),
+            versions=versions(settings.backend.name),
             seconds=time.monotonic() - started,
         )
     return SweepResult(record, work)

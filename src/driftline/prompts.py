@@ -65,7 +65,7 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
     if messages is not None:
         if tokenizer.chat_template is None:
             raise InputError(f"{where} has messages, but the model has no chat template: give prompt instead")
-        _must_be_messages(messages, where)
+        must_be_messages(messages, where)
         try:
             rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, KeyError) as error:
@@ -87,7 +87,8 @@ def must_fit(ids: Sequence[int], context: int | None, what: str) -> None:
         raise InputError(f"{what} has {len(ids)} tokens and the model's context is {context}: shorten the prompt")
 
 
-def _must_be_messages(messages: Any, where: str) -> None:
+def must_be_messages(messages: Any, where: str) -> None:
+    """Refuse what is no chat; `where` names it in the sentence."""
     good = isinstance(messages, list) and messages
     if not good or not all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in messages):
         raise InputError(

@@ -128,6 +128,7 @@ def sweep(
         for candidate in candidates:
             if isinstance(candidate.source, Written):
                 candidate.source.keep()  # of a sweep that went on, whose samples were there already
+        told = settings.backend.record()
         record = SweepRecord(
             driftline=__version__,
             run=trajectory.name,
@@ -144,13 +145,15 @@ def sweep(
             top_k=settings.top_k,
             max_new_tokens=settings.max_new_tokens,
             seed=settings.seed,
+            backend=told.get("backend", UNSET),
+            endpoint=told.get("endpoint", UNSET),
             rounds=rounds,
             candidates=[scores.record(c) for c in candidates],
             observed=[scores.record(c) for c in beside],
             best=choice,
             sentence=sentence,
             control=control,
-            versions=versions(),
+            versions=versions(settings.backend.name),
             seconds=time.monotonic() - started,
         )
     return SweepResult(record, work)

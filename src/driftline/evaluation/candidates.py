@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +66,24 @@ class Running:
         if self.on_vllm:
             return self.vllm(model, tokenizer)
         return self.embedded(Sampler(load_checkpoint(model, dtype=self.dtype), tokenizer))
+
+    @property
+    def served(self) -> bool:
+        return self.settings.backend.name == "http"
+
+    def endpoint(
+        self, sources: Callable[[], Sampler], *, step: int | None = None, alpha: float | None = None
+    ) -> AbstractContextManager[Decoder]:
+        """What a server runs: its model of that step, or at alpha its two; `sources` loads the same here."""
+        from driftline.decoding.backends.endpoint import Endpoint
+
+        return Endpoint(
+            self.settings.backend,
+            step=step,
+            alpha=alpha,
+            sources=lambda: nullcontext(sources()),
+            batch_size=self.batch_size,
+        )
 
     @property
     def on_vllm(self) -> bool:
@@ -146,11 +164,20 @@ def in_logits(
     return candidates, f"logits of steps {early} and {late}"
 
 
-def checkpoints(trajectory: Trajectory, steps: Sequence[int], how: Running) -> list[Candidate]:
-    """Checkpoints of the run."""
+def checkpoints(
+    trajectory: Trajectory, steps: Sequence[int], how: Running, alphas: Mapping[int, float] | None = None
+) -> list[Candidate]:
+    """Checkpoints of the run; `alphas` at which a server of two checkpoints is each of them, where it is."""
+    alphas = alphas or {}
     folders = {step: one.model for step, one in zip(trajectory.steps, trajectory.checkpoints, strict=True)}
     return [
-        Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, how), "checkpoint", folders[step])
+        Candidate(
+            f"checkpoint of step {step}",
+            step,
+            _Saved(trajectory, step, how, alphas.get(step)),
+            "checkpoint",
+            folders[step],
+        )
         for step in steps
     ]
 
@@ -167,15 +194,25 @@ def spread(steps: Sequence[int], count: int, always: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A checkpoint of the run."""
+    """A checkpoint of the run; on a server of two checkpoints, the one that it is at `alpha`."""
 
     trajectory: Trajectory
     step: int
     how: Running
+    alpha: float | None = None
 
     def open(self) -> AbstractContextManager[Decoder]:
-        checkpoint = self.trajectory.checkpoints[self.trajectory.steps.index(self.step)]
-        return nullcontext(self.how.decoder(checkpoint, tokenizer_of(self.trajectory)))
+        if self.how.served:
+            step = self.step if self.alpha is None else None
+            return self.how.endpoint(self._loaded, step=step, alpha=self.alpha)
+        return nullcontext(self.how.decoder(self._checkpoint, tokenizer_of(self.trajectory)))
+
+    @property
+    def _checkpoint(self) -> Checkpoint:
+        return self.trajectory.checkpoints[self.trajectory.steps.index(self.step)]
+
+    def _loaded(self) -> Sampler:
+        return Sampler(load_checkpoint(self._checkpoint, dtype=self.how.dtype), tokenizer_of(self.trajectory))
 
 
 @dataclass(frozen=True)
@@ -249,5 +286,10 @@ class _Logits:
         if how.on_vllm:
             late, early = pair.checkpoints
             return nullcontext(how.vllm(late, tokenizer_of(pair.trajectory), early=early, alpha=alpha))
-        last, first, tokenizer = pair.loaded
-        return nullcontext(how.embedded(Sampler(last, tokenizer, early=first, alpha=alpha)))
+        if how.served:
+            return how.endpoint(lambda: self._loaded(alpha), alpha=alpha)
+        return nullcontext(how.embedded(self._loaded(alpha)))
+
+    def _loaded(self, alpha: float) -> Sampler:
+        last, first, tokenizer = self.pair.loaded
+        return Sampler(last, tokenizer, early=first, alpha=alpha)

@@ -169,6 +169,20 @@ def context_of(source: str | Path) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def declared_ends(source: str | Path) -> frozenset[int]:
+    """The tokens that end a completion, as a saved model's generation settings say, or its configuration without them."""
+    from transformers import GenerationConfig
+
+    with _on_disk(source) as folder:
+        try:
+            settings = GenerationConfig.from_pretrained(folder)
+        except OSError:
+            settings = GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
+    declared = settings.eos_token_id
+    several = declared if isinstance(declared, (list, tuple)) else [declared]
+    return frozenset(token for token in several if token is not None)
+
+
 @contextmanager
 def _on_disk(source: str | Path, *, weights: bool = False) -> Iterator[str | Path]:
     """The source as transformers takes it; what of a remote folder is needed is fetched first."""

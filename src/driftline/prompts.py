@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
     if messages is not None:
         if tokenizer.chat_template is None:
             raise InputError(f"{where} has messages, but the model has no chat template: give prompt instead")
-        _must_be_messages(messages, where)
+        must_be_messages(messages, where)
         try:
             rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, KeyError) as error:
@@ -79,7 +79,16 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
     return Prompt(text, tokenizer(text, add_special_tokens=not begun).input_ids)
 
 
-def _must_be_messages(messages: Any, where: str) -> None:
+def must_fit(ids: Sequence[int], context: int | None, what: str) -> None:
+    """Refuse a prompt that is empty or leaves no room to answer; `what` names it in the sentence."""
+    if not ids:
+        raise InputError(f"{what} has no tokens: give at least one")
+    if context is not None and len(ids) >= context:
+        raise InputError(f"{what} has {len(ids)} tokens and the model's context is {context}: shorten the prompt")
+
+
+def must_be_messages(messages: Any, where: str) -> None:
+    """Refuse what is no chat; `where` names it in the sentence."""
     good = isinstance(messages, list) and messages
     if not good or not all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in messages):
         raise InputError(

@@ -303,10 +303,14 @@ def evaluation(r: EvaluationRecord, out: Path) -> None:
     say = _console().print
     low, high = r.interval
     say(f"{r.task}: {r.problems} problems, {r.samples} samples each")
+    if r.backend:
+        say(f"{r.late}, run by {r.endpoint or r.backend}")
     say(f"avg@{r.samples} {r.avg_at_k:.3f} (95 %: {low:.3f} to {high:.3f})")
     say("  ".join(f"pass@{k} {value:.3f}" for k, value in r.pass_at_k.items()))
     if r.control:
         say(f"\n{r.control.sentence}")
+    elif r.backend == "http" and r.alpha is not None:
+        say("\nno control: whether this is better or only surer is not known, as a server gives no whole distributions")
     if r.against:
         d = r.against.difference
         say(f"\nagainst {r.against.folder} ({r.against.avg_at_k:.3f}): {d.mean:+.3f}, p = {d.p_value:.3g}")

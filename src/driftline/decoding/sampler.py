@@ -19,6 +19,7 @@ from driftline.decoding.distribution import SamplingParams
 from driftline.decoding.speculative import Acceptance, Batch, OpenCompletion
 from driftline.errors import InputError
 from driftline.models import context_length
+from driftline.prompts import must_fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,12 +130,7 @@ class Sampler:
 
     def must_fit(self, prompt: Sequence[int], what: str) -> None:
         """Refuse a prompt that is empty or leaves no room to answer; `what` names it in the sentence."""
-        if not prompt:
-            raise InputError(f"{what} has no tokens: give at least one")
-        if self.context is not None and len(prompt) >= self.context:
-            raise InputError(
-                f"{what} has {len(prompt)} tokens and the model's context is {self.context}: shorten the prompt"
-            )
+        must_fit(prompt, self.context, what)
 
     def drafts(self) -> int:
         """How many tokens to draft in the next round."""

@@ -8,6 +8,7 @@ from typing import Any
 from driftline.decoding.backends.backend import Backend
 from driftline.decoding.distribution import SamplingParams
 from driftline.errors import InputError
+from driftline.files.remote import redacted
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ class GenerationSettings:
         return [source for source in (self.late, self.early) if source is not None]
 
     def record(self) -> dict[str, Any]:
-        """All of it, for telling samples drawn by other settings: an embedded backend leaves no trace."""
+        """All of it, for telling samples drawn by other settings: an embedded backend leaves no trace, nor a password."""
         found = asdict(self)
         if self.backend == Backend():
             del found["backend"]
+        elif self.backend.endpoint is not None:
+            found["backend"]["endpoint"] = redacted(self.backend.endpoint)
         return found

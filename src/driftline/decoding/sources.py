@@ -68,6 +68,16 @@ def refuse_unpaired(late: str | Path, early: str | Path | None, alpha: float | N
         raise InputError("--alpha needs --early: give the model to extrapolate from")
 
 
+def early_of(late: str | Path, early: str | Path | None, alpha: float | None) -> str | Path | None:
+    """The early model: that which is given, or the base of the adapter `late`; None where `late` runs alone.
+
+    Raises:
+        InputError: as of `refuse_unpaired`.
+    """
+    refuse_unpaired(late, early, alpha)
+    return None if alpha is None else early or adapter.base_of(late)
+
+
 def common_rows(early: int, late: int, tokens: int) -> int:
     """Logits that two models of one tokenizer have in common, where one's vocabulary was padded further.
 

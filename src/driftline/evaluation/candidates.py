@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from driftline import models
+from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.decoding.backends.decoder import Decoder
 from driftline.decoding.backends.embedded import BATCH_SIZE, Embedded
@@ -35,6 +35,9 @@ from driftline.outputs.logprobs import tokenizer_of
 from driftline.writing.record import MARK
 from driftline.writing.storage import Storage
 from driftline.writing.write import write
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SCRATCH = ".forecast-"  # folders of forecasts that are being scored
 _STORAGE = Storage()
@@ -58,8 +61,42 @@ class Running:
     def dtype(self) -> str:
         return self.settings.dtype
 
+    def decoder(self, model: Checkpoint | Path, tokenizer: PreTrainedTokenizerBase) -> Decoder:
+        """One model, which the backend that is asked for runs."""
+        if self.on_vllm:
+            return self.vllm(model, tokenizer)
+        return self.embedded(Sampler(load_checkpoint(model, dtype=self.dtype), tokenizer))
+
+    @property
+    def served(self) -> bool:
+        return self.settings.backend.name == "http"
+
+    def endpoint(
+        self, sources: Callable[[], Sampler], *, step: int | None = None, alpha: float | None = None
+    ) -> AbstractContextManager[Decoder]:
+        """What a server runs: its model of that step, or at alpha its two; `sources` loads the same here."""
+        from driftline.decoding.backends.endpoint import Endpoint
+
+        return Endpoint(
+            self.settings.backend,
+            step=step,
+            alpha=alpha,
+            sources=lambda: nullcontext(sources()),
+            batch_size=self.batch_size,
+        )
+
+    @property
+    def on_vllm(self) -> bool:
+        return self.settings.backend.name == "vllm"
+
     def embedded(self, sampler: Sampler) -> Decoder:
         return Embedded(sampler, self.batch_size or BATCH_SIZE)
+
+    def vllm(self, late: Checkpoint | Path, tokenizer: PreTrainedTokenizerBase, **pair: Any) -> Decoder:
+        """The same by vLLM's engine; `pair` are early and alpha of two."""
+        from driftline.decoding.backends.vllm_opening import decoder_of
+
+        return decoder_of(late, tokenizer, dtype=self.dtype, batch_size=self.batch_size, **pair)
 
 
 @dataclass(frozen=True)
@@ -127,11 +164,20 @@ def in_logits(
     return candidates, f"logits of steps {early} and {late}"
 
 
-def checkpoints(trajectory: Trajectory, steps: Sequence[int], how: Running) -> list[Candidate]:
-    """Checkpoints of the run."""
+def checkpoints(
+    trajectory: Trajectory, steps: Sequence[int], how: Running, alphas: Mapping[int, float] | None = None
+) -> list[Candidate]:
+    """Checkpoints of the run; `alphas` at which a server of two checkpoints is each of them, where it is."""
+    alphas = alphas or {}
     folders = {step: one.model for step, one in zip(trajectory.steps, trajectory.checkpoints, strict=True)}
     return [
-        Candidate(f"checkpoint of step {step}", step, _Saved(trajectory, step, how), "checkpoint", folders[step])
+        Candidate(
+            f"checkpoint of step {step}",
+            step,
+            _Saved(trajectory, step, how, alphas.get(step)),
+            "checkpoint",
+            folders[step],
+        )
         for step in steps
     ]
 
@@ -148,17 +194,25 @@ def spread(steps: Sequence[int], count: int, always: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A checkpoint of the run."""
+    """A checkpoint of the run; on a server of two checkpoints, the one that it is at `alpha`."""
 
     trajectory: Trajectory
     step: int
     how: Running
+    alpha: float | None = None
 
     def open(self) -> AbstractContextManager[Decoder]:
-        model = load_checkpoint(
-            self.trajectory.checkpoints[self.trajectory.steps.index(self.step)], dtype=self.how.dtype
-        )
-        return nullcontext(self.how.embedded(Sampler(model, tokenizer_of(self.trajectory))))
+        if self.how.served:
+            step = self.step if self.alpha is None else None
+            return self.how.endpoint(self._loaded, step=step, alpha=self.alpha)
+        return nullcontext(self.how.decoder(self._checkpoint, tokenizer_of(self.trajectory)))
+
+    @property
+    def _checkpoint(self) -> Checkpoint:
+        return self.trajectory.checkpoints[self.trajectory.steps.index(self.step)]
+
+    def _loaded(self) -> Sampler:
+        return Sampler(load_checkpoint(self._checkpoint, dtype=self.how.dtype), tokenizer_of(self.trajectory))
 
 
 @dataclass(frozen=True)
@@ -175,8 +229,7 @@ class Written:
     @contextmanager
     def open(self) -> Iterator[Decoder]:
         with self._written() as folder:
-            model = models.load_model(folder, dtype=self.how.dtype)
-            yield self.how.embedded(Sampler(model, tokenizer_of(self.trajectory)))
+            yield self.how.decoder(folder, tokenizer_of(self.trajectory))
 
     @contextmanager
     def _written(self) -> Iterator[Path]:
@@ -204,11 +257,15 @@ class _Pair:
     def __init__(self, trajectory: Trajectory, early: int, late: int, how: Running) -> None:
         self.trajectory, self.early, self.late, self.how = trajectory, early, late, how
 
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Late and early."""
+        return [self.trajectory.checkpoints[self.trajectory.steps.index(step)] for step in (self.late, self.early)]
+
     @cached_property
     def loaded(self) -> tuple[Any, Any, Any]:
-        found = [self.trajectory.checkpoints[self.trajectory.steps.index(step)] for step in (self.late, self.early)]
         return (
-            *(load_checkpoint(checkpoint, dtype=self.how.dtype) for checkpoint in found),
+            *(load_checkpoint(checkpoint, dtype=self.how.dtype) for checkpoint in self.checkpoints),
             tokenizer_of(self.trajectory),
         )
 
@@ -224,6 +281,15 @@ class _Logits:
     target: int
 
     def open(self) -> AbstractContextManager[Decoder]:
+        pair, how = self.pair, self.pair.how
+        alpha = (self.target - pair.early) / (pair.late - pair.early)
+        if how.on_vllm:
+            late, early = pair.checkpoints
+            return nullcontext(how.vllm(late, tokenizer_of(pair.trajectory), early=early, alpha=alpha))
+        if how.served:
+            return how.endpoint(lambda: self._loaded(alpha), alpha=alpha)
+        return nullcontext(how.embedded(self._loaded(alpha)))
+
+    def _loaded(self, alpha: float) -> Sampler:
         last, first, tokenizer = self.pair.loaded
-        alpha = (self.target - self.pair.early) / (self.pair.late - self.pair.early)
-        return nullcontext(self.pair.how.embedded(Sampler(last, tokenizer, early=first, alpha=alpha)))
+        return Sampler(last, tokenizer, early=first, alpha=alpha)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec.structs import asdict
 
@@ -25,6 +25,9 @@ from driftline.evaluation.records import UNSET, Control, MatchedFigures
 from driftline.evaluation.samples import figures, right
 from driftline.evaluation.tasks import Task
 from driftline.files.lines import Row
+
+if TYPE_CHECKING:
+    from driftline.decoding.sampler import Sampler
 
 Draw: TypeAlias = Callable[[str, Decoder, GenerationSettings], list[Row]]
 """The samples of an arm of a name, by a decoder and settings."""
@@ -38,6 +41,15 @@ def controls(settings: GenerationSettings) -> dict[str, GenerationSettings]:
         return {}
     greedy = replace(settings, temperature=0.0, samples=1)
     return {"late-matched": settings, "forecast-greedy": greedy, "late-greedy": greedy}
+
+
+def _ids(row: Row, sampler: Sampler) -> list[int]:
+    """A response's tokens; of a server that does not tell them, those of its text, with the end where it ended."""
+    if row["response_ids"] is not None:
+        return list(row["response_ids"])
+    ids = sampler.tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+    end = sampler.tokenizer.eos_token_id
+    return [*ids, *([end] if row["finish_reason"] == "stop" and end is not None else [])]
 
 
 def compare_with_late(
@@ -65,10 +77,11 @@ def compare_with_late(
     arms = {"late": draw("late", late, settings)}
     with forecast.with_logits() as first, late.with_logits() as second:
         pairs = [
-            (task.prompt(row["index"], second.tokenizer).ids, row["response_ids"])
+            (task.prompt(row["index"], second.tokenizer).ids, _ids(row, second))
             for drawn in (rows, arms["late"])
             for row in drawn[: _MATCHED_PROBLEMS * k : k]
         ]
+        pairs = [(prompt, response) for prompt, response in pairs if response]
         match = sharpening.match(first, second, pairs, settings.temperature)
     temperature = float(f"{match.temperature:.4g}")
     for arm, asked in controls(settings).items():

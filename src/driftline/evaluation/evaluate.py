@@ -5,7 +5,7 @@ Makes `evaluation.json` and `samples.jsonl`, a row for every sample of every arm
     model      one model; or, with two checkpoints and alpha,
     forecast   extrapolated decoding
 
-and beside a second model, which of extrapolated decoding is the late one, those of `control`.
+and beside a second model, which of extrapolated decoding is the late one, those of `control`; a server's have none.
 
 Samples are kept in a hidden folder beside the output while others are still to come, so that the same call
 goes on where it stopped.
@@ -77,7 +77,8 @@ def evaluate(
     Args:
         out: where the result will be: beside it unfinished work is kept.
         settings: the model, or late, early and alpha, and how it is sampled.
-        control: of extrapolated decoding: also the late model, both greedy, and the control for sharpening.
+        control: of extrapolated decoding: also the late model, both greedy, and the control for sharpening; a server
+            has none, as it does not give the distributions that the last one compares.
         beside: a model to be the late one of that control; of a forecast in weights, the checkpoint that it started from.
         against: the result of another call on the same problems, to compare with.
         progress: called for each arm with its name and its samples; returns what counts them.
@@ -98,7 +99,7 @@ def evaluate(
         opening = open_decoder(settings, batch_size) if decoder is None else nullcontext(decoder)
         model = opened.enter_context(opening)
         late, named = None, ("", "")
-        if control and model.alpha is not None:
+        if control and model.alpha is not None and settings.backend.name != "http":
             late, named = model.late_alone(), (f"extrapolated decoding at alpha {model.alpha:g}", "the late model")
         elif control and beside is not None:
             late = opened.enter_context(open_decoder(replace(settings, late=beside), batch_size))
@@ -133,6 +134,7 @@ def _record(
     against: Against | UnsetType,
     started: float,
 ) -> EvaluationRecord:
+    told = settings.backend.record()
     return EvaluationRecord(
         driftline=__version__,
         task=task.name,
@@ -149,12 +151,14 @@ def _record(
         max_new_tokens=settings.max_new_tokens,
         seed=settings.seed,
         dtype=settings.dtype,
+        backend=told.get("backend", UNSET),
+        endpoint=told.get("endpoint", UNSET),
         extraction=task.extraction,
         verifier=task.verifier,
         digest=task.digest,
         control=control,
         against=against,
-        versions=versions(),
+        versions=versions(settings.backend.name),
         seconds=time.monotonic() - started,
     )
 

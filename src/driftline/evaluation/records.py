@@ -73,7 +73,10 @@ class Against(Record, rename=_AT_K):
 
 
 class EvaluationRecord(Record, kw_only=True, rename=_AT_K):
-    """`evaluation.json`: the figures of a model or of extrapolated decoding, and how they came about."""
+    """`evaluation.json`: the figures of a model or of extrapolated decoding, and how they came about.
+
+    `backend` is there where it is not transformers in driftline's own process, `endpoint` where that is a server.
+    """
 
     driftline: str
     task: str
@@ -96,6 +99,8 @@ class EvaluationRecord(Record, kw_only=True, rename=_AT_K):
     max_new_tokens: int
     seed: int
     dtype: str
+    backend: str | UnsetType = UNSET
+    endpoint: str | UnsetType = UNSET
     extraction: str
     verifier: str
     digest: str
@@ -142,7 +147,9 @@ class Best(Record, kw_only=True):
 
 
 class SweepRecord(Record, kw_only=True):
-    """`sweep.json`: the score of every target and checkpoint, and the best; `forecast` where there are targets."""
+    """`sweep.json`: the score of every target and checkpoint, and the best; `forecast` where there are targets, `backend`
+    and `endpoint` as of an evaluation.
+    """
 
     driftline: str
     run: str
@@ -159,6 +166,8 @@ class SweepRecord(Record, kw_only=True):
     top_k: int
     max_new_tokens: int
     seed: int
+    backend: str | UnsetType = UNSET
+    endpoint: str | UnsetType = UNSET
     rounds: list[Round]
     candidates: list[Scored]
     observed: list[Scored]

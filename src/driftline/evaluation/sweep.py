@@ -103,6 +103,7 @@ def sweep(
     started = time.monotonic()
     seen = _seen(trajectory, request)
     compared = _compared(trajectory, tried, seen[-1], request)
+    alphas = {seen[0]: 0.0, seen[-1]: 1.0} if _served(settings, request, compared, output_space) else {}
     asked = {**identity(trajectory, (), kind="sweep", task=task.digest), "output_space": output_space}
     if compared:
         asked["checkpoints"] = compared
@@ -117,7 +118,9 @@ def sweep(
             forecasts, forecast = in_weights(trajectory, request, how, work.folder, engine, kept, say)
             candidates += forecasts
         around = [step for step in spread(trajectory.steps, observed, seen[-1]) if step not in compared]
-        beside = checkpoints(trajectory, around, how)
+        if alphas:
+            around = [step for step in around if step in alphas]
+        beside = checkpoints(trajectory, around, how, alphas)
         problems = len(task.problems)
         scores = ScoredCandidates(Scorer(work.folder, task, settings), engine or LocalEngine(), progress)
         scores.score(beside, problems)
@@ -128,6 +131,7 @@ def sweep(
         for candidate in candidates:
             if isinstance(candidate.source, Written):
                 candidate.source.keep()  # of a sweep that went on, whose samples were there already
+        told = settings.backend.record()
         record = SweepRecord(
             driftline=__version__,
             run=trajectory.name,
@@ -144,13 +148,15 @@ def sweep(
             top_k=settings.top_k,
             max_new_tokens=settings.max_new_tokens,
             seed=settings.seed,
+            backend=told.get("backend", UNSET),
+            endpoint=told.get("endpoint", UNSET),
             rounds=rounds,
             candidates=[scores.record(c) for c in candidates],
             observed=[scores.record(c) for c in beside],
             best=choice,
             sentence=sentence,
             control=control,
-            versions=versions(),
+            versions=versions(settings.backend.name),
             seconds=time.monotonic() - started,
         )
     return SweepResult(record, work)
@@ -199,6 +205,29 @@ def _compared(trajectory: Trajectory, tried: Sequence[int], baseline: int, reque
     if not compared and not request.targets:
         raise InputError("nothing to score: give --to for forecasts, --checkpoints for checkpoints of the run, or both")
     return compared
+
+
+def _served(
+    settings: GenerationSettings, request: ForecastRequest, compared: Sequence[int], output_space: bool
+) -> bool:
+    """Whether a server of two checkpoints has what is scored, each at an alpha of its own.
+
+    Raises:
+        InputError: what a server cannot have, or not one server.
+    """
+    if settings.backend.name != "http" or not request.targets:
+        return False
+    if not output_space:
+        raise InputError(
+            "--backend http scores what a server has, and forecasts in weights are only here: use --backend vllm, or write "
+            "them with driftline extrapolate and serve them"
+        )
+    if compared:
+        raise InputError(
+            "--output-space over --backend http is one server of two checkpoints, which has no others: leave --checkpoints to "
+            "a sweep of its own, with {step} in --model"
+        )
+    return True
 
 
 def _model(trajectory: Trajectory, step: int) -> ModelAtStep:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from driftline.errors import InputError
+from driftline.files.remote import redacted
 
 BACKENDS = ("transformers", "vllm", "http")
 
@@ -25,6 +26,11 @@ class Backend:
     endpoint: str | None = None
     model: str | None = None
     tokenizer: str | None = None
+
+    def record(self) -> dict[str, str]:
+        """What a result says of it: nothing of transformers in this process, and no password."""
+        told = {} if self.name == "transformers" else {"backend": self.name}
+        return told | ({} if self.endpoint is None else {"endpoint": redacted(self.endpoint)})
 
     def __post_init__(self) -> None:
         if self.name not in BACKENDS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from driftline.decoding.backends.backend import Backend
 from driftline.decoding.backends.decoder import Decoder
@@ -30,6 +31,19 @@ def open_decoder(settings: GenerationSettings, batch_size: int | None = None) ->
 
         yield Embedded(sampler_of(settings), batch_size or BATCH_SIZE)
         return
+    if name == "vllm":
+        from driftline.decoding.backends.vllm_opening import open_models
+
+        with open_models(settings, batch_size) as decoder:
+            yield decoder
+        return
+    if name == "http":
+        from driftline.decoding.backends.endpoint import Endpoint
+
+        _must_be_theirs(settings.dtype)
+        with Endpoint(settings.backend, alpha=settings.alpha, batch_size=batch_size) as endpoint:
+            yield endpoint
+        return
     raise InputError(f"--backend {name} does not run here: use transformers")
 
 
@@ -41,7 +55,26 @@ def scorer(backend: Backend, dtype: str) -> tuple[str, Score] | None:
     """
     if backend.name == "transformers":
         return None
+    if backend.name == "vllm":
+        from driftline.decoding.backends.vllm_engine import must_be_installed
+        from driftline.decoding.backends.vllm_scoring import token_logprobs
+
+        must_be_installed()
+        return "vllm", partial(token_logprobs, dtype=dtype)
+    if backend.name == "http":
+        from driftline.decoding.backends.connection import shown
+        from driftline.decoding.backends.endpoint import model_name
+        from driftline.decoding.backends.forcing import ServedScore
+
+        _must_be_theirs(dtype)
+        model_name(backend, 0)
+        return f"http {shown(backend)} {backend.model}", ServedScore(backend)
     raise InputError(f"--backend {backend.name} does not run here: use transformers")
+
+
+def _must_be_theirs(dtype: str) -> None:
+    if dtype != "auto":
+        raise InputError(f"--dtype {dtype} is of models that run here, and a server has its own: leave it out")
 
 
 def must_be_positive(batch_size: int | None) -> None:

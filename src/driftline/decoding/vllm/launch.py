@@ -19,8 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from driftline.decoding.adapter import base_of
-from driftline.decoding.sources import refuse_unpaired
+from driftline.decoding.sources import early_of
 from driftline.decoding.vllm.arguments import options, refuse_options, value_of
 from driftline.decoding.vllm.checks import pair_overrides
 from driftline.decoding.vllm.folders import model_folder
@@ -61,10 +60,9 @@ def run(served: Served) -> int:
     """
     pair = served.alpha is not None
     refuse_options(served.rest, pair=pair)
-    refuse_unpaired(served.late, served.early, served.alpha)
+    early = early_of(served.late, served.early, served.alpha)
     must_be_installed()
     port = free_port(served.host, served.port)
-    early = (served.early or base_of(served.late)) if pair else None
     with model_folder(served.late, dtype=served.dtype) as late, _folder(early, served.dtype) as first:
         words = command(served, late, first, port)
         with _child(words, environment(served.key)) as child:
@@ -142,7 +140,7 @@ def free_port(host: str, port: int) -> int:
         return listener.getsockname()[1]
 
 
-def _folder(source: str | None, dtype: str) -> Any:
+def _folder(source: str | Path | None, dtype: str) -> Any:
     return nullcontext() if source is None else model_folder(source, dtype=dtype)
 
 

@@ -1,0 +1,268 @@
+"""The http backend: an OpenAI-compatible server (vLLM, SGLang, llama.cpp, TGI, driftline's own) as a decoder.
+
+    with Endpoint(backend, alpha=1.5) as decoder:
+        for responses in decoder.complete(jobs, settings): ...
+
+Every sample is a request of its own with its own seed, so that what it becomes does not depend on those beside it
+where the server honours seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from driftline.decoding.backends import abilities
+from driftline.decoding.backends.abilities import CHAT, COMPLETIONS, Abilities, text_of
+from driftline.decoding.backends.backend import Backend
+from driftline.decoding.backends.connection import Connection, Refusal
+from driftline.decoding.backends.decoder import Job, Response
+from driftline.decoding.sampler import Sampler, row_seed
+from driftline.decoding.settings import GenerationSettings
+from driftline.errors import InputError
+from driftline.prompts import Prompt, encode, must_be_messages, must_fit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Sources = Callable[[], AbstractContextManager[Sampler]]
+"""The models that a server has, here, for what needs whole distributions."""
+
+STEP = "{step}"
+_ENDS = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), "stop"),
+    **dict.fromkeys(("length", "max_tokens"), "length"),
+}
+
+
+class Endpoint:
+    """A model of a server; what the server takes is found out before the first answer that counts."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        alpha: float | None = None,
+        step: int | None = None,
+        sources: Sources | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """
+        Args:
+            alpha: to send with each request, to a server of two checkpoints; None: the server's own.
+            step: what stands for `{step}` in the model's name.
+            sources: the same models in transformers, for `with_logits`.
+            batch_size: requests in flight.
+
+        Raises:
+            InputError: the address or the model's name is none, alpha is not finite, or the tokenizer does not load.
+        """
+        if alpha is not None and not math.isfinite(alpha):
+            raise InputError(f"--alpha is {alpha}: give a finite number")
+        self.alpha = alpha
+        self.model = model_name(backend, step)
+        self._alpha, self._sources, self._tokenizer_name = alpha, sources, backend.tokenizer
+        self._tokenizer = _loaded(backend.tokenizer)
+        self._able: dict[str, Abilities] = {}
+        self._connection = Connection(backend, batch_size)
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is in flight."""
+        self._connection.close()
+
+    @property
+    def acceptance(self) -> None:
+        return None
+
+    @cached_property
+    def chats(self) -> bool:
+        if self._tokenizer is not None:
+            return self._tokenizer.chat_template is not None
+        try:
+            self._abilities(CHAT, {"messages": [{"role": "user", "content": "1"}]})
+        except Refusal as refusal:
+            if refusal.status in (0, 401, 403):
+                raise
+            return False
+        return True
+
+    @cached_property
+    def context(self) -> int | None:
+        """Positions: of the model that the tokenizer belongs to, and of the server, the fewer; None: not told."""
+        known = [self._served.get("max_model_len")]
+        if self._tokenizer is not None and self._tokenizer_name is not None:
+            known.append(_context(self._tokenizer_name, self._tokenizer))
+        return min((size for size in known if isinstance(size, int)), default=None)
+
+    def prompt(self, row: Mapping[str, Any], where: str) -> Prompt:
+        prompt = self._read(row, where)
+        path, given = _asked(prompt)
+        if path not in self._able:
+            self._abilities(path, given)
+        return prompt
+
+    def _read(self, row: Mapping[str, Any], where: str) -> Prompt:
+        if self._tokenizer is not None:
+            prompt = encode(row, self._tokenizer, where)
+            must_fit(prompt.ids, self.context, f"{where},")
+            return prompt
+        text, messages = row.get("prompt"), row.get("messages")
+        if messages is not None:
+            must_be_messages(messages, where)
+            return Prompt("", [], messages)
+        if not isinstance(text, str) or not text:
+            raise InputError(f"{where} has neither prompt (a text) nor messages: add one")
+        return Prompt(text, [])
+
+    def complete(self, jobs: Sequence[Job], settings: GenerationSettings) -> Iterator[list[Response]]:
+        if settings.top_k:
+            for path, given in dict(_asked(job.prompt) for job in jobs).items():
+                able = self._abilities(path, given)
+                abilities.must_heed_top_k(self._connection, path, self._given(given), able)
+        yield from self._connection.in_order((self._request(job, settings) for job in jobs), self._response)
+
+    def late_alone(self) -> Endpoint:
+        """The same server at alpha 1; it ends with this one."""
+        late = copy(self)
+        late.alpha, late._alpha = None, 1.0
+        late._sources = None if self._sources is None else self._late_sources
+        return late
+
+    def with_logits(self) -> AbstractContextManager[Sampler]:
+        if self._sources is None:
+            raise InputError(
+                f"{self._connection.shown} gives samples, not whole distributions: leave out what compares those, or run "
+                "the models here"
+            )
+        return self._sources()
+
+    @contextmanager
+    def _late_sources(self) -> Iterator[Sampler]:
+        with self.with_logits() as both:
+            yield Sampler(both.late, both.tokenizer)
+
+    @cached_property
+    def _served(self) -> dict[str, Any]:
+        """What the server tells of the model.
+
+        Raises:
+            InputError: it lists others only.
+        """
+        return find_model(self._connection, self.model)
+
+    def _given(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {"model": self.model, **given}
+
+    def _abilities(self, path: str, given: dict[str, Any]) -> Abilities:
+        """What the server takes at a path; `given` is a prompt or messages to find it out by."""
+        if path not in self._able:
+            assert self._served is not None  # a model that it lacks is the first thing to say
+            self._able[path] = abilities.find(self._connection, path, self._given(given), self._alpha)
+        return self._able[path]
+
+    def _request(self, job: Job, settings: GenerationSettings) -> tuple[str, dict[str, Any]]:
+        path, given = _asked(job.prompt)
+        able = self._abilities(path, given)
+        room = settings.max_new_tokens
+        if job.prompt.ids and self.context is not None:
+            room = min(room, self.context - len(job.prompt.ids))
+        return path, {
+            **self._given(given),
+            **able.optional,
+            **able.seed(row_seed(settings.seed, job.index, job.sample)),
+            **able.alphas(self._alpha),
+            **({"top_k": settings.top_k} if settings.top_k else {}),
+            "max_tokens": room,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+        }
+
+    def _response(self, answer: dict[str, Any]) -> Response:
+        ended = _ENDS.get(str(answer.get("finish_reason")))
+        if ended is None:
+            raise Refusal(
+                f"{self._connection.shown} ended an answer for the reason {answer.get('finish_reason')!r}, which is neither "
+                "its end nor its length: look what stopped it, and make the same call again"
+            )
+        ids = answer.get("token_ids")
+        if isinstance(ids, list):
+            return Response(text_of(answer), list(map(int, ids)), len(ids), ended)
+        usage = answer.get("usage")
+        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        if not isinstance(tokens, int):
+            raise Refusal(f"{self._connection.shown} left out how many tokens an answer has: make the same call again")
+        return Response(text_of(answer), None, tokens, ended)
+
+
+def model_name(backend: Backend, step: int | None) -> str:
+    """What the server calls the model, of a checkpoint of a run the one of its step.
+
+    Raises:
+        InputError: the name has a place for a step, and there is none, or the other way round.
+    """
+    name = str(backend.model)
+    if (STEP in name) != (step is not None):
+        if step is None:
+            raise InputError(f"--model {name} has a place for a step, and one model is asked: name that")
+        raise InputError(
+            f"--model {name} is one model, and there is one for each step: write {STEP} where their names differ"
+        )
+    return name.replace(STEP, str(step))
+
+
+def find_model(connection: Connection, model: str) -> dict[str, Any]:
+    """What a server tells of a model; nothing where it lists none.
+
+    Some answer to any name with the model that they have; so a name that is not in the list is refused.
+
+    Raises:
+        InputError: it lists others only, or cannot be reached.
+    """
+    try:
+        listed = connection.get("/models")
+    except Refusal as refusal:
+        if refusal.status in (0, 401, 403):
+            raise
+        return {}
+    rows = listed.get("data") if isinstance(listed, dict) else None
+    found = {str(row["id"]): row for row in rows or () if isinstance(row, dict) and "id" in row}
+    if found and model not in found:
+        few = ", ".join(list(found)[:8]) + (", ..." if len(found) > 8 else "")
+        raise InputError(f"{connection.shown} has no model {model!r}: choose {few} for --model")
+    return found.get(model, {})
+
+
+def _asked(prompt: Prompt) -> tuple[str, dict[str, Any]]:
+    """The path and the part of a request that a prompt makes."""
+    if prompt.messages is not None:
+        return CHAT, {"messages": prompt.messages}
+    return COMPLETIONS, {"prompt": prompt.ids or prompt.text}
+
+
+def _loaded(tokenizer: str | None) -> PreTrainedTokenizerBase | None:
+    from driftline.models import load_tokenizer
+
+    return None if tokenizer is None else load_tokenizer(tokenizer)
+
+
+def _context(source: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Positions that the model of a tokenizer takes: by its configuration, or as the tokenizer has it."""
+    from driftline.models import context_of
+
+    try:
+        known = context_of(source)
+    except InputError:
+        known = None
+    if known is None and tokenizer.model_max_length < 10**9:  # larger ones stand for no limit
+        known = int(tokenizer.model_max_length)
+    return known

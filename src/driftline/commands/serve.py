@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import Suppress, arg
 
 from driftline.commands.options import ModelDtype
+from driftline.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +32,21 @@ class Serve:
     """what clients must send as their API key"""
     dtype: ModelDtype = "auto"
     """to run models in; auto: as saved"""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """what decodes; vllm takes options of its own after --"""
+    rest: Suppress[tuple[str, ...]] = field(default=(), metadata={"rest": True})
+    """options for `vllm serve`, what follows `--`"""
 
 
 def run(request: Serve) -> None:
     """Serve until interrupted."""
+    if request.backend == "vllm":
+        from driftline.decoding.vllm import launch
+
+        names = ("late", "early", "alpha", "host", "port", "name", "key", "dtype", "rest")
+        sys.exit(launch.run(launch.Served(**{name: getattr(request, name) for name in names})))
+    if request.rest:
+        raise InputError(f"{request.rest[0]!r} follows --, which is for --backend vllm: put options before it")
     from driftline.decoding.serve import listen, serve
     from driftline.decoding.sources import load_sampler
 

@@ -63,8 +63,8 @@ class Sampler:
         self.late, self.tokenizer, self.early, self.alpha, self.lookahead = late, tokenizer, early, alpha, lookahead
         self.acceptance = Acceptance()
         self.end_ids = end_ids(late, tokenizer)
-        self.context = context_length(late)
         models = [late] if early is None else [late, early]
+        self.context = min((length for model in models if (length := context_length(model))), default=None)
         sizes = [model.config.get_text_config().vocab_size for model in models]
         if len(set(sizes)) > 1:
             raise InputError(

@@ -52,7 +52,7 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
     writer.add_add_bos_token(False)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config.num_hidden_layers)
     for name, weights in model.state_dict().items():
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weights.numpy().astype(np.float32))
+        writer.add_tensor(str(names.get_name(name, try_suffixes=(".weight",))), weights.numpy().astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -35,13 +35,15 @@ def running(app: Any) -> Iterator[str]:
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
     )
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join(20)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join(20)
     assert not thread.is_alive()
 
 
@@ -116,10 +118,10 @@ class Fake:
             found["logprobs"] = {"token_logprobs": [None, *values]}
         return found
 
-    async def answer(self, body: dict[str, Any], key: str, *, chat: bool) -> Any:
+    async def answer(self, body: dict[str, Any], request: Any, *, chat: bool) -> Any:
         place = len(self.asked)
         self.asked.append(body)
-        self.keys.add(key)
+        self.keys.add(request.headers.get("authorization", ""))
         if (response := self.misbehave(place, body)) is not None:
             return response
         known = {"model", "prompt", "messages", "max_tokens", "temperature", "top_p", "logprobs", "top_logprobs"}
@@ -133,7 +135,9 @@ class Fake:
         self.at_once += 1
         self.most_at_once = max(self.at_once, self.most_at_once)
         try:
-            await asyncio.sleep(self.seconds(body))
+            until = time.monotonic() + self.seconds(body)
+            while time.monotonic() < until and not await request.is_disconnected():
+                await asyncio.sleep(0.002)
         finally:
             self.at_once -= 1
         choice = self.choice(body, chat=chat)
@@ -149,7 +153,7 @@ class Fake:
 
         async def answered(request: Request) -> Response:
             chat = "chat" in request.url.path
-            found = await self.answer(await request.json(), request.headers.get("authorization", ""), chat=chat)
+            found = await self.answer(await request.json(), request, chat=chat)
             return found if isinstance(found, Response) else JSONResponse(found)
 
         async def listed(request: Request) -> Response:

@@ -223,6 +223,9 @@ def test_a_consumer_that_leaves_cancels_what_is_in_flight(fake: Fake) -> None:
             assert fake.at_once == 4
             started = time.monotonic()
         assert time.monotonic() - started < 5
+        while fake.at_once and time.monotonic() < started + 10:  # the server was told
+            time.sleep(0.01)
+        assert fake.at_once == 0
         thread.join(5)
         assert len(ended) == 1
         assert isinstance(ended[0], CancelledError)

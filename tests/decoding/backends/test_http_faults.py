@@ -85,7 +85,7 @@ def test_waits_grow_and_are_spread() -> None:
         (lambda: {"choices": []}, "an answer without choices"),
         (lambda: {"choices": None}, "an answer without choices"),
         (lambda: ["hello"], "an answer without choices"),
-        (lambda: {"choices": [{"text": "a", "finish_reason": "stop"}]}, "tells neither tokens nor usage"),
+        (lambda: {"choices": [{"text": "a", "finish_reason": "stop"}]}, "tells neither the tokens nor the usage"),
     ],
 )
 def test_a_server_that_fails_for_good_is_one_sentence(quick: None, response: Any, sentence: str) -> None:

@@ -83,8 +83,8 @@ def find(connection: Connection, path: str, given: dict[str, Any], alpha: float 
     ids = _is_ids(answer.get("token_ids"))
     if not ids and not isinstance((answer.get("usage") or {}).get("completion_tokens"), int):
         raise InputError(
-            f"{connection.shown} tells neither tokens nor usage: without lengths nothing can be said of its answers, "
-            "take another server"
+            f"{connection.shown} tells neither the tokens nor the usage of an answer, so its length is not known: use "
+            "another server"
         )
     if not ids:
         optional.pop("return_token_ids", None)

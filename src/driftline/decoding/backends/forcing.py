@@ -56,8 +56,8 @@ class ServedScore:
                     found = _values(answer, rollout)
                     if found is None:
                         raise InputError(
-                            f"{connection.shown} gave no log-prob for each token of row {len(read)}: does the model "
-                            f"{model!r} have the run's tokenizer?"
+                            f"{connection.shown} gave no log-prob for each token of row {len(read)}: look whether "
+                            f"the model {model!r} has the run's tokenizer, or leave --backend out"
                         )
                     read.append(np.array(found[len(rollout.prompt_ids) :], np.float32))
                     advance(rollout.length)

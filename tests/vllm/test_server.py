@@ -215,6 +215,7 @@ def test_the_key_is_asked_for_and_in_no_command_line(server):
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=server.address, api_key="wrong").models.list()
     assert [model.id for model in server.client().models.list()] == [NAME]
-    words = [Path(f"/proc/{one}/cmdline").read_bytes() for one in (below := below_of(server.process.pid))]
+    below = below_of(server.process.pid)
+    words = [Path(f"/proc/{one}/cmdline").read_bytes() for one in below]
     assert len(below) >= 2  # the server and its engine
     assert not any(server.key.encode() in line for line in words)

@@ -30,7 +30,7 @@ def pair(folder: Path) -> tuple[Path, Path]:
     return saved_pair(folder / "pair", "qwen3")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(folder: Path, pair: tuple[Path, Path]) -> Iterator[Server]:
     """The pair at alpha 1.5, with prefix caching, as it is by default."""
     early, late = pair

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 WORDS, CONTEXT = 503, 256
@@ -39,6 +39,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """Words w0, w1, ...; w0 pads, w1 ends."""
     built = Tokenizer(models.WordLevel({f"w{i}": i for i in range(WORDS)}, unk_token="w2"))
     built.pre_tokenizer = pre_tokenizers.Whitespace()
+    built.decoder = decoders.Fuse()  # so that the text of a token is the same wherever it stands, as of bytes
     made = PreTrainedTokenizerFast(tokenizer_object=built, pad_token="w0", eos_token="w1", padding_side="left")
     made.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}w9"
     return made

@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-slow test-trainers check bench tables docs clean
+.PHONY: demo test test-slow test-trainers test-vllm check bench tables docs clean
 
 demo: $(STAMP)  ## train a small model by real GRPO, measure every weight, write the report
 	$(BIN)/driftline demo
@@ -22,6 +22,9 @@ test-slow: $(STAMP)
 test-trainers: $(STAMP)  ## the trainers' own packages write checkpoints, and driftline reads them
 	$(BIN)/python tests/trainers/environments.py
 	$(BIN)/pytest --timeout 3600 tests/trainers
+
+test-vllm:  ## the real vLLM engine (CPU) in an environment of its own, against the embedded path
+	$(PYTHON) tests/vllm/run.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -47,7 +50,7 @@ docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-trainers site dist driftline-demo bench-data
+	rm -rf .venv .venv-trainers .venv-vllm site dist driftline-demo bench-data
 
 # The CPU build of PyTorch is installed first, by its exact version, so that nothing pulls a CUDA build.
 $(STAMP): pyproject.toml constraints.txt

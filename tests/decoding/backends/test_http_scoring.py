@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from servers import CONCURRENT, Fake, driftlines, named, running
+from api_servers import CONCURRENT, Fake, driftlines, named, running
 from tiny_models import pair, save, tokenizer
 
 from driftline import InputError, open_trajectory
@@ -52,7 +52,7 @@ def test_each_token_has_its_own(way: str) -> None:
 
 def test_a_server_that_has_to_draw_a_token_is_read_to_the_prompts_end() -> None:
     def no_zero(place: int, body: dict[str, Any]) -> Any:
-        from servers import refused
+        from api_servers import refused
 
         return refused(400, "max_tokens must be at least 1") if body["max_tokens"] == 0 else None
 

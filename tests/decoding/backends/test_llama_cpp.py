@@ -11,8 +11,8 @@ import llama_server
 import numpy as np
 import pytest
 import torch
+from api_servers import named
 from scipy.stats import chisquare
-from servers import named
 from test_http_backend import ROWS, SETTINGS, answers
 from tiny_models import pair, save, tokenizer
 

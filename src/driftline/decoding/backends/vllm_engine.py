@@ -23,10 +23,10 @@ from typing import IO, Any, TypeAlias
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.decoding.backends.vllm_settings import engine_arguments
-from driftline.decoding.backends.vllm_worker import WORKS_FOR
 from driftline.decoding.backends.window import Window
 from driftline.decoding.vllm.folders import model_folder
 from driftline.decoding.vllm.launch import environment
+from driftline.decoding.vllm.plugin import OWNER
 from driftline.errors import InputError, UnreadableCheckpoint, first_line
 from driftline.files.fingerprint import stamp, weights_of
 from driftline.files.json import read_json
@@ -276,7 +276,7 @@ def _start(name: str, arguments: dict[str, Any]) -> tuple[Any, IO[str] | None]:
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # threads draw progress bars here: a fork could stand still
         "VLLM_NO_USAGE_STATS": "1",
     }
-    always = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", WORKS_FOR: str(os.getpid())}
+    always = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", OWNER: str(os.getpid())}
     os.environ.update(defaults | environment(None) | always)
     said = None if loud else tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # as long as the engine
     with _hushed(said):
@@ -293,6 +293,8 @@ def _start(name: str, arguments: dict[str, Any]) -> tuple[Any, IO[str] | None]:
                 "use --backend transformers" if loud else "use --backend transformers, or see VLLM_LOGGING_LEVEL=INFO"
             )
             raise InputError(f"vLLM cannot run {name} ({_cause(said, error)}): {remedy}") from error
+        finally:
+            os.environ.pop(OWNER)  # of these processes, and of none that start later
 
 
 @contextmanager

@@ -125,10 +125,10 @@ def _leave(ending: KeyboardInterrupt | SystemExit) -> NoReturn:
 
     A model in a long pass cannot be interrupted, and taking down an interpreter with torch in it takes seconds.
     """
-    stopped = isinstance(ending, KeyboardInterrupt)
-    if stopped:
+    code = 130 if isinstance(ending, KeyboardInterrupt) else int(ending.code or 0)
+    if code == 130:
         print("driftline: stopped", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(130 if stopped else int(ending.code or 0))
+    os._exit(code)

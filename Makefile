@@ -42,6 +42,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/extrapolate.py
 	$(BIN)/python benchmarks/logprob_speed.py
 	$(BIN)/python benchmarks/generate_speed.py
+	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/monitor.py 80
 
 tables: $(STAMP)  ## render the tables of the documentation from their records

@@ -327,10 +327,12 @@ async def _in_thread(work: Callable[[], _T], seconds: float) -> _T:
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name="encoding", daemon=True).start()
+    late = TimeIsUp(f"the request took more than {seconds:g} seconds to read: ask for less")
+    timer = loop.call_later(seconds, settle, None, late)
     try:
-        return await asyncio.wait_for(future, seconds)
-    except asyncio.TimeoutError:
-        raise TimeIsUp(f"the request took more than {seconds:g} seconds to read: ask for less") from None
+        return await future
+    finally:
+        timer.cancel()
 
 
 def _status(error: Exception) -> int:

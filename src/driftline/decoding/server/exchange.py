@@ -27,8 +27,7 @@ class Exchange:
         Raises:
             Busy: too many requests wait.
         """
-        self._scheduler, self._seconds = scheduler, seconds
-        self._deadline = time.monotonic() + seconds
+        self._scheduler = scheduler
         self._steps: asyncio.Queue[list[Step] | Exception] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -36,8 +35,11 @@ class Exchange:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(self._steps.put_nowait, steps)
 
-        self._job = Job(rows, stop, tell, deadline=self._deadline + 1)
+        self._job = Job(rows, stop, tell, deadline=time.monotonic() + seconds + 1)
         scheduler.submit(self._job)
+        late = TimeIsUp(f"the request took more than {seconds:g} seconds: ask for less")
+        # a timer, since asyncio.wait_for before Python 3.12 may lose a cancellation
+        self._timer = loop.call_later(seconds, self._steps.put_nowait, late)
 
     async def steps(self) -> AsyncIterator[list[Step]]:
         """What rows gain, round by round, until all have ended.
@@ -48,16 +50,14 @@ class Exchange:
         """
         left = len(self._job.rows)
         while left:
-            try:
-                found = await asyncio.wait_for(self._steps.get(), max(self._deadline - time.monotonic(), 0))
-            except asyncio.TimeoutError:
-                raise TimeIsUp(f"the request took more than {self._seconds:g} seconds: ask for less") from None
+            found = await self._steps.get()
             if isinstance(found, Exception):
                 raise found
             left -= sum(1 for step in found if step.finish_reason)
             yield found
 
     def close(self) -> None:
+        self._timer.cancel()
         self._scheduler.cancel(self._job)
 
 

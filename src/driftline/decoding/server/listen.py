@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
+import signal
 import socket
-import sys
+import threading
+from types import FrameType
 from typing import Any, NoReturn
 
 from driftline.decoding.sampler import Sampler
@@ -51,8 +52,10 @@ def serve(
     app = application(sampler, name, key, limits)
     try:
         Server(app, limits, grace).run(sockets=[listener])
-    except (KeyboardInterrupt, SystemExit) as ending:
-        _leave(ending)
+    except KeyboardInterrupt:
+        _leave(signal.SIGINT)
+    except SystemExit as ending:
+        _leave(signal.SIGTERM if ending.code == 143 else 0)
 
 
 class Server(uvicorn.Server):
@@ -74,6 +77,15 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._scheduler, self._grace = app.state.scheduler, grace
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in good form; at once when told again, or when that takes longer than it should."""
+        if self.should_exit:
+            _leave(sig)
+        super().handle_exit(sig, frame)
+        last = threading.Timer(self._grace + 0.9, _leave, [sig])
+        last.daemon = True
+        last.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._scheduler.close()
@@ -120,17 +132,11 @@ class _Impatient(H11Protocol):
             self.transport.close()
 
 
-def _leave(ending: KeyboardInterrupt | SystemExit) -> NoReturn:
-    """End the process at once, with the code that it would have ended with.
+def _leave(sig: int) -> NoReturn:
+    """End the process at once, with the exit code of a signal.
 
     A model in a long pass cannot be interrupted, and taking down an interpreter with torch in it takes seconds.
     """
-    code = 130
-    if isinstance(ending, SystemExit):
-        code = int(ending.code or 0)
-    else:
-        print("driftline: stopped", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
+    if sig == signal.SIGINT:
+        os.write(2, b"driftline: stopped\n")
+    os._exit(128 + sig if sig else 1)

@@ -72,8 +72,11 @@ def checkpoint(run: Trajectory, step: int) -> Sampler:
 @pytest.fixture(scope="module")
 def of_steps(run: Trajectory) -> Iterator[str]:
     """A server with a model `at-STEP` for each checkpoint."""
-    loaded = {f"at-{step}": checkpoint(run, step) for step in run.steps}
-    with serving({name: lambda alpha, sampler=sampler: sampler for name, sampler in loaded.items()}) as address:
+
+    def always(sampler: Sampler) -> Callable[[float], Sampler]:
+        return lambda alpha: sampler
+
+    with serving({f"at-{step}": always(checkpoint(run, step)) for step in run.steps}) as address:
         yield address
 
 

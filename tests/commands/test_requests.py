@@ -41,7 +41,7 @@ ASKED: dict[str, dict[str, Any]] = {
         "checkpoints": "all",
     },
     "generate": {"late": "L", "prompts": "P", "out": "O", "top_p": 1.0},
-    "serve": {"late": "L", "port": 0},
+    "serve": {"late": "L", "port": 0, "key_file": "K", "max_tokens_in_flight": 9, "grace": 0.5},
     "reground": {
         "model": "M",
         "m": 2,

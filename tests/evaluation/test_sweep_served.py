@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,15 @@ def checkpoint(run: Trajectory, step: int) -> Sampler:
     return load_sampler(str(run.folders[run.steps.index(step)]), dtype="auto")
 
 
+def _the_same(sampler: Sampler, alpha: float) -> Sampler:
+    return sampler
+
+
 @pytest.fixture(scope="module")
 def of_steps(run: Trajectory) -> Iterator[str]:
     """A server with a model `at-STEP` for each checkpoint."""
-
-    def always(sampler: Sampler) -> Callable[[float], Sampler]:
-        return lambda alpha: sampler
-
-    with serving({f"at-{step}": always(checkpoint(run, step)) for step in run.steps}) as address:
+    loaded = {f"at-{step}": checkpoint(run, step) for step in run.steps}
+    with serving({name: partial(_the_same, sampler) for name, sampler in loaded.items()}) as address:
         yield address
 
 

@@ -45,6 +45,12 @@ def output_embedding(names: Iterable[str]) -> str | None:
     )
 
 
+def is_of_vocabulary(name: str) -> bool:
+    """Whether a tensor has a row for each token: an embedding, or the head with its bias."""
+    weight = [f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name]
+    return input_embedding(weight) is not None or output_embedding(weight) is not None
+
+
 def with_ties(opened: Mapping[int, Checkpoint]) -> dict[int, Checkpoint]:
     """The checkpoints of a run with `tied` filled in, the same for all of them.
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from driftline.checkpoints.adapter_settings import CONFIG
 from driftline.errors import InputError, first_line
+from driftline.files.json import read_json
 from driftline.models import load_model
 
 if TYPE_CHECKING:
@@ -33,30 +35,37 @@ class Adapted:
 
 def is_adapter(source: str | Path) -> bool:
     """Whether `source` is a folder that peft wrote."""
-    return (Path(source) / "adapter_config.json").is_file()
+    return (Path(source) / CONFIG).is_file()
 
 
 def base_of(adapter: str | Path) -> str:
     """The base model that an adapter names, as a folder or Hub name.
 
     Raises:
-        InputError: peft is not installed, or cannot read the adapter.
+        InputError: its adapter_config.json cannot be read, or names none.
     """
     try:
-        from peft import PeftConfig
-    except ImportError as error:
-        raise InputError(
-            f"{adapter} is a LoRA adapter, which needs {error.name}: pip install 'driftline[lora]'"
-        ) from error
-    try:
-        base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{adapter} has an adapter_config.json that peft cannot read ({error}): save it again"
-        ) from error
-    if not base:
-        raise InputError(f"{adapter} does not name its base model: set base_model_name_or_path in adapter_config.json")
+        base = read_json(Path(adapter) / CONFIG).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{adapter} has an {CONFIG} that cannot be read ({error}): save it again") from error
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{adapter} does not name its base model: set base_model_name_or_path in {CONFIG}")
     return base
+
+
+def refuse_other_base(late: str | Path, early: str | Path | None) -> None:
+    """The early model of an adapter is its base (None, or by name), or another adapter of that base.
+
+    Raises:
+        InputError: it is something else.
+    """
+    base = base_of(late)
+    if early is None or str(early) == base:
+        return
+    if not is_adapter(early):
+        raise InputError(f"{late} is a LoRA adapter of {base}: the early model must be that, or another adapter of it")
+    if base_of(early) != base:
+        raise InputError(f"{early} is an adapter of {base_of(early)} and {late} of {base}: give two of one run")
 
 
 def load_adapted(
@@ -71,11 +80,14 @@ def load_adapted(
     Raises:
         InputError: an adapter cannot be loaded, or the two have different bases.
     """
-    from peft import PeftModel
-
+    refuse_other_base(late, early)
     base = base_of(late)
-    if early is not None and base_of(early) != base:
-        raise InputError(f"{early} is an adapter of {base_of(early)} and {late} of {base}: give two of one run")
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise InputError(
+            f"{late} is a LoRA adapter, which needs {error.name}: pip install 'driftline[lora]'"
+        ) from error
     model = load_model(base, dtype=dtype, device=device)
     try:
         adapted = PeftModel.from_pretrained(model, str(late), adapter_name="late")

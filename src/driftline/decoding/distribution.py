@@ -37,8 +37,10 @@ class SamplingParams:
             raise InputError(f"--top-k is {self.top_k}: it must be 0 (keep all) or above")
 
 
-def combine_logits(early: torch.Tensor, late: torch.Tensor, alpha: float) -> torch.Tensor:
+def combine_logits(early: torch.Tensor, late: torch.Tensor, alpha: float | torch.Tensor) -> torch.Tensor:
     """Extrapolated logits [..., V] in float32; exactly `late` at alpha 1 and `early` at 0.
+
+    `alpha` is one for all, or a tensor that broadcasts against the logits.
 
     A token that `late` bans (-inf, as logits processors do) stays banned.
     """

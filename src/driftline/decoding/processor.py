@@ -13,7 +13,7 @@ import torch
 from transformers import LogitsProcessor
 
 from driftline.decoding.distribution import combine_logits
-from driftline.decoding.speculative import Reader
+from driftline.decoding.reader import Reader
 
 
 class ExtrapolatedLogits(LogitsProcessor):

@@ -63,8 +63,8 @@ class Sampler:
         self.late, self.tokenizer, self.early, self.alpha, self.lookahead = late, tokenizer, early, alpha, lookahead
         self.acceptance = Acceptance()
         self.end_ids = end_ids(late, tokenizer)
-        self.context = context_length(late)
         models = [late] if early is None else [late, early]
+        self.context = min((length for model in models if (length := context_length(model))), default=None)
         sizes = [model.config.get_text_config().vocab_size for model in models]
         if len(set(sizes)) > 1:
             raise InputError(
@@ -107,17 +107,19 @@ class Sampler:
         for prompt in prompts:
             self.must_fit(prompt, "a prompt")
         rows = [
-            OpenCompletion(list(prompt), seed, min(max_new_tokens, (self.context or 2**62) - len(prompt)))
+            OpenCompletion(
+                list(prompt), seed, min(max_new_tokens, (self.context or 2**62) - len(prompt)), params, self.alpha
+            )
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         if not rows:
             return []
         with torch.inference_mode():
-            batch = Batch(self.late, self.early, rows, alpha=self.alpha, params=params, context=self.context)
+            batch = Batch(self.late, self.early, context=self.context)
+            batch.join(batch.arrivals(rows))
             while not batch.finished:
-                lookahead = 1 if self.early is None else self.lookahead or self.acceptance.lookahead()
-                for row, tokens in batch.round(lookahead, self.acceptance):
-                    row.take(tokens, self.end_ids, lambda ids: self._stops(ids, stop))
+                for row, tokens, _ in batch.round(self.drafts(), self.acceptance):
+                    row.take(tokens, self.end_ids, lambda ids: self.stops(ids, stop))
         return [Completion(row.ids, row.finish_reason or "") for row in rows]
 
     def text(self, completion: Completion, stop: Sequence[str] = ()) -> str:
@@ -130,7 +132,11 @@ class Sampler:
         """Refuse a prompt that is empty or leaves no room to answer; `what` names it in the sentence."""
         must_fit(prompt, self.context, what)
 
-    def _stops(self, ids: list[int], stop: Sequence[str]) -> bool:
+    def drafts(self) -> int:
+        """How many tokens to draft in the next round."""
+        return 1 if self.early is None else self.lookahead or self.acceptance.lookahead()
+
+    def stops(self, ids: list[int], stop: Sequence[str]) -> bool:
         """Whether the text of `ids` holds a stop string that its last token completed."""
         if not stop:
             return False

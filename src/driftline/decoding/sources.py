@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from driftline.models import load_model, load_tokenizer, refuse_different_vocabu
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_sampler(
@@ -32,39 +34,75 @@ def load_sampler(
     Raises:
         InputError: something cannot be loaded, the two do not fit, or one of them is missing.
     """
-    must_be_whole(late, early, alpha)
+    refuse_unpaired(late, early, alpha)
     first: Any = None
     if adapter.is_adapter(late):
         base = adapter.base_of(late)
-        own_base = early is None or str(early) == base
-        last, first = adapter.load_adapted(late, None if own_base else early, dtype=dtype, device=device)
+        last, first = adapter.load_adapted(late, None if str(early) == base else early, dtype=dtype, device=device)
         tokenizer = load_tokenizer(base)
     else:
         if early is not None:
             refuse_different_vocabularies(early, late)
             first = load_model(early, dtype=dtype, device=device)
         last, tokenizer = load_model(late, dtype=dtype, device=device), load_tokenizer(late)
+        if early is not None:
+            _cut_padding(first, last, tokenizer)
     if alpha is None:
         return Sampler(last, tokenizer)
     return Sampler(last, tokenizer, early=first, alpha=alpha)
 
 
-def must_be_whole(late: str | Path, early: str | Path | None, alpha: float | None) -> str | Path | None:
+def refuse_unpaired(late: str | Path, early: str | Path | None, alpha: float | None) -> None:
+    """What can be said against two models and an alpha before anything of them is loaded.
+
+    Raises:
+        InputError: alpha is not finite, one of early and alpha is missing, or an adapter is of another base.
+    """
+    if alpha is not None and not math.isfinite(alpha):
+        raise InputError(f"--alpha is {alpha}: give a finite number (1 is the late model, 0 the early one)")
+    if alpha is None and early is not None:
+        raise InputError("--early needs --alpha: give how far to go from the early model (1 is the late one)")
+    if adapter.is_adapter(late):
+        adapter.refuse_other_base(late, early)
+    elif alpha is not None and early is None:
+        raise InputError("--alpha needs --early: give the model to extrapolate from")
+
+
+def early_of(late: str | Path, early: str | Path | None, alpha: float | None) -> str | Path | None:
     """The early model: that which is given, or the base of the adapter `late`; None where `late` runs alone.
 
     Raises:
-        InputError: one of two models or alpha is missing, or the early one is not of the adapter's run.
+        InputError: as of `refuse_unpaired`.
     """
-    if alpha is None and early is not None:
-        raise InputError("--early needs --alpha: give how far to go from the early model (1 is the late one)")
-    if not adapter.is_adapter(late):
-        if alpha is not None and early is None:
-            raise InputError("--alpha needs --early: give the model to extrapolate from")
-        return early
-    base = adapter.base_of(late)
-    if early is not None and str(early) != base and not adapter.is_adapter(early):
-        raise InputError(f"{late} is a LoRA adapter of {base}: the early model must be that, or another adapter of it")
-    return None if alpha is None else early or base
+    refuse_unpaired(late, early, alpha)
+    return None if alpha is None else early or adapter.base_of(late)
+
+
+def common_rows(early: int, late: int, tokens: int) -> int:
+    """Logits that two models of one tokenizer have in common, where one's vocabulary was padded further.
+
+    Args:
+        early, late: logits of each; tokens: of the tokenizer, its highest id and one.
+
+    Raises:
+        InputError: a model has fewer logits than the tokenizer has tokens.
+    """
+    rows = min(early, late)
+    if early != late and rows < tokens:
+        raise InputError(
+            f"the late model has {late} logits and the early one {early}, of a tokenizer of {tokens} tokens, which are "
+            "more than padding: give two models of one run"
+        )
+    return rows
+
+
+def _cut_padding(early: PreTrainedModel, late: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Take off the rows that only one of the vocabularies is padded with: they are no tokens."""
+    first, last = (model.config.get_text_config().vocab_size for model in (early, late))
+    rows = common_rows(first, last, tokens=max(tokenizer.get_vocab().values()) + 1)
+    for model in (early, late):
+        if model.config.get_text_config().vocab_size > rows:
+            model.resize_token_embeddings(rows)
 
 
 def sampler_of(settings: GenerationSettings) -> Sampler:

@@ -13,22 +13,26 @@ of its prompt and seed: how far is drafted, and beside which rows, changes the s
 
 Rows accept different numbers of drafts. After a round the caches are packed: what a row refused and rows
 that are finished go, and rows are padded on the left again. (Growing a cache by one token copies it anyway.)
+Between rounds rows may join: their prompts are read beside the batch (`Arrivals`), at once or a piece at a
+time, and put under it. Each row has its own settings, alpha too.
 
-Shapes: B rows, K drafts, S slots of a cache, V vocabulary.
+Shapes: B rows, K drafts, S slots of a cache, U prompts that differ, W tokens of the longest, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from driftline.decoding.distribution import SamplingParams, combine_logits, draw, probabilities
+from driftline.decoding.reader import Reader
 
 if TYPE_CHECKING:
     import torch
 
 MOST_DRAFTS = 16
+_NUMBERS = 64  # places of a row whose numbers are made at once
 
 
 @dataclass
@@ -61,20 +65,46 @@ class Acceptance:
         return max(range(1, MOST_DRAFTS + 1), key=lambda k: (1 - a**k) / (k + 1))
 
 
-@dataclass
+class TokenScore(NamedTuple):
+    """The log-prob in nats of a token under the logits it is drawn from, at temperature 1 and not truncated."""
+
+    log_prob: float
+    likeliest: list[tuple[int, float]]  # token and log-prob of as many as the row asks for, the likeliest first
+
+
+@dataclass(eq=False)
 class OpenCompletion:
     """One completion in the making."""
 
     prompt: list[int]
     seed: int
     limit: int  # most new tokens
+    params: SamplingParams = field(default_factory=SamplingParams)
+    alpha: float = 1.0  # of early + alpha (late - early), where there is an early model
+    likeliest: int | None = None  # score every token, and this many of the likeliest in its place; None: no scores
+    score_prompt: bool = False  # score the prompt's tokens too, all but the first
     ids: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)  # of `ids`
+    prompt_scores: list[TokenScore] = field(default_factory=list)  # of `prompt[1:]`
     finish_reason: str | None = None
 
-    def take(self, tokens: list[int], end_ids: frozenset[int], stops: Callable[[list[int]], bool]) -> None:
-        """Append tokens up to the one that ends the completion."""
-        for token in tokens:
+    def __post_init__(self) -> None:
+        import torch
+
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._numbers, self._first = torch.empty(0, 3, dtype=torch.float64), 0
+
+    def take(
+        self,
+        tokens: list[int],
+        end_ids: frozenset[int],
+        stops: Callable[[list[int]], bool],
+        scores: Sequence[TokenScore] = (),
+    ) -> None:
+        """Append tokens, and their scores, up to the one that ends the completion."""
+        for place, token in enumerate(tokens):
             self.ids.append(token)
+            self.scores += scores[place : place + 1]
             if token in end_ids or stops(self.ids):
                 self.finish_reason = "stop"
                 return
@@ -82,90 +112,131 @@ class OpenCompletion:
                 self.finish_reason = "length"
                 return
 
+    def numbers(self, count: int) -> torch.Tensor:
+        """Three numbers in [0, 1) for each of the next `count` places [count, 3], from the seed."""
+        import torch
 
-class Reader:
-    """A model and the keys and values of what it has read, in slots that can be dropped."""
+        place = len(self.ids)
+        while place + count > self._first + len(self._numbers):
+            more = torch.rand(_NUMBERS, 3, generator=self._generator, dtype=torch.float64)
+            self._numbers, self._first = torch.cat([self._numbers[place - self._first :], more]), place
+        return self._numbers[place - self._first :][:count]
 
-    def __init__(self, model: Any) -> None:
-        from transformers import DynamicCache
 
-        self.model, self.cache = model, DynamicCache()  # without a configuration: no layer forgets old slots
+class Arrivals:
+    """Rows whose prompts are being read: all of each but its last token, padded on the left, equal ones once."""
 
-    def read(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, keep: int = 0) -> torch.Tensor:
-        """Logits [B, K, V] after each of `ids` [B, K], or of the last `keep` only; `mask` [B, S + K] marks the slots in use."""
-        return self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        ).logits
+    def __init__(self, late: Any, early: Any, rows: Sequence[OpenCompletion]) -> None:
+        import torch
 
-    def crop(self, slots: int) -> None:
-        for layer in self.cache.layers:
-            layer.keys, layer.values = layer.keys[:, :, :slots], layer.values[:, :, :slots]
+        self.rows = list(rows)
+        self.late, self.early = Reader(late), None if early is None else Reader(early)
+        self.scored = {
+            row for row in self.rows if row.score_prompt and not row.prompt_scores
+        }  # those not scored before
+        wanted = [(tuple(row.prompt + row.ids), row.alpha if row in self.scored else None) for row in self.rows]
+        unique = {prompt: index for index, prompt in enumerate(dict.fromkeys(wanted))}
+        self.width = max(len(prompt) for prompt, _ in unique)
+        device, width = late.device, self.width
+        ids = [(0,) * (width - len(prompt)) + prompt for prompt, _ in unique]
+        self.ids = torch.tensor(ids, device=device)  # [U, W]
+        lengths = torch.tensor([len(prompt) for prompt, _ in unique], device=device)
+        self.mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
+        self.which = torch.tensor([unique[prompt] for prompt in wanted], device=device)  # [B], of U
+        self.lengths = lengths[self.which] - 1
+        self.done = 0  # columns that are read
 
-    def pack(self, rows: torch.Tensor, slots: torch.Tensor) -> None:
-        """Keep the given rows [R], of each the given slots [R, S]."""
-        for layer in self.cache.layers:
-            index = slots[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
-            layer.keys = layer.keys.index_select(0, rows).gather(2, index)
-            index = slots[:, None, :, None].expand(-1, layer.values.shape[1], -1, layer.values.shape[3])
-            layer.values = layer.values.index_select(0, rows).gather(2, index)
+    @property
+    def left(self) -> int:
+        """Columns that are still to be read."""
+        return self.width - 1 - self.done
+
+    def read(self, columns: int) -> None:
+        """Read the next columns, as many as there are; score them where rows ask for it."""
+        start, stop = self.done, min(self.done + columns, self.width - 1)
+        if start == stop:
+            return
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, start:stop]
+        logits = [
+            reader.read(self.ids[:, start:stop], self.mask[:, :stop], positions, keep=0 if self.scored else 1)
+            for reader in _readers(self)
+        ]
+        self.done = stop
+        for row, place in zip(self.rows, self.which.tolist(), strict=True):
+            if row in self.scored:
+                late, *early = (x[place] for x in logits)
+                combined = combine_logits(early[0], late, row.alpha) if early else late
+                real = max(self.width - len(row.prompt) - start, 0)  # padding of this piece
+                found = _scores(combined[real:], self.ids[place, start + 1 : stop + 1][real:], row.likeliest or 0)
+                row.prompt_scores += found
+
+
+def _readers(owner: Arrivals | Batch) -> list[Reader]:
+    return [owner.late] if owner.early is None else [owner.late, owner.early]
 
 
 class Batch:
     """Rows that are decoded together; `round` extends each by 1 to K tokens and forgets the finished."""
 
+    rows: list[OpenCompletion]
     mask: torch.Tensor  # [B, S]: the slots that hold a row's tokens
     last: torch.Tensor  # [B]: each row's last token, which neither model has read
     lengths: torch.Tensor  # [B]: tokens read, which is the position of the last
 
-    def __init__(
-        self,
-        late: Any,
-        early: Any,
-        rows: Sequence[OpenCompletion],
-        *,
-        alpha: float,
-        params: SamplingParams,
-        context: int | None,
-    ) -> None:
-        import torch
-
-        self.rows, self.alpha, self.params = list(rows), alpha, params
-        self.late, self.early = Reader(late), None if early is None else Reader(early)
-        self.device = late.device
+    def __init__(self, late: Any, early: Any, *, context: int | None) -> None:
+        self.models, self.device = (late, early), late.device
         self.last_position = 2**62 if context is None else context - 1
-        numbers = torch.nn.utils.rnn.pad_sequence([_numbers(row) for row in rows], batch_first=True)
-        self.numbers = numbers.to(self.device)  # [B, most new tokens, 3]
-        self._read_prompts()
+        self._empty()
 
     @property
     def finished(self) -> bool:
         return all(row.finish_reason for row in self.rows)
 
-    def round(self, lookahead: int, acceptance: Acceptance) -> list[tuple[OpenCompletion, list[int]]]:
-        """Draft up to `lookahead` tokens for every row and judge them; each row with its new tokens."""
+    def arrivals(self, rows: Sequence[OpenCompletion]) -> Arrivals:
+        """Rows that may `join`, now or when more of their prompts is read."""
+        return Arrivals(*self.models, rows)
+
+    def join(self, arrivals: Arrivals) -> None:
+        """Take rows in; what is left of their prompts is read first."""
+        import torch
+
+        arrivals.read(arrivals.left)
+        self._pack()
+        which, pad = arrivals.which, torch.nn.functional.pad
+        slots = torch.arange(arrivals.width - 1, device=self.device).expand(len(which), -1)
+        mask, last = arrivals.mask[which, :-1], arrivals.ids[which, -1]
+        for mine, theirs in zip(_readers(self), _readers(arrivals), strict=True):
+            theirs.pack(which, slots)
+            mine.join(theirs, len(self.rows), len(which))
+        width = max(self.mask.shape[1], mask.shape[1])
+        self.mask = torch.cat([pad(x, (width - x.shape[1], 0)) for x in (self.mask, mask)])
+        self.last, self.lengths = torch.cat([self.last, last]), torch.cat([self.lengths, arrivals.lengths])
+        self.rows += arrivals.rows
+
+    def round(self, lookahead: int, acceptance: Acceptance) -> list[tuple[OpenCompletion, list[int], list[TokenScore]]]:
+        """Draft up to `lookahead` tokens for every row and judge them; each row with its new tokens, and their scores."""
         import torch
 
         self._pack()
+        if not self.rows:
+            return []
         depth = min(lookahead, max(row.limit - len(row.ids) for row in self.rows))
         slots, ahead = self.mask.shape[1], torch.arange(depth, device=self.device)
         positions = (self.lengths[:, None] + ahead).clamp(max=self.last_position)
-        uniform = self._numbers_for(ahead)
+        uniform = torch.stack([row.numbers(depth) for row in self.rows]).to(self.device)  # draft, keep, replace
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), depth)], 1)
-        ids, late, q = [self.last], [], []
+        ids, drafted, q = [self.last], [], []
         for k in range(depth):
             logits = self.late.read(ids[k][:, None], self.mask[:, : slots + k + 1], positions[:, k : k + 1])[:, 0]
-            late.append(logits)
-            q.append(probabilities(logits, self.params))
+            drafted.append(logits)
+            q.append(self._probabilities(logits))
             ids.append(draw(q[k], uniform[:, k, 0]))
         tokens, kept = torch.stack(ids[1:], 1), torch.full_like(self.lengths, depth)
+        combined = torch.stack(drafted, 1)
         if self.early is not None:
             early = self.early.read(torch.stack(ids[:-1], 1), self.mask, positions)
-            p = probabilities(combine_logits(early, torch.stack(late, 1), self.alpha), self.params)
+            combined = combine_logits(early, combined, self._alpha())
+            p = self._probabilities(combined)
             tokens, kept = verify_drafts(tokens, torch.stack(q, 1), p, uniform[..., 1], uniform[..., 2])
         new = (kept + 1).clamp(max=depth)  # a refused draft is replaced, so every judged draft leaves a token
 
@@ -174,58 +245,70 @@ class Batch:
         self.last = tokens.gather(1, new[:, None] - 1)[:, 0]
         if self.early is not None:
             acceptance.add(int(kept.sum()), int(new.sum()), len(self.rows))
-        rows = zip(self.rows, tokens.tolist(), new.tolist(), strict=True)
-        return [(row, drawn[:count]) for row, drawn, count in rows]
+        found: list[tuple[OpenCompletion, list[int], list[TokenScore]]] = []
+        counts, listed = new.tolist(), tokens.tolist()
+        for place, (row, count) in enumerate(zip(self.rows, counts, strict=True)):
+            wanted = row.likeliest is not None
+            scores = _scores(combined[place, :count], tokens[place, :count], row.likeliest or 0) if wanted else []
+            found.append((row, listed[place][:count], scores))
+        return found
 
-    def _read_prompts(self) -> None:
-        """All of each prompt but its last token, padded on the left; equal prompts are read once."""
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """The distribution [B, ..., V] of each row, by its own settings."""
         import torch
 
-        prompts = [tuple(row.prompt) for row in self.rows]
-        unique = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
-        width = max(map(len, unique))
-        ids = torch.tensor([(0,) * (width - len(prompt)) + prompt for prompt in unique], device=self.device)
-        lengths = torch.tensor([len(prompt) for prompt in unique], device=self.device)
-        mask = (torch.arange(width, device=self.device) >= width - lengths[:, None]).long()
-        which = torch.tensor([unique[prompt] for prompt in prompts], device=self.device)
-        self.mask, self.last, self.lengths = mask[which, :-1], ids[which, -1], lengths[which] - 1
-        if width > 1:
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
-            slots = torch.arange(width - 1, device=self.device).expand(len(which), -1)
-            for reader in self._readers:
-                reader.read(ids[:, :-1], mask[:, :-1], positions[:, :-1], keep=1)
-                reader.pack(which, slots)
+        groups: dict[SamplingParams, list[int]] = {}
+        for place, row in enumerate(self.rows):
+            groups.setdefault(row.params, []).append(place)
+        if len(groups) == 1:
+            return probabilities(logits, self.rows[0].params)
+        found = torch.empty_like(logits, dtype=torch.float32)
+        for params, places in groups.items():
+            found[places] = probabilities(logits[places], params)
+        return found
 
-    def _numbers_for(self, ahead: torch.Tensor) -> torch.Tensor:
-        """The numbers [B, K, 3] that draft, keep and replace each row's next tokens."""
+    def _alpha(self) -> float | torch.Tensor:
+        """Of all rows, or of each [B, 1, 1] where they differ."""
         import torch
 
-        done = torch.tensor([len(row.ids) for row in self.rows], device=self.device)
-        place = (done[:, None] + ahead).clamp(max=self.numbers.shape[1] - 1)
-        return self.numbers.gather(1, place[..., None].expand(-1, -1, 3))
+        alphas = [row.alpha for row in self.rows]
+        if len(set(alphas)) == 1:
+            return alphas[0]
+        return torch.tensor(alphas, dtype=torch.float32, device=self.device)[:, None, None]
 
-    def _pack(self) -> None:
+    def leave(self, rows: Iterable[OpenCompletion]) -> None:
+        """Let rows go that are not finished; each may join again, and goes on where it was."""
+        self._pack(frozenset(rows))
+
+    def _pack(self, leaving: frozenset[OpenCompletion] = frozenset()) -> None:
         """Drop finished rows and unused slots; rows end up padded on the left."""
         import torch
 
-        live = [index for index, row in enumerate(self.rows) if row.finish_reason is None]
+        live = [i for i, row in enumerate(self.rows) if row.finish_reason is None and row not in leaving]
+        if not live:
+            self._empty()
+            return
         rows, needed = torch.tensor(live, device=self.device), int(self.lengths[live].max())
         padded_left = bool((self.mask[:, :needed].diff(dim=1) >= 0).all()) and not self.mask[:, needed:].any()
         if len(live) == len(self.rows) and padded_left:  # as always in a batch of one: nothing has to be moved
             self.mask = self.mask[:, :needed]
-            for reader in self._readers:
+            for reader in _readers(self):
                 reader.crop(needed)
             return
         slots = self.mask[rows].argsort(dim=1, stable=True)[:, self.mask.shape[1] - needed :]
         self.rows = [self.rows[index] for index in live]
         self.mask, self.last, self.lengths = self.mask[rows].gather(1, slots), self.last[rows], self.lengths[rows]
-        self.numbers = self.numbers[rows]
-        for reader in self._readers:
+        for reader in _readers(self):
             reader.pack(rows, slots)
 
-    @property
-    def _readers(self) -> list[Reader]:
-        return [self.late] if self.early is None else [self.late, self.early]
+    def _empty(self) -> None:
+        import torch
+
+        late, early = self.models
+        self.rows = []
+        self.late, self.early = Reader(late), None if early is None else Reader(early)
+        self.mask = torch.zeros(0, 0, dtype=torch.long, device=self.device)
+        self.last = self.lengths = torch.zeros(0, dtype=torch.long, device=self.device)
 
 
 def verify_drafts(
@@ -252,8 +335,10 @@ def verify_drafts(
     return tokens, kept
 
 
-def _numbers(row: OpenCompletion) -> torch.Tensor:
-    """Three numbers in [0, 1) for each place of a row, from its seed: [limit, 3]."""
-    import torch
-
-    return torch.rand(row.limit, 3, generator=torch.Generator().manual_seed(row.seed), dtype=torch.float64)
+def _scores(logits: torch.Tensor, tokens: torch.Tensor, likeliest: int) -> list[TokenScore]:
+    """Of tokens [K] under logits [K, V], each with its place's likeliest."""
+    log_p = logits.float().log_softmax(-1)
+    values = log_p.gather(1, tokens[:, None])[:, 0].tolist()
+    most = log_p.topk(min(likeliest, log_p.shape[1]))
+    tops = zip(most.indices.tolist(), most.values.tolist(), strict=True)
+    return [TokenScore(value, list(zip(*top, strict=True))) for value, top in zip(values, tops, strict=True)]

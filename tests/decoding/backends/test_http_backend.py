@@ -56,8 +56,10 @@ def asked(decoder: Any, rows: list[dict[str, Any]] = ROWS, samples: int = 2) -> 
     return [Job(index, sample, prompts[index]) for index in range(len(rows)) for sample in range(samples)]
 
 
-def answers(decoder: Any, settings: GenerationSettings = SETTINGS, rows: list[dict[str, Any]] = ROWS) -> list[Response]:
-    return [response for some in decoder.complete(asked(decoder, rows), settings) for response in some]
+def answers(
+    decoder: Any, settings: GenerationSettings = SETTINGS, rows: list[dict[str, Any]] = ROWS, samples: int = 2
+) -> list[Response]:
+    return [response for some in decoder.complete(asked(decoder, rows, samples), settings) for response in some]
 
 
 def test_greedy_answers_are_the_embedded_backends(

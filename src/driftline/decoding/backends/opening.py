@@ -56,8 +56,8 @@ def scorer(backend: Backend, dtype: str) -> tuple[str, Score] | None:
     if backend.name == "transformers":
         return None
     if backend.name == "vllm":
-        from driftline.decoding.backends.vllm_engine import must_be_installed
         from driftline.decoding.backends.vllm_scoring import token_logprobs
+        from driftline.decoding.vllm.launch import must_be_installed
 
         must_be_installed()
         return "vllm", partial(token_logprobs, dtype=dtype)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class InTransformers:
-    """The same models in transformers, loaded while anyone needs them; the engine, which holds the accelerator, ends."""
+    """The same models in transformers, loaded while anyone needs them; an engine that holds an accelerator ends."""
 
     def __init__(self, load: Callable[[], Sampler]) -> None:
         self._load = load
@@ -33,7 +33,8 @@ class InTransformers:
         import torch
 
         if self._sampler is None:
-            close_engines()
+            if torch.accelerator.is_available():
+                close_engines()
             self._sampler = self._load()
         self._users += 1
         try:

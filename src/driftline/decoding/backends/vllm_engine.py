@@ -23,13 +23,16 @@ from typing import IO, Any, TypeAlias
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.decoding.backends.vllm_settings import engine_arguments
+from driftline.decoding.backends.vllm_worker import WORKS_FOR
 from driftline.decoding.backends.window import Window
 from driftline.decoding.vllm.folders import model_folder
+from driftline.decoding.vllm.launch import environment
 from driftline.errors import InputError, UnreadableCheckpoint, first_line
 from driftline.files.fingerprint import stamp, weights_of
 from driftline.files.json import read_json
 
 Source: TypeAlias = str | Path | Checkpoint
+_ALPHA = "driftline.decoding.vllm.alpha:RequestAlpha"
 _HALVES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _OF_NO_ACCOUNT = ("_name_or_path", "transformers_version", "use_cache", "dtype", "torch_dtype")  # in a configuration
 
@@ -164,7 +167,6 @@ def engine_of(weights: Weights) -> VllmEngine:
     state = weights.state()
     if _running is not None and _running.state == state:
         return _running
-    must_be_installed()
     _must_not_be_a_ray_worker()
     with ExitStack() as opened:
         folders = [
@@ -191,14 +193,6 @@ def close_engines() -> None:
         engine.close()
 
 
-def must_be_installed() -> None:
-    """Refuse to go on without vLLM, in a sentence."""
-    from importlib.util import find_spec
-
-    if find_spec("vllm") is None:
-        raise InputError("--backend vllm needs vllm: pip install 'driftline[vllm]'")
-
-
 def _must_not_be_a_ray_worker() -> None:
     ray = sys.modules.get("ray")
     connected = getattr(ray, "is_initialized", bool)  # vLLM leaves an empty module where Ray is not installed
@@ -216,9 +210,12 @@ def _arguments(weights: Weights, folders: Sequence[Path]) -> dict[str, Any]:
     cpu = not torch.accelerator.is_available()
     found = engine_arguments(dtype=dtype, at_once=weights.at_once, scoring=weights.scoring, on_cpu=cpu)
     if weights.early is not None:
-        from driftline.decoding.vllm.arguments import pair_arguments
+        from driftline.decoding.vllm.checks import pair_overrides
 
-        found |= pair_arguments(early=folders[1], late=folders[0])
+        overrides, context = pair_overrides(folders[1], folders[0], 1.0)  # each request names its own alpha
+        found |= {"hf_overrides": overrides, "logits_processors": [_ALPHA]}
+        if context is not None:
+            found["max_model_len"] = context
     return found
 
 
@@ -272,16 +269,15 @@ def _start(name: str, arguments: dict[str, Any]) -> tuple[Any, IO[str] | None]:
     Raises:
         InputError: vLLM cannot run the model; says why.
     """
-    loud = "VLLM_LOGGING_LEVEL" in os.environ
+    loud = os.environ.get("VLLM_LOGGING_LEVEL", "ERROR") != "ERROR"
     defaults = {
         "VLLM_LOGGING_LEVEL": "ERROR",  # it warns of what is meant so, such as its tokenizer left out
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is the command's own
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # threads draw progress bars here: a fork could stand still
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
     }
-    for variable, value in defaults.items():
-        os.environ.setdefault(variable, value)
+    always = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", WORKS_FOR: str(os.getpid())}
+    os.environ.update(defaults | environment(None) | always)
     said = None if loud else tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # as long as the engine
     with _hushed(said):
         try:

@@ -11,10 +11,11 @@ from driftline import models
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.decoding import adapter
 from driftline.decoding.backends.vllm_decoder import InTransformers, VllmDecoder
-from driftline.decoding.backends.vllm_engine import Weights, must_be_installed
+from driftline.decoding.backends.vllm_engine import Source, Weights
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.settings import GenerationSettings
-from driftline.decoding.sources import must_be_whole, sampler_of
+from driftline.decoding.sources import early_of, sampler_of
+from driftline.decoding.vllm.launch import must_be_installed
 from driftline.outputs.checkpoint_model import load_checkpoint
 
 if TYPE_CHECKING:
@@ -28,20 +29,15 @@ def open_models(settings: GenerationSettings, batch_size: int | None = None) -> 
     Raises:
         InputError: vLLM is not installed, or the models cannot be run together; said before the engine starts.
     """
+    late = settings.late
+    early = early_of(late, settings.early, settings.alpha)
     must_be_installed()
-    early = must_be_whole(settings.late, settings.early, settings.alpha)
-    if early is not None:
-        from driftline.decoding.vllm.checks import check_pair
-
-        check_pair(early, settings.late)
-    described = adapter.base_of(settings.late) if adapter.is_adapter(settings.late) else settings.late
-    yield _decoder(
-        Weights(settings.late, early, settings.dtype, batch_size),
-        described,
-        models.load_tokenizer(described),
-        InTransformers(lambda: sampler_of(settings)),
-        settings.alpha,
-    )
+    described = adapter.base_of(late) if adapter.is_adapter(late) else late
+    if early is not None and described == late:
+        models.refuse_different_vocabularies(early, late)
+    weights = Weights(late, early, settings.dtype, batch_size)
+    tokenizer = models.load_tokenizer(described)
+    yield _decoder(weights, tokenizer, InTransformers(lambda: sampler_of(settings)), settings.alpha)
 
 
 def decoder_of(
@@ -66,18 +62,22 @@ def decoder_of(
             return Sampler(last, tokenizer)
         return Sampler(last, tokenizer, early=load_checkpoint(early, dtype=dtype), alpha=alpha)
 
-    described = late.model if isinstance(late, Checkpoint) else late
-    return _decoder(Weights(late, early, dtype, batch_size), described, tokenizer, InTransformers(load), alpha)
+    return _decoder(Weights(late, early, dtype, batch_size), tokenizer, InTransformers(load), alpha)
 
 
 def _decoder(
-    weights: Weights,
-    described: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
-    transformers: InTransformers,
-    alpha: float | None,
+    weights: Weights, tokenizer: PreTrainedTokenizerBase, transformers: InTransformers, alpha: float | None
 ) -> VllmDecoder:
-    """The same of a model whose configuration is in `described`."""
+    """The decoder of models whose tokenizer is loaded; a pair's context is the shorter one."""
+    described = [_described(source) for source in (weights.late, weights.early) if source is not None]
+    contexts = [context for context in map(models.context_of, described) if context is not None]
     own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    ends = models.declared_ends(described).union(own)
-    return VllmDecoder(weights, tokenizer, models.context_of(described), ends, transformers, alpha)
+    ends = models.declared_ends(described[0]).union(own)
+    return VllmDecoder(weights, tokenizer, min(contexts, default=None), ends, transformers, alpha)
+
+
+def _described(source: Source) -> str | Path:
+    """Where a model's configuration is: of an adapter, its base's."""
+    if isinstance(source, Checkpoint):
+        return source.model
+    return adapter.base_of(source) if adapter.is_adapter(source) else source

@@ -7,7 +7,14 @@ the embeddings' weights. Hence only models all of whose parts are known to take 
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
 from typing import Any
+
+WORKS_FOR = "DRIFTLINE_ENGINE_OF"  # the process whose engine this is, as an environment variable
 
 
 class SwappingWorker:
@@ -52,3 +59,20 @@ def _must_be_plain(model: Any) -> None:
             plain = not matrices and not hasattr(module, "process_weights_after_loading")
         if not plain:
             raise ValueError(f"{name} ({type(module).__name__}) is not known to take other weights")
+
+
+def _end_with(owner: int) -> None:
+    """End this worker, and the engine that it belongs to, when the process `owner` is there no more."""
+    engine = os.getppid()  # or the owner itself, where the engine has no process of its own for a worker
+    with suppress(ProcessLookupError):
+        while True:
+            os.kill(owner, 0)
+            time.sleep(1)
+    if engine not in (owner, 1) and os.getppid() == engine:
+        os.kill(engine, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if (_owner := os.environ.get(WORKS_FOR, "")) not in ("", str(os.getpid())):
+    # vLLM imports this in each of its workers and nowhere else; a process that is killed outright can end nothing itself
+    threading.Thread(target=_end_with, args=(int(_owner),), daemon=True, name="driftline").start()

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from driftline._version import __version__
-from driftline.checkpoints.adapter_settings import CONFIG
 from driftline.checkpoints.bases import is_change
 from driftline.checkpoints.layouts import Checkpoint, huggingface
 from driftline.checkpoints.model_config import configuration
 from driftline.checkpoints.opening import open_checkpoint
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
+from driftline.decoding.adapter import base_of, is_adapter
 from driftline.errors import InputError, UnreadableCheckpoint, first_line
 from driftline.files import remote
-from driftline.files.json import read_json
 from driftline.files.output import clear_leftovers, scratch_folder
 from driftline.forecast.forecast import Forecast, Origin
 from driftline.writing.storage import DTYPES, Storage
@@ -87,23 +86,6 @@ def local(source: str | Path) -> Path:
         ) from error
 
 
-def base_of(folder: Path) -> str | None:
-    """The base model that an adapter's folder names; None where it is no adapter.
-
-    Raises:
-        InputError: it names none.
-    """
-    if not (folder / CONFIG).is_file():
-        return None
-    try:
-        base = read_json(folder / CONFIG).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder / CONFIG} cannot be read ({error}): save the adapter again") from error
-    if not base or not isinstance(base, str):
-        raise InputError(f"{folder} does not name its base model: set base_model_name_or_path in {CONFIG}")
-    return base
-
-
 def _open(folder: Path) -> Checkpoint:
     try:
         return open_checkpoint(folder)
@@ -123,10 +105,8 @@ def _whole(folder: Path, checkpoint: Checkpoint) -> Trajectory:
     """The one checkpoint as a run, an adapter on the base that it names."""
     if not is_change(checkpoint):
         return open_trajectory([f"0={folder}"])
-    named = base_of(checkpoint.place or folder) or base_of(folder)
-    if named is None:
-        raise InputError(f"{folder} is a LoRA adapter whose base is not known: put its {CONFIG} there")
-    with remote.local_copy(local(named)) as base:
+    place = checkpoint.place or folder
+    with remote.local_copy(local(base_of(place if is_adapter(place) else folder))) as base:
         both = open_trajectory([f"1={folder}"], base=str(base))
     return both.only(both.steps[-1:])
 

@@ -2,58 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import endpoints
 import pytest
-from tiny_models import CONTEXT, VOCABULARY, pair, tokenizer
+from endpoints import Endpoint, endpoint
+from tiny_models import CONTEXT, VOCABULARY, tokenizer
 
 from driftline.decoding.sampler import Sampler, row_seed
+from driftline.decoding.server.listen import listen
 from driftline.errors import InputError
 
 openai = pytest.importorskip("openai")
-uvicorn = pytest.importorskip("uvicorn")
-serving = pytest.importorskip("driftline.decoding.serve")
+AUTHORISED = {"authorization": "Bearer secret"}
 
 
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
-    early, late = pair()
-    return Sampler(late, tokenizer(), early=early, alpha=1.5)
+    return endpoints.sampler()
 
 
 @pytest.fixture(scope="module")
-def address(sampler: Sampler) -> Iterator[str]:
-    listener = serving.listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(serving.application(sampler, "tiny", "secret"), log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join()
+def served(sampler: Sampler) -> Iterator[Endpoint]:
+    with endpoint(sampler, "secret") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def client(address: str) -> Iterator[Any]:
-    with openai.OpenAI(base_url=address, api_key="secret", max_retries=0) as made:
+def client(served: Endpoint) -> Iterator[Any]:
+    with openai.OpenAI(base_url=served.url, api_key="secret", max_retries=0) as made:
         yield made
-
-
-def post(address: str, body: bytes, key: str = "secret") -> tuple[int, str]:
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(f"{address}/completions", body, headers)) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)["error"]["message"]
 
 
 def test_completions_are_the_samplers(client, sampler):
@@ -114,8 +93,24 @@ def test_the_model_is_listed(client):
         ({"prompt": [[]]}, "no tokens"),
         ({"prompt": [5] * CONTEXT}, f"{CONTEXT} tokens"),
         ({"stop": [""]}, "empty string"),
-        ({"logprobs": 3}, "logprobs is not supported"),
-        ({"stream": True}, "stream is not supported"),
+        ({"prompt": []}, "prompt is an empty list"),
+        ({"n": 129}, "n: "),
+        ({"seed": 2**63}, "seed"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"temperature": 1e-40}, "greedy"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"stop": ["x"] * 17}, "16 strings"),
+        ({"stop": "x" * 257}, "256 characters"),
+        ({"stream_options": {"include_usage": True}}, "stream_options needs stream"),
+        ({"extra_body": {"alpha": 1e30}}, "alpha"),
+        ({"extra_body": {"alpha": "far"}}, "alpha"),
+        ({"extra_body": {"vllm_xargs": {"alpha": True}}}, "no number between"),
+        ({"extra_body": {"vllm_xargs": {"beta": 1}}}, "'beta', which is not known"),
+        ({"extra_body": {"vllm_xargs": {"alpha": 1.0}, "alpha": 2.0}}, "differ"),
+        ({"extra_body": {"min_p": 0.1}}, "min_p is not supported"),
+        ({"extra_body": {"skip_special_tokens": False}}, "skip_special_tokens is not supported"),
+        ({"prompt": [[5]] * 20, "n": 100}, "more than 1024"),
     ],
 )
 def test_a_request_that_is_wrong_gets_a_sentence(client, changes, sentence):
@@ -125,21 +120,57 @@ def test_a_request_that_is_wrong_gets_a_sentence(client, changes, sentence):
     assert client.completions.create(model="tiny", prompt="w5", max_tokens=1).choices
 
 
-def test_malformed_bodies_unknown_models_and_wrong_keys_are_refused(client, address):
+def test_what_changes_nothing_is_passed_over(client):
+    neutral: dict[str, Any] = {
+        "min_p": 0,
+        "repetition_penalty": 1.0,
+        "best_of": 1,
+        "suffix": None,
+        "user": "me",
+        "logit_bias": {},
+    }
+    assert client.completions.create(model="tiny", prompt="w5", max_tokens=1, extra_body=neutral).choices
+
+
+def test_malformed_bodies_and_unknown_models_are_refused(client, served):
     for body in (b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"model": "tiny"}'):
-        assert post(address, body)[0] == 400
+        status, answer, _ = served.send(body, **AUTHORISED)
+        assert (status, set(answer["error"])) == (400, {"message", "type", "param", "code"})
     with pytest.raises(openai.NotFoundError, match="'other' is not served"):
         client.completions.create(model="other", prompt="w5")
     with pytest.raises(openai.BadRequestError, match="messages that are not a list"):
         client.chat.completions.create(model="tiny", messages=[])
-    assert post(address, b'{"model": "tiny", "prompt": "w5"}', key="wrong")[0] == 401
-    assert post(address, b'{"model": "tiny", "prompt": "w5"}')[0] == 200
+    with pytest.raises(openai.BadRequestError, match="top_logprobs needs logprobs"):
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "w5"}], top_logprobs=2)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("Bearer secret", 200),
+        ("bearer secret", 200),
+        ("BEARER  secret", 200),
+        ("Bearer wrong", 401),
+        ("Bearer secret2", 401),
+        ("Bearer", 401),
+        ("Bearer ", 401),
+        ("secret", 401),
+        ("Basic secret", 401),
+        ("Bearer s\u00e9cret", 401),
+    ],
+)
+def test_a_key_is_compared_as_rfc_6750_says(served, sent, status):
+    found, answer, headers = served.send({"model": "tiny", "prompt": "w5", "max_tokens": 1}, authorization=sent)
+    assert found == status
+    if status == 401:
+        assert answer["error"]["type"] == "authentication_error"
+        assert headers["www-authenticate"] == "Bearer"
 
 
 def test_a_port_in_use_is_refused():
-    with serving.listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"port {port} of 127.0.0.1 is in use"):
-            serving.listen("127.0.0.1", port)
+            listen("127.0.0.1", port)
     with pytest.raises(InputError, match="choose another"):
-        serving.listen("203.0.113.1", 8000)
+        listen("203.0.113.1", 8000)

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint over a sampler, in which the requests of many clients are decoded as one batch."""

@@ -1,0 +1,92 @@
+"""What a pair of models must be for vLLM, seen from their configurations and tokenizers, before an engine starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from driftline.decoding.sources import common_rows
+from driftline.decoding.vllm.plugin import ARCHITECTURE
+from driftline.errors import InputError, first_line
+from driftline.models import load_tokenizer, quiet_libraries, refuse_different_vocabularies
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_FORECAST = "write a forecast with driftline extrapolate, and serve that"
+
+
+def pair_overrides(early: Path, late: Path, alpha: float) -> tuple[dict[str, Any], int | None]:
+    """What vLLM's `hf_overrides` must say of a pair of model folders, and the longest context that both allow.
+
+    The context is None where the late model's own is right.
+
+    Raises:
+        InputError: they are of different tokenizers, or one is of a kind that is not decoded in pairs.
+    """
+    first, last = configuration_of(early), configuration_of(late)
+    architectures = {"early": decoder_of(first, early), "late": decoder_of(last, late)}
+    refuse_different_vocabularies(early, late)
+    tokens = max(load_tokenizer(late).get_vocab().values()) + 1
+    overrides = {
+        "architectures": [ARCHITECTURE],
+        "vocab_size": common_rows(first.vocab_size, last.vocab_size, tokens),
+        "driftline": {"early": str(early.absolute()), "alpha": float(alpha), "architectures": architectures},
+    }
+    shorter, longer = (getattr(config, "max_position_embeddings", None) for config in (first, last))
+    return overrides, shorter if shorter and longer and shorter < longer else None
+
+
+def configuration_of(folder: Path) -> PreTrainedConfig:
+    """A model's configuration as transformers reads it; its code is not run.
+
+    Raises:
+        InputError: there is none that loads.
+    """
+    try:
+        from transformers import AutoConfig
+    except ImportError as error:
+        raise InputError(f"running a model needs {error.name}: pip install 'driftline[vllm]'") from error
+    quiet_libraries()
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} has no configuration that loads ({first_line(error)}): put that of its model there"
+        ) from error
+
+
+def decoder_of(config: PreTrainedConfig, folder: Path) -> str:
+    """The architecture of a causal decoder of text, by the name that vLLM knows it under.
+
+    Raises:
+        InputError: the model is of another kind.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{folder} is an encoder with a decoder, which vLLM does not decode in pairs: give a decoder alone"
+        )
+    if config.get_text_config() is not config or hasattr(config, "vision_config") or hasattr(config, "audio_config"):
+        raise InputError(
+            f"{folder} takes more than text ({config.model_type}), which vLLM does not decode in pairs: {_FORECAST}"
+        )
+    named = next(iter(config.architectures or ()), None) or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if named is None or not named.endswith(("ForCausalLM", "LMHeadModel")):
+        raise InputError(
+            f"{folder} is {named or config.model_type}, which draws no tokens: give a causal language model (ForCausalLM)"
+        )
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        if getattr(model, "_is_stateful", False):
+            raise InputError(
+                f"{folder} carries a state from token to token ({config.model_type}), which vLLM does not decode in "
+                f"pairs: {_FORECAST}"
+            )
+    if getattr(config, "quantization_config", None):
+        raise InputError(
+            f"{folder} is quantised, which vLLM does not decode in pairs: give the models as they were trained"
+        )
+    return named

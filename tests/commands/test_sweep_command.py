@@ -83,6 +83,22 @@ def test_a_best_that_has_a_folder_is_confirmed_beside_the_last_checkpoint(kind: 
     )
 
 
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ({"backend": "vllm", "dtype": "bfloat16"}, " --backend vllm --dtype bfloat16"),
+        ({"backend": "http", "endpoint": "http://h/v1", "model_": "m-{step}"}, ""),
+    ],
+)
+def test_it_is_confirmed_by_what_can_load_folders(backend: dict[str, str], expected: str) -> None:
+    record = found("weights", better=False, surer=True)
+    request = make(Sweep, run="r", to="150", task="sums", out="s", **backend)
+    (step,) = next_steps(record, request)
+    assert command_line(step.request) == (
+        f"driftline evaluate r/checkpoint-100 --task sums --out s-colder --samples 4 --temperature 0.543 --seed 1{expected}"
+    )
+
+
 def test_where_no_checkpoint_is_better_it_is_said_so() -> None:
     record = replace(found("weights", better=False, surer=False), forecast=UNSET)
     (step,) = next_steps(record, make(Sweep, run="r", checkpoints="all", task="sums", out="s"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from driftline.commands.options import Decoding, Output, Printing, Source, TaskChoice, TokenChoice, Where
+from driftline.commands.options import BackendChoice, Decoding, Output, Printing, Source, TaskChoice, TokenChoice, Where
 from driftline.commands.requests import Next, beside, command_line, spelled_out
 from driftline.errors import InputError
 
@@ -171,8 +171,10 @@ def next_steps(record: SweepRecord, request: Sweep) -> list[Next]:
 
 
 def _again(request: Sweep, suffix: str, temperature: float, **model: Any) -> Any:
-    """An evaluation on the same task, by other samples; by transformers, as it names folders."""
+    """An evaluation on the same task, by other samples; models of a server are run here, as folders are named."""
     from driftline.commands.evaluate import Evaluate
+
+    choice = request.decoding.choice
 
     return Evaluate(
         task=request.task,
@@ -181,6 +183,6 @@ def _again(request: Sweep, suffix: str, temperature: float, **model: Any) -> Any
         max_new_tokens=request.max_new_tokens,
         samples=request.samples,
         seed=request.seed + 1,
-        decoding=Decoding(dtype=request.decoding.dtype),
+        decoding=Decoding(dtype=request.decoding.dtype, choice=BackendChoice() if choice.backend == "http" else choice),
         **model,
     )

@@ -110,6 +110,15 @@ def paired_difference(first: Array, second: Array, *, tried: int = 1, seed: int 
     return Difference(mean=float(change.mean()), interval=interval, p_value=float(tested.pvalue))
 
 
+def must_be_installed() -> None:
+    """Refuse to begin where the intervals at the end cannot be computed.
+
+    Raises:
+        InputError: scipy is not installed.
+    """
+    _scipy_stats()
+
+
 def _scipy_stats() -> Any:
     try:
         import scipy.stats

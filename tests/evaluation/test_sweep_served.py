@@ -16,7 +16,7 @@ from noisy_runs import SETTINGS, noisy_run, request, swept
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding" / "backends"))
 
-from servers import named, running
+from api_servers import named, running
 
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.decoding.sampler import Sampler

@@ -34,7 +34,17 @@ def main() -> int:
             return 0
         made.write_text(wanted)
     # the tests' other conftest.py asks for packages that are not here
-    words = [FOLDER / "bin" / "python", "-m", "pytest", "--confcutdir", HERE, "-W", "default", HERE, *sys.argv[1:]]
+    words: list[str | Path] = [
+        FOLDER / "bin" / "python",
+        "-m",
+        "pytest",
+        "--confcutdir",
+        HERE,
+        "-W",
+        "default",
+        HERE,
+        *sys.argv[1:],
+    ]
     path = os.pathsep.join([str(FOLDER / "bin"), os.environ.get("PATH", "")])  # its compiler's helpers are there
     return subprocess.run(words, cwd=ROOT, env=os.environ | {"PATH": path}, check=False).returncode
 

@@ -26,7 +26,7 @@ test-trainers: $(STAMP)  ## the trainers' own packages write checkpoints, and dr
 	$(BIN)/pytest --timeout 3600 tests/trainers
 
 test-vllm:  ## the real vLLM engine (CPU) in an environment of its own, against the embedded path
-	$(PYTHON) tests/vllm/run.py
+	$(PYTHON) tests/vllm_engine/run.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -184,7 +184,7 @@ def test_the_rest_is_passed_on(given, folders):
 
 
 def test_a_word_that_is_no_option_is_refused():
-    with pytest.raises(InputError, match="named with --late"):
+    with pytest.raises(InputError, match="name the model with --late"):
         refuse_options(["some/model"], pair=True)
 
 

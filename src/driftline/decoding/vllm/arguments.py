@@ -56,7 +56,7 @@ def refuse_options(given: Sequence[str], *, pair: bool) -> None:
     """
     refused = _OURS | (_NOT_OF_A_PAIR if pair else {})
     if given and not given[0].startswith("-"):
-        raise InputError(f"{given[0]!r} after -- is no option of vllm serve: the model is named with --late")
+        raise InputError(f"{given[0]!r} after -- is no option of vllm serve: name the model with --late")
     for option, value in options(given):
         full = _refused(option, refused)
         if full is not None and not (full == _ONE_STAGE and value == "1"):

@@ -28,6 +28,7 @@ from driftline.errors import InputError
 _PLUGINS, _NAME = "vllm.general_plugins", "driftline"
 _PROCESSORS = "driftline.decoding.vllm.alpha"
 _PATIENCE = 30.0  # seconds from asking the server to stop to ending it
+_STANDARD_ERROR = 2
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -63,7 +64,7 @@ def run(served: Served) -> int:
     early = early_of(served.late, served.early, served.alpha)
     must_be_installed()
     port = free_port(served.host, served.port)
-    with model_folder(served.late, dtype=served.dtype) as late, _folder(early, served.dtype) as first:
+    with _folder(early, served.dtype) as first, model_folder(served.late, dtype=served.dtype) as late:
         words = command(served, late, first, port)
         with _child(words, environment(served.key)) as child:
             return _serve(child, served, port)
@@ -160,19 +161,22 @@ def _child(words: Sequence[str], variables: Mapping[str, str]) -> Iterator[subpr
     child = subprocess.Popen(
         words,
         env=dict(variables),
+        stdout=_STANDARD_ERROR,  # vLLM's log; standard output is for what driftline says
         start_new_session=True,
         preexec_fn=lambda: libc.prctl(_DIE_WITH_PARENT, signal.SIGTERM),
     )
     try:
         yield child
     finally:
-        if child.poll() is None:
-            child.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(_PATIENCE)
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)  # whatever it left
-        child.wait()
+        try:
+            if child.poll() is None:
+                child.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(_PATIENCE)
+        finally:  # a second signal may have come meanwhile
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # whatever it left
+            child.wait()
 
 
 def _serve(child: subprocess.Popen[bytes], served: Served, port: int) -> int:

@@ -16,7 +16,7 @@ from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
 from driftline.models import declared_ends, load_model, load_tokenizer
 
-_FOUND = importlib.util.find_spec("vllm")  # tests/vllm is a folder of that name, which has no origin
+_FOUND = importlib.util.find_spec("vllm")
 needs_no_vllm = pytest.mark.skipif(getattr(_FOUND, "origin", None) is not None, reason="vLLM is installed here")
 
 

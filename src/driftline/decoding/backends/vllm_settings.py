@@ -112,7 +112,7 @@ def scoring_arguments(last: int) -> dict[str, Any]:
         "temperature": 0.0,
         "max_tokens": 1,
         "prompt_logprobs": 0,
-        "logprobs": 0,
+        "logprobs": 1,  # as many as `logprob_token_ids`
         "logprob_token_ids": [last],
         "detokenize": False,
         "ignore_eos": True,

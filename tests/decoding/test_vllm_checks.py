@@ -53,12 +53,12 @@ def test_two_of_one_run_are_a_pair(folders):
 def test_padding_is_left_out_by_both_paths(tmp_path, folders):
     early, late = folders
     wider = []
-    for name, model in zip(("early", "late"), pair(), strict=True):
-        model.resize_token_embeddings(VOCABULARY + 61, mean_resizing=False)
+    for name, model, more in zip(("early", "late"), pair(), (61, 125), strict=True):
+        model.resize_token_embeddings(VOCABULARY + more, mean_resizing=False)
         model.lm_head.weight.data[VOCABULARY:] = 50.0  # would win each time
         wider.append(save(tmp_path / "wider" / name, model))
     whole = load_sampler(late, early=early, alpha=1.5).sample([[5, 6]], temperature=0, max_new_tokens=8, seeds=[0])
-    for first, last in ((early, wider[1]), (wider[0], late)):
+    for first, last in ((early, wider[1]), (wider[0], late), wider):
         assert pair_overrides(first, last, 1.5)[0]["vocab_size"] == VOCABULARY
         found = load_sampler(last, early=first, alpha=1.5).sample([[5, 6]], temperature=0, max_new_tokens=8, seeds=[0])
         assert found == whole

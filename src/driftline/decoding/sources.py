@@ -79,25 +79,26 @@ def early_of(late: str | Path, early: str | Path | None, alpha: float | None) ->
 
 
 def common_rows(early: int, late: int, tokens: int) -> int:
-    """Logits that two models of one tokenizer have in common, where one's vocabulary was padded further.
+    """The logits that are combined: all of two models of one size, else those of tokens, as the rest is padding.
 
     Args:
         early, late: logits of each; tokens: of the tokenizer, its highest id and one.
 
     Raises:
-        InputError: a model has fewer logits than the tokenizer has tokens.
+        InputError: the models differ, and one has fewer logits than the tokenizer has tokens.
     """
-    rows = min(early, late)
-    if early != late and rows < tokens:
+    if early == late:
+        return late
+    if min(early, late) < tokens:
         raise InputError(
             f"the late model has {late} logits and the early one {early}, of a tokenizer of {tokens} tokens, which are "
             "more than padding: give two models of one run"
         )
-    return rows
+    return tokens
 
 
 def _cut_padding(early: PreTrainedModel, late: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Take off the rows that only one of the vocabularies is padded with: they are no tokens."""
+    """Where vocabularies are padded to different sizes, take the padding off both: it is no tokens."""
     first, last = (model.config.get_text_config().vocab_size for model in (early, late))
     rows = common_rows(first, last, tokens=max(tokenizer.get_vocab().values()) + 1)
     for model in (early, late):

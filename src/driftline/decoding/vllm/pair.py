@@ -47,7 +47,7 @@ class ExtrapolatedForCausalLM(nn.Module):
         pair: dict[str, Any] = config.driftline
         early = get_config(pair["early"], trust_remote_code=False)
         text = get_hf_text_config(early)
-        text.vocab_size = get_hf_text_config(config).vocab_size  # without rows that are padding of one alone
+        text.vocab_size = get_hf_text_config(config).vocab_size  # without padding, where the two differ in it
         self.vocabulary, self.width = text.vocab_size, text.hidden_size
         self.alpha = float(pair["alpha"])
         inner: dict[str, Any] = {}

@@ -112,7 +112,7 @@ class VllmDecoder:
     def _response(self, found: Any) -> Response:
         ids = list(found.token_ids)
         if found.finish_reason not in ("stop", "length"):
-            raise InputError(f"vLLM gave a row up ({found.finish_reason}): call again to go on")
+            raise InputError(f"vLLM gave a row up ({found.finish_reason}): repeat the command to go on")
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         return Response(text, ids, len(ids), found.finish_reason)
 

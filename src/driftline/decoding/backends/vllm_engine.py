@@ -123,7 +123,7 @@ class VllmEngine:
             why = _cause(self._said, error)
             close_engines()
             raise InputError(
-                f"vLLM's engine stopped ({why}): call again to go on, with less at once (--batch-size) if memory ran out"
+                f"vLLM's engine stopped ({why}): repeat the command to go on, with less at once (--batch-size) if memory ran out"
             ) from error
         finally:
             left = [name for name in places if name in self._running]

@@ -244,7 +244,7 @@ def _drift(
 
 
 def _persistence(gram: np.ndarray, steps: np.ndarray, beta1: float, test: drift.DriftTest | None) -> PersistenceFigures:
-    return persistence_figures(persistence.persistence(gram, steps, beta1, test.least_dimension) if test else None)
+    return persistence_figures(persistence.persistence(gram, steps, beta1) if test else None)
 
 
 def persistence_figures(kept: persistence.Persistence | None) -> PersistenceFigures:

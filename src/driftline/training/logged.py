@@ -84,8 +84,10 @@ class LoggedFigures:
         """The furthest of the methods' recommended horizons, as `driftline backtest` has them."""
         observed = Observations(steps, steps, self.beta1, {"sample": gram})
         test = drift_test(gram, steps, steps, self.beta1, draws=_WALKS)
-        scores = [reduce(Scores.__add__, score(observed, method_named(name)).values()) for name in _METHODS]
-        return {"recommended_horizon": max(recommended_horizon(pool(one, steps), test) for one in scores)}
+        known = [method_named(name) for name in _METHODS]
+        scores = [reduce(Scores.__add__, score(observed, method).values()) for method in known]
+        pooled = [pool(one, observed, method) for one, method in zip(scores, known, strict=True)]
+        return {"recommended_horizon": max(recommended_horizon(one, test) for one in pooled)}
 
     def _now_and_then(
         self, what: str, growth: float, steps: Array, compute: Callable[[], dict[str, float]]

@@ -55,18 +55,19 @@ def matched_gram(steps: Array, beta1: float, increment_norms: Array) -> Array:
     return gram_of_increments(increment_correlation(steps, beta1) * np.outer(increment_norms, increment_norms))
 
 
-def simulated_increments(covariance: Array, dimensions: float, draws: int, rng: np.random.Generator) -> Array:
-    """Increments' Grams [draws, T-1, T-1] of walks in so many dimensions (Wishart / dimensions)."""
+def simulated_increments(covariance: Array, dimensions: float | Array, draws: int, rng: np.random.Generator) -> Array:
+    """Increments' Grams [draws, T-1, T-1] of walks in so many dimensions, one number or one for each (Wishart / dimensions)."""
     m = covariance.shape[0]
     root = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) / m * np.eye(m))
-    d = max(round(dimensions), 1)
-    if d < m:
-        factor = rng.standard_normal((draws, m, d))
-    else:  # Bartlett's decomposition: a triangle in place of m x d normals
-        factor = np.tril(rng.standard_normal((draws, m, m)), -1)
-        factor[:, range(m), range(m)] = np.sqrt(rng.chisquare(d - np.arange(m), (draws, m)))
+    d = np.broadcast_to(np.maximum(np.rint(dimensions), 1), draws)[:, None]
+    # Bartlett's decomposition: a triangle in place of m x d normals; with fewer dimensions than increments, all d columns
+    place = np.arange(m)
+    factor = rng.standard_normal((draws, m, m))
+    filled = np.where(d[:, :, None] < m, place < d[:, :, None], place < place[:, None])
+    diagonal = np.sqrt(rng.chisquare(np.maximum(d - place, 1)))
+    factor = np.where(filled, factor, 0.0) + np.where(d < m, 0.0, diagonal)[:, :, None] * np.eye(m)
     factor = root @ factor
-    return factor @ factor.transpose(0, 2, 1) / d
+    return factor @ factor.transpose(0, 2, 1) / d[:, :, None]
 
 
 def population_of(r2: Array) -> Population:

@@ -14,7 +14,7 @@ import numpy as np
 
 from driftline.linearity import figures, null
 from driftline.linearity.figures import Facts, SomeSummary
-from driftline.linearity.statistics import line_r2
+from driftline.linearity.statistics import increments_lengths, line_r2
 from driftline.linearity.summary import Counts, Histograms, PaperFilter
 
 Array = np.ndarray
@@ -47,12 +47,13 @@ def summarize(kind: type[SomeSummary], values: Array, facts: Facts, *, what: str
     """
     deltas = (values - values[0]).astype(np.float64)
     changed = int((np.ptp(values, axis=0) > 0).sum())
-    chance = null.null_r2(np.asarray(facts.steps), facts.clock_values, facts.beta1)
+    gram = deltas @ deltas.T
+    chance = null.null_r2(np.asarray(facts.steps), facts.clock_values, facts.beta1, lengths=increments_lengths(gram))
     counts = Counts(total=values.shape[1], measured=changed, unchanged=values.shape[1] - changed, filtered=0)
     return figures.summary(
         kind,
         facts,
-        deltas @ deltas.T,
+        gram,
         null.population_of(lines(values, facts.clock_values).r2),
         figures.null_shares_of(chance),
         figures.coarse(chance),
@@ -87,9 +88,10 @@ def paper_filter(values: Array, facts: Facts, seed: int = 0) -> PaperFilter:
 
 
 def _walks(values: Array, steps: Sequence[int], beta1: float, rng: np.random.Generator) -> Array:
-    """Driftless walks [walks, T] from 0, each with the rms increment of one of the series."""
-    sizes = np.sqrt(np.mean(np.diff(values.astype(np.float64), axis=0) ** 2, axis=0))
-    root = null.walk_root(np.asarray(steps), beta1)
+    """Driftless walks [walks, T] from 0, each with the rms increment of one of the series, and intervals as long in proportion."""
+    squares = np.diff(values.astype(np.float64), axis=0) ** 2
+    sizes = np.sqrt(np.mean(squares, axis=0))
+    root = null.walk_root(np.asarray(steps), beta1, np.sqrt(squares.sum(1)))
     root = root / np.sqrt(np.mean(np.sum(np.diff(root, axis=0) ** 2, axis=1)))
     chosen = rng.choice(sizes, _WALKS)
     return (rng.standard_normal((_WALKS, root.shape[1])) @ root.T) * chosen[:, None]

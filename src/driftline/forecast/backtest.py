@@ -26,10 +26,11 @@ from driftline.errors import InputError
 from driftline.files.record import UNSET, UnsetType
 from driftline.forecast import gaussian
 from driftline.forecast.ahead import Ahead
+from driftline.forecast.calibration import FEWEST_SEEN, calibration, spread
 from driftline.forecast.extrapolators import Method, methods
 from driftline.forecast.observations import Observations
 from driftline.forecast.pooling import Pooled, horizons, over_cutoffs, over_directions
-from driftline.forecast.record import BacktestCost, BacktestRecord, Calibration, ForecastSkill, PooledSkill
+from driftline.forecast.record import BacktestCost, BacktestRecord, ForecastSkill, PooledSkill
 from driftline.linearity.drift import DriftTest, drift_test
 from driftline.linearity.figures import persistence_figures
 from driftline.linearity.persistence import persistence
@@ -38,8 +39,6 @@ from driftline.linearity.summary import LearningRate
 
 Array = np.ndarray
 
-FEWEST_SEEN = 3
-_MOST = 30  # cutoffs, and targets of each: thinned evenly in longer runs
 _LEAST = 0.005  # skill that rounds to nothing
 _EQUAL = 1e-12  # squared errors below this share of the squares that they are made of are none
 
@@ -85,7 +84,7 @@ def _ratio(above: Array, below: Array) -> Array:
 def score(observed: Observations, method: Method) -> dict[tuple[int | None, str], Scores]:
     """Every forecast that the run allows, for each group (layer, module); their sum is the run's."""
     clock, T = observed.clock, observed.clock.size
-    pairs = [(c, t) for c in _spread(FEWEST_SEEN - 1, T - 1) for t in _spread(c + 1, T)]
+    pairs = [(c, t) for c in spread(FEWEST_SEEN - 1, T - 1) for t in spread(c + 1, T)]
     cutoff, target = np.array(pairs, dtype=int).reshape(-1, 2).T
     true, last = np.eye(T)[target], np.eye(T)[cutoff]
 
@@ -136,11 +135,6 @@ def _quadratic(b: Array, gram: Array) -> Array:
     return np.where(found > _EQUAL * terms**2, found, 0.0)
 
 
-def _spread(first: int, stop: int) -> list[int]:
-    rows = np.arange(first, stop)
-    return rows[np.unique(np.linspace(0, rows.size - 1, min(rows.size, _MOST)).round().astype(int))].tolist()
-
-
 def recommended_horizon(pooled: Sequence[Pooled], test: DriftTest | None) -> float:
     """The furthest horizon with the lower end of the skill above 0.00 there and at every nearer one that has one."""
     if test is None or not test.found:
@@ -153,30 +147,6 @@ def recommended_horizon(pooled: Sequence[Pooled], test: DriftTest | None) -> flo
             break
         furthest = one.horizon
     return furthest
-
-
-def calibration(observed: Observations, dimension: float, seed: int = 0) -> Calibration:
-    """How honest the standard errors of `blup` are: over the back-tests, the mean ratio of true to expected
-    squared error, and the share of ratios inside the band that holds 95 % of them in so many dimensions."""
-    clock, gram, T = observed.clock, observed.total, observed.clock.size
-    ratios = []
-    for cutoff in _spread(FEWEST_SEEN - 1, T - 1):
-        fit = gaussian.fit(clock[: cutoff + 1], gram[: cutoff + 1, : cutoff + 1], observed.beta1)
-        if fit is None:
-            continue
-        for target in _spread(cutoff + 1, T):
-            prediction = gaussian.predict(clock[: cutoff + 1], fit, float(clock[target]), observed.beta1)
-            b = np.zeros(T)
-            b[: cutoff + 1] = prediction.coefficients
-            b[target] -= 1
-            if prediction.expected_error > 0:
-                ratios.append(float(b @ gram @ b) / prediction.expected_error)
-    if not ratios:
-        return Calibration(forecasts=0, mean_ratio=None, inside_95=None)
-    d = max(dimension, 1.0)
-    low, high = np.quantile(np.random.default_rng(seed).chisquare(d, 100_000) / d, [0.025, 0.975])
-    inside = np.mean([low <= ratio <= high for ratio in ratios])
-    return Calibration(forecasts=len(ratios), mean_ratio=float(np.mean(ratios)), inside_95=float(inside))
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,12 @@ def rows(runs: int) -> Iterator[Row]:
         )
     for T, length, directions in _PERSISTENCE:
         steps = np.arange(T) * 20
-        cov, hits = turning(steps, length, 0.5), 0
+        cov, held_inside = turning(steps, length, 0.5), 0
         for seed in range(runs):
             found = persistence(observed(cov, steps, directions, seed).total, steps, BETA1)
-            hits += found is not None and found.low <= length <= found.high
+            held_inside += found is not None and found.low <= length <= found.high
         what = f"persistence of {length} steps inside its interval: {T} checkpoints 20 apart, {directions} directions"
-        yield Row(what, "", hits, runs, at_least=0.93)
+        yield Row(what, "", held_inside, runs, at_least=0.93)
     for name, rate in (("constant", 1.0), ("falling to a tenth", _SLOWING)):
         steps = np.arange(16) * 20
         cov = turning(steps, 200, 0.5) * np.outer(*[rate ** (np.arange(15) / 14)] * 2)

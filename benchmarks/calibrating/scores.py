@@ -45,7 +45,7 @@ def rows(runs: int) -> Iterator[Row]:
                 note,
             )
     for problems, mean in ((16, 0.05), (30, 0.2), (100, 0.5)):
-        covered = refused = disagree = 0
+        refused = disagree = 0
         for seed in range(runs):
             rng = np.random.default_rng([seed, problems])
             chance = difficulty("beta", mean, problems, rng)

@@ -74,10 +74,42 @@ def test_problems_that_are_all_alike_do_not_make_certainty() -> None:
     low, high = bootstrap_interval(np.zeros(30))
     assert (low, high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 30)))
     assert bootstrap_interval(np.array([1.0])) == (pytest.approx(0.025), 1.0)
-    low, high = bootstrap_interval(np.zeros(10), bounds=(-1, 1))
-    assert low == -high < -0.2
     with pytest.raises(InputError, match="no problems"):
         bootstrap_interval(np.array([]))
+
+
+def test_of_one_sample_a_problem_the_interval_is_near_jeffreys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for right, problems in ((1, 16), (3, 30), (20, 40)):
+        low, high = bootstrap_interval(np.arange(problems) < right)
+        exact = stats.beta.ppf([0.025, 0.975], right + 0.5, problems - right + 0.5)
+        clopper = [
+            stats.beta.ppf(0.025, right, problems - right + 1),
+            stats.beta.ppf(0.975, right + 1, problems - right),
+        ]
+        assert clopper[0] - 0.01 < low < exact[0] + 0.005
+        assert exact[1] - 0.005 < high < clopper[1] + 0.01
+
+
+@pytest.mark.parametrize("problems", [16, 30, 100])
+@pytest.mark.parametrize("mean", [0.01, 0.05, 0.2, 0.5])
+def test_intervals_cover_at_small_means_and_few_problems(rng: np.random.Generator, problems: int, mean: float) -> None:
+    """Difficulties alike, by Beta of two spreads, and of two kinds; one, four and 64 samples."""
+    trials, covered, count = 40, 0, 0
+    for samples in (1, 4, 64):
+        for alike in (0.2, 0.5):
+            for kind in ("beta", "same", "two"):
+                for trial in range(trials):
+                    shape = mean * (1 / alike - 1), (1 - mean) * (1 / alike - 1)
+                    difficulty = {
+                        "beta": rng.beta(*shape, problems),
+                        "same": np.full(problems, mean),
+                        "two": 0.9 * (rng.random(problems) < mean / 0.9),
+                    }[kind]
+                    low, high = bootstrap_interval(rng.binomial(samples, difficulty) / samples, seed=trial)
+                    covered += low <= mean <= high
+                    count += 1
+    assert covered / count >= 0.93
 
 
 def simulated(rng: np.random.Generator, problems: int, samples: int) -> tuple[np.ndarray, float]:
@@ -100,11 +132,44 @@ def test_a_paired_difference_by_hand() -> None:
     found = paired_difference(first, second)
     assert found.mean == pytest.approx(0.5625)
     assert found.p_value == pytest.approx(2 / 16)  # all four of one sign: 2 of the 2^4 sign patterns
-    low, high = found.interval
-    assert 0 < low < 0.5625 < high
+    assert found.interval == [-1, 1]  # p is above .05, and the interval says the same: four problems cannot tell
     mirrored = paired_difference(second, first)
     assert mirrored.mean == -found.mean
     assert mirrored.p_value == found.p_value
+
+
+def test_the_interval_of_a_difference_holds_what_the_test_does_not_refuse(rng: np.random.Generator) -> None:
+    """Independently, by scipy's permutation test of the differences less each value."""
+    stats = pytest.importorskip("scipy.stats")
+    change = rng.normal(0.1, 0.2, 9)
+    low, high = paired_difference(change, np.zeros(9)).interval
+
+    def p_value(shift: float) -> float:
+        mean = lambda x, axis: np.mean(x, axis=axis)  # noqa: E731
+        tested = stats.permutation_test((change - shift,), mean, permutation_type="samples", n_resamples=9999)
+        return float(tested.pvalue)
+
+    for inside in (low + 1e-6, high - 1e-6):
+        assert p_value(inside) > 0.05
+    for outside in (low - 1e-6, high + 1e-6):
+        assert p_value(outside) <= 0.05
+
+
+@pytest.mark.parametrize("problems", [1, 2, 5, 6, 10, 30, 200])
+@pytest.mark.parametrize("kind", ["equal", "small", "sparse", "none"])
+def test_test_and_interval_agree(rng: np.random.Generator, problems: int, kind: str) -> None:
+    for trial in range(20):
+        change = {
+            "equal": np.full(problems, 0.1 * (-1) ** trial),
+            "small": rng.normal(0.05, 0.1, problems),
+            "sparse": (rng.random(problems) < 0.2) - 0.5 * (rng.random(problems) < 0.1),
+            "none": np.zeros(problems),
+        }[kind]
+        found = paired_difference(change, np.zeros(problems), seed=trial)
+        low, high = found.interval
+        assert (found.p_value <= 0.05) == (not low <= 0 <= high)
+        assert -1 <= low <= found.mean <= high <= 1
+        assert low < high
 
 
 def test_equal_models_do_not_differ() -> None:

@@ -160,7 +160,7 @@ def test_persistence_length_is_recovered(length: float) -> None:
     drift = persistence.drift_covariance(steps, length)
     walk = null.increment_correlation(steps, 0.9)
     increments = null.simulated_increments(drift / drift[0, 0] + 0.5 * walk, 2000, 1, rng)[0]
-    found = persistence.persistence(statistics.gram_of_increments(increments), steps, 0.9, 2000)
+    found = persistence.persistence(statistics.gram_of_increments(increments), steps, 0.9)
     assert found is not None
     assert found.low <= length <= found.high
     assert found.length == pytest.approx(length, rel=0.25)
@@ -168,10 +168,10 @@ def test_persistence_length_is_recovered(length: float) -> None:
 
 def test_persistence_of_a_line_is_at_least_the_run_and_of_a_walk_none() -> None:
     rng, steps = np.random.default_rng(6), np.arange(20) * 20
-    line = persistence.persistence(simulate(rng, 20, 1, drift=2.0), steps, 0.0, 1000)
+    line = persistence.persistence(simulate(rng, 20, 1, drift=2.0), steps, 0.0)
     assert line is not None
     assert line.at_least
     assert line.low > 380
-    walk = persistence.persistence(simulate(rng, 20, 1), steps, 0.0, 1000)
+    walk = persistence.persistence(simulate(rng, 20, 1), steps, 0.0)
     assert walk is not None
     assert walk.length == 0

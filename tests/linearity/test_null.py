@@ -90,9 +90,10 @@ def test_step_sizes_are_recovered_from_saved_walks(
     saved = round_to((start[:, None] + walk - walk[:, :1]).astype(np.float32), dtype).astype(np.float64)
     moves = moves_of(saved, n, dtype)
     root = np.vstack([np.zeros(11), np.tril(np.ones((11, 11)))])
-    median, found = step_sizes.fit(moves, step_sizes.rounded_moments(root, from_rounded, rng))
-    assert np.exp(median) == pytest.approx(size, rel=0.25)
-    assert found == pytest.approx(spread, abs=0.25)
+    found = step_sizes.fit(moves, step_sizes.rounded_moments(root, from_rounded, rng))
+    assert np.exp(found.median) == pytest.approx(size, rel=0.25)
+    assert found.spread == pytest.approx(spread, abs=0.25)
+    assert found.share == 1
 
 
 def test_population_of_leaves_out_what_has_no_r2() -> None:
@@ -100,3 +101,45 @@ def test_population_of_leaves_out_what_has_no_r2() -> None:
     assert isinstance(population, Population)
     assert (population.count, population.strong) == (3, 2)
     assert population.mean_r2 == pytest.approx(0.7)
+
+
+def test_the_null_moves_as_unevenly_as_the_run(rng: np.random.Generator) -> None:
+    """A rate that drops to a tenth: walks simulated step by step, against the null that is given their lengths."""
+    steps = np.arange(16) * 20
+    rate = np.where(np.arange(15) < 5, 1.0, 0.1)
+    own = np.cumsum(
+        np.hstack([np.zeros((100_000, 1)), np.diff(walks(rng, steps, 0.0, 100_000), axis=1) * rate]), axis=1
+    )
+    truth = null.population_of(statistics.line_r2(steps.astype(float), own))
+    found = null.null_r2(steps, steps.astype(float), 0.0, lengths=7 * rate)
+    assert found.mean_r2 == pytest.approx(truth.mean_r2, abs=0.01)
+    assert found.quantile(0.5) == pytest.approx(truth.quantile(0.5), abs=0.015)
+    constant = null.null_r2(steps, steps.astype(float), 0.0)
+    assert found.share_strong == pytest.approx(truth.share_strong, abs=0.01)
+    assert constant.share_strong > 3 * truth.share_strong
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "frozen"), [(3e-5, 3e-6, 0.0), (3e-5, 3e-5, 0.9), (3e-5, 3e-6, 0.5)], ids=str
+)
+@pytest.mark.parametrize("filter", ["none", "paper"])
+def test_the_rounded_null_knows_of_rates_that_drop_and_of_what_is_frozen(
+    rng: np.random.Generator, before: float, after: float, frozen: float, filter: str
+) -> None:
+    """In bf16, against the run itself, a driftless one: R², and how many weights change and pass."""
+    n, steps = 100_000, np.arange(16) * 100
+    start = round_to((0.03 * rng.standard_normal(n)).astype(np.float32), "BF16")
+    own = np.exp(0.5 * rng.standard_normal((n, 1))) * (rng.random((n, 1)) >= frozen)
+    moved = own * rng.standard_normal((n, 15)) * np.where(np.arange(15) < 5, before, after)
+    path = np.hstack([np.zeros((n, 1)), moved.cumsum(1)])
+    saved = round_to((start[:, None] + path).astype(np.float32), "BF16").astype(np.float64)
+    spans, distinct = np.ptp(saved, axis=1), 1 + (np.diff(np.sort(saved, axis=1), axis=1) > 0).sum(1)
+    kept = saved[(spans > 1e-4) & (distinct >= 4)] if filter == "paper" else saved[spans > 0]
+    truth = null.population_of(statistics.line_r2(steps.astype(float), kept - kept[:, :1]))
+    lengths = np.sqrt((np.diff(saved, axis=1) ** 2).sum(0))
+    found, changed, passing = null.matched_null_r2(
+        steps, steps.astype(float), 0.0, [moves_of(saved[:8000], n, "BF16")], filter=filter, lengths=lengths
+    )
+    assert found.quantile(0.5) == pytest.approx(truth.quantile(0.5), abs=0.03)
+    assert changed == pytest.approx((spans > 0).mean(), rel=0.1)
+    assert passing == pytest.approx(len(kept) / n, rel=0.2)

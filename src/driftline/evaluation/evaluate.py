@@ -27,7 +27,7 @@ from driftline.decoding.backends.opening import must_be_positive, open_decoder
 from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
 from driftline.evaluation.control import compare_with_late
-from driftline.evaluation.metrics import must_be_installed, paired_difference
+from driftline.evaluation.metrics import paired_difference
 from driftline.evaluation.records import UNSET, Against, Control, EvaluationRecord, UnsetType
 from driftline.evaluation.samples import Samples, figures, resumable, right
 from driftline.evaluation.tasks import Task
@@ -88,7 +88,6 @@ def evaluate(
     Raises:
         InputError: the request or a model cannot be used; nothing is written but what a second call goes on from.
     """
-    must_be_installed()
     must_be_positive(batch_size)
     if beside is not None and settings.alpha is not None:
         raise InputError("--beside is of one model: extrapolated decoding has the late model beside it, leave it out")

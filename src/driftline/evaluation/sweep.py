@@ -34,7 +34,6 @@ from driftline.evaluation.candidates import (
     spread,
 )
 from driftline.evaluation.choice import choose
-from driftline.evaluation.metrics import must_be_installed
 from driftline.evaluation.records import UNSET, ModelAtStep, Round, SweepRecord
 from driftline.evaluation.samples import resumable
 from driftline.evaluation.scores import ScoredCandidates, Scorer
@@ -98,7 +97,6 @@ def sweep(
     Raises:
         InputError: the request or a model cannot be used, or the disk is too full.
     """
-    must_be_installed()
     must_be_positive(batch_size)
     if observed < 1:
         raise InputError(f"--observed is {observed}: the last checkpoint is always scored, give 1 or more")

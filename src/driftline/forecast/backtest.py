@@ -26,9 +26,11 @@ from driftline.errors import InputError
 from driftline.files.record import UNSET, UnsetType
 from driftline.forecast import gaussian
 from driftline.forecast.ahead import Ahead
+from driftline.forecast.calibration import FEWEST_SEEN, calibration, spread
 from driftline.forecast.extrapolators import Method, methods
 from driftline.forecast.observations import Observations
-from driftline.forecast.record import BacktestCost, BacktestRecord, Calibration, ForecastSkill, PooledSkill
+from driftline.forecast.pooling import Pooled, horizons, over_cutoffs, over_directions
+from driftline.forecast.record import BacktestCost, BacktestRecord, ForecastSkill, PooledSkill
 from driftline.linearity.drift import DriftTest, drift_test
 from driftline.linearity.figures import persistence_figures
 from driftline.linearity.persistence import persistence
@@ -37,10 +39,6 @@ from driftline.linearity.summary import LearningRate
 
 Array = np.ndarray
 
-FEWEST_SEEN = 3
-_MOST = 30  # cutoffs, and targets of each: thinned evenly in longer runs
-_ONE_SIDED = 1.645  # standard errors below the pooled skill: its lower 95 % end
-_OF_TWO = 6.314  # the same by Student's t where there are two cutoffs
 _LEAST = 0.005  # skill that rounds to nothing
 _EQUAL = 1e-12  # squared errors below this share of the squares that they are made of are none
 
@@ -83,38 +81,51 @@ def _ratio(above: Array, below: Array) -> Array:
     return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
 
 
-@dataclass(frozen=True)
-class Pooled:
-    """Skill over all cutoffs at one horizon (steps), with its lower end."""
-
-    horizon: float
-    skill: float
-    low: float
-    cutoffs: int
-
-
 def score(observed: Observations, method: Method) -> dict[tuple[int | None, str], Scores]:
     """Every forecast that the run allows, for each group (layer, module); their sum is the run's."""
     clock, T = observed.clock, observed.clock.size
-    pairs = [(c, t) for c in _spread(FEWEST_SEEN - 1, T - 1) for t in _spread(c + 1, T)]
+    pairs = [(c, t) for c in spread(FEWEST_SEEN - 1, T - 1) for t in spread(c + 1, T)]
     cutoff, target = np.array(pairs, dtype=int).reshape(-1, 2).T
     true, last = np.eye(T)[target], np.eye(T)[cutoff]
 
-    def forecasts(gram: Array) -> Array:
-        a = np.zeros((len(pairs), T))
-        for c in np.unique(cutoff):
-            mine = cutoff == c
-            a[mine, : c + 1] = method.extrapolate(clock[: c + 1], gram[: c + 1, : c + 1], clock[target[mine]])
-        return a
-
     by_tensor = method.uses_gram and method.per == "tensor"
-    shared = None if by_tensor else forecasts(observed.total)
+    shared = None if by_tensor else forecasts(method, clock, observed.total, cutoff, target)
     groups: dict[tuple[int | None, str], Scores] = {}
     for key, _, gram in observed.units("tensor" if by_tensor else "group"):
-        a = forecasts(gram) if shared is None else shared
+        a = forecasts(method, clock, gram, cutoff, target) if shared is None else shared
         found = Scores(cutoff, target, *(_quadratic(b, gram) for b in (a - true, last - true, a - last)))
         groups[key] = groups[key] + found if key in groups else found
     return groups
+
+
+def forecasts(method: Method, clock: Array, gram: Array, cutoff: Array, target: Array) -> Array:
+    """Coefficients [F, T] of the forecast of each row's target from the checkpoints up to its cutoff."""
+    a = np.zeros((cutoff.size, clock.size))
+    for c in np.unique(cutoff):
+        mine = cutoff == c
+        a[mine, : c + 1] = method.extrapolate(clock[: c + 1], gram[: c + 1, : c + 1], clock[target[mine]])
+    return a
+
+
+def pool(scores: Scores, observed: Observations, method: Method) -> list[Pooled]:
+    """Skill by horizon over all cutoffs, with its lower end (`pooling`), of the scores that a method has in a run."""
+    clock, gram, T = observed.clock, observed.total, observed.clock.size
+    a = forecasts(method, clock, gram, scores.cutoff, scores.target)
+    missed, held = a - np.eye(T)[scores.target], np.eye(T)[scores.cutoff] - np.eye(T)[scores.target]
+    directions = gaussian.directions(clock, gram, observed.beta1)
+    found = []
+    for horizon, rows, fewest in horizons(scores.cutoff, scores.target, scores.hold_error > 0, clock):
+        error, hold = scores.error[rows], scores.hold_error[rows]
+        skill = float(1 - error.sum() / hold.sum())
+        low = -math.inf
+        if error.size >= fewest and directions is not None:
+            width = max(
+                over_cutoffs(error, hold, scores.cutoff[rows], scores.target[rows]),
+                over_directions(missed[rows] @ gram, missed[rows], held[rows] @ gram, held[rows], skill, directions),
+            )
+            low = skill - width
+        found.append(Pooled(horizon, skill, low, error.size))
+    return found
 
 
 def _quadratic(b: Array, gram: Array) -> Array:
@@ -122,46 +133,6 @@ def _quadratic(b: Array, gram: Array) -> Array:
     found = np.einsum("ft,tu,fu->f", b, gram, b, optimize=True)
     terms = np.abs(b) @ np.sqrt(np.clip(np.diag(gram), 0, None))
     return np.where(found > _EQUAL * terms**2, found, 0.0)
-
-
-def _spread(first: int, stop: int) -> list[int]:
-    rows = np.arange(first, stop)
-    return rows[np.unique(np.linspace(0, rows.size - 1, min(rows.size, _MOST)).round().astype(int))].tolist()
-
-
-def pool(scores: Scores, clock: Array) -> list[Pooled]:
-    """Skill by horizon, errors summed over cutoffs; the lower end by jackknife over cutoffs.
-
-    Horizons are rounded to multiples of the median interval. Those of fewer than three cutoffs have no lower end. Where
-    that leaves none at all, in a run of five checkpoints or of uneven ones, forecasts are pooled by how many checkpoints
-    they look ahead instead, at the nearest of their horizons, and two cutoffs are enough.
-    """
-    unit = float(np.median(np.diff(clock)))
-    reach = clock[scores.target] - clock[scores.cutoff]
-    moved = scores.hold_error > 0  # no forecast is better or worse than another of a run that does not move
-    horizons = np.rint(reach / unit)
-    known, counts = np.unique(horizons[moved & (horizons >= 1)], return_counts=True)
-    if counts.size and counts.max() >= 3:
-        groups, fewest = [(float(one) * unit, horizons == one) for one in known], 3
-    else:
-        lag = scores.target - scores.cutoff
-        groups = [(float(reach[lag == one].min()), lag == one) for one in np.unique(lag[moved])]
-        fewest = 3 if any((moved & rows).sum() >= 3 for _, rows in groups) else 2
-    return [
-        Pooled(horizon, *skill_with_low(scores.error[rows], scores.hold_error[rows], fewest), int(rows.sum()))
-        for horizon, rows in groups
-    ]
-
-
-def skill_with_low(error: Array, hold: Array, fewest: int = 3) -> tuple[float, float]:
-    """Skill of summed squared errors [n], and its lower 95 % end by jackknife; below `fewest`, minus infinity."""
-    n, skill = error.size, 1 - error.sum() / hold.sum()
-    left = hold.sum() - hold
-    if n < fewest or not (left > 0).all():
-        return float(skill), -math.inf
-    without = 1 - (error.sum() - error) / left
-    spread = math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
-    return float(skill), float(skill - (_ONE_SIDED if n > 2 else _OF_TWO) * spread)
 
 
 def recommended_horizon(pooled: Sequence[Pooled], test: DriftTest | None) -> float:
@@ -176,30 +147,6 @@ def recommended_horizon(pooled: Sequence[Pooled], test: DriftTest | None) -> flo
             break
         furthest = one.horizon
     return furthest
-
-
-def calibration(observed: Observations, dimension: float, seed: int = 0) -> Calibration:
-    """How honest the standard errors of `blup` are: over the back-tests, the mean ratio of true to expected
-    squared error, and the share of ratios inside the band that holds 95 % of them in so many dimensions."""
-    clock, gram, T = observed.clock, observed.total, observed.clock.size
-    ratios = []
-    for cutoff in _spread(FEWEST_SEEN - 1, T - 1):
-        fit = gaussian.fit(clock[: cutoff + 1], gram[: cutoff + 1, : cutoff + 1], observed.beta1)
-        if fit is None:
-            continue
-        for target in _spread(cutoff + 1, T):
-            prediction = gaussian.predict(clock[: cutoff + 1], fit, float(clock[target]), observed.beta1)
-            b = np.zeros(T)
-            b[: cutoff + 1] = prediction.coefficients
-            b[target] -= 1
-            if prediction.expected_error > 0:
-                ratios.append(float(b @ gram @ b) / prediction.expected_error)
-    if not ratios:
-        return Calibration(forecasts=0, mean_ratio=None, inside_95=None)
-    d = max(dimension, 1.0)
-    low, high = np.quantile(np.random.default_rng(seed).chisquare(d, 100_000) / d, [0.025, 0.975])
-    inside = np.mean([low <= ratio <= high for ratio in ratios])
-    return Calibration(forecasts=len(ratios), mean_ratio=float(np.mean(ratios)), inside_95=float(inside))
 
 
 @dataclass(frozen=True)
@@ -232,9 +179,11 @@ def backtest(observed: Observations, *, rank: int = 1, only: Sequence[str] | Non
     test = drift_test(observed.total, observed.steps, observed.clock, observed.beta1)
     known = methods(beta1=observed.beta1, rank=rank)
     scores = {name: score(observed, known[name]) for name in only or known}
-    pooled = {name: pool(reduce(Scores.__add__, groups.values()), observed.clock) for name, groups in scores.items()}
-    horizons = {name: recommended_horizon(found, test) for name, found in pooled.items() if name != "hold"}
-    return BackTests(scores, pooled, test, horizons)
+    pooled = {
+        name: pool(reduce(Scores.__add__, groups.values()), observed, known[name]) for name, groups in scores.items()
+    }
+    recommended = {name: recommended_horizon(found, test) for name, found in pooled.items() if name != "hold"}
+    return BackTests(scores, pooled, test, recommended)
 
 
 def measure(
@@ -272,7 +221,7 @@ def measure(
     started = time.monotonic()
     tests = backtest(observed, rank=rank)
     test, best = tests.test, tests.best
-    kept = persistence(observed.total, steps, observed.beta1, test.least_dimension) if test else None
+    kept = persistence(observed.total, steps, observed.beta1) if test else None
     record = BacktestRecord(
         driftline=__version__,
         run=run,

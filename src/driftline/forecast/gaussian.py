@@ -19,7 +19,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from driftline.linearity.persistence import Fit, parts, profile, thinned
+from driftline.linearity import persistence
+from driftline.linearity.persistence import Directions, Fit, parts, profile, thinned
 from driftline.linearity.skill import Target, hold
 from driftline.linearity.statistics import increments_gram
 
@@ -68,6 +69,14 @@ def _fit(clock_bytes: bytes, gram_bytes: bytes, beta1: float) -> Fit | None:
         return None
     gram, clock = thinned(gram, clock, _MOST_FITTED)
     return min(profile(gram, clock, beta1, refinements=1), key=lambda found: found.loss)
+
+
+def directions(clock: Array, gram: Array, beta1: float) -> Directions | None:
+    """How many independent directions the run moves in; None for fewer than five checkpoints or a run at rest."""
+    found = fit(clock, gram, beta1)
+    if found is None or clock.size <= _FEWEST:
+        return None
+    return persistence.directions(found.loss, increments_gram(thinned(gram, clock, _MOST_FITTED)[0]))
 
 
 def blup(clock: Array, gram: Array, target: Target, beta1: float = 0.9) -> Array:

@@ -6,7 +6,6 @@ choice of one, looks at their Grams, and no analysis holds them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError
 from driftline.files.record import UNSET
-from driftline.forecast import alpharl, gaussian
+from driftline.forecast import alpharl
 from driftline.forecast.ahead import Ahead, ahead_of
+from driftline.forecast.calibration import standard_error
 from driftline.forecast.choose import FEWEST, Choice, ChooseBy, choose, untested
 from driftline.forecast.extrapolators import method_named, reconstruction
 from driftline.forecast.forecast import Forecast, Origin, Plan
@@ -208,16 +208,8 @@ def _origin(
         rank=request.rank if relex else UNSET,
         reconstruct=request.reconstruct if relex else UNSET,
         alpha=float(next(iter(fitted.vectors.values()))[k, -1]) if way.method == "two-point" else UNSET,
-        standard_error=_standard_error(way.observed, reached) if by_blup and way.observed else UNSET,
+        standard_error=standard_error(way.observed, reached) if by_blup and way.observed else UNSET,
     )
-
-
-def _standard_error(observed: Observations, target: float) -> float | None:
-    """Root of the expected squared error of blup's forecast, summed over all weights."""
-    fit = gaussian.fit(observed.clock, observed.total, observed.beta1)
-    if fit is None:
-        return None
-    return math.sqrt(gaussian.predict(observed.clock, fit, target, observed.beta1).expected_error)
 
 
 def _why(request: ForecastRequest, way: _Way, furthest: float, *, short: bool) -> tuple[str, bool]:

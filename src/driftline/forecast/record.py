@@ -21,11 +21,14 @@ class PooledSkill(Record):
 
 
 class Calibration(Record):
-    """How honest blup's error bars are."""
+    """How honest blup's error bars are, as its model has them, and scaled by the ratios that the run has verified."""
 
     forecasts: int
     mean_ratio: Figure
     inside_95: Figure
+    scaled: int | UnsetType = UNSET
+    scaled_inside_90: Figure | UnsetType = UNSET
+    honest: bool | UnsetType = UNSET
 
 
 class ForecastSkill(Record):

@@ -20,6 +20,7 @@ from driftline.files.record import UNSET
 from driftline.linearity import figures, null
 from driftline.linearity.figures import Facts
 from driftline.linearity.scan import FILTERS, Population, TensorScan, scan
+from driftline.linearity.statistics import increments_lengths
 from driftline.linearity.step_sizes import Moves
 from driftline.linearity.summary import Cost, Counts, Rounding, WeightsSummary
 from driftline.linearity.table import TensorTable
@@ -148,7 +149,7 @@ def _null_population(totals: RunTotals, facts: Facts, stored: set[str], filter: 
 
     Rounding enters where weights are narrower than float32, or a filter is on.
     """
-    steps = np.asarray(facts.steps)
+    steps, lengths = np.asarray(facts.steps), increments_lengths(np.asarray(totals.gram))
     if filter == "none" and stored <= _UNROUNDED:
-        return null.null_r2(steps, facts.clock_values, facts.beta1), 1.0, 1.0
-    return null.matched_null_r2(steps, facts.clock_values, facts.beta1, totals.moves, filter=filter)
+        return null.null_r2(steps, facts.clock_values, facts.beta1, lengths=lengths), 1.0, 1.0
+    return null.matched_null_r2(steps, facts.clock_values, facts.beta1, totals.moves, filter=filter, lengths=lengths)

@@ -3,8 +3,9 @@
 R² cannot tell: a walk has plenty. Three figures can, each against simulated walks that have the run's
 checkpoints, its increments' lengths, its optimizer's momentum and its effective dimension:
 
-- the mean cosine between increments further apart than the optimizer's memory, over its own spread
-  (a t statistic: its null does not depend on how many independent directions the noise has);
+- the mean cosine between increments further apart than the optimizer's memory, less what the walk's momentum
+  alone gives each pair, over its own spread (a t statistic: its null hardly depends on how many independent
+  directions the noise has);
 - the growth exponent of ||D_t||;
 - the held-out skill of the best straight line.
 
@@ -56,17 +57,20 @@ def drift_test(
     rng = np.random.default_rng(seed)
     draws = int(np.clip(20_000_000 // gram.size, 199, draws))
     batch = max(2_000_000 // gram.size, 1)
-    covariance = null.increment_correlation(steps, beta1) * np.outer(lengths, lengths)
+    correlation = null.increment_correlation(steps, beta1)
+    covariance = correlation * np.outer(lengths, lengths)
+    shared = correlation[pairs]  # what momentum gives; close checkpoints have much of it, and each pair another
 
-    spread = statistics.mean_cosine(increments, pairs)[1]
+    observed = _figures(increments[None], pairs, shared, clock)[:, 0]
+    spread = (_cosines(increments[None], pairs) - shared).std(ddof=1)
     large = null.simulated_increments(covariance, _LARGE, min(batch, 199), rng)
-    variances = _LARGE * _cosines(large, pairs).var(-1, ddof=1) / max(spread**2, 1e-12)
-    dimension = float(np.mean(variances))
-    observed = _figures(increments[None], pairs, clock)[:, 0]
-    parts = [
-        _figures(null.simulated_increments(covariance, np.clip(dimension, 1, 1e9), n, rng), pairs, clock)
-        for n in null.batches(draws, batch)
-    ]
+    variances = _LARGE * (_cosines(large, pairs) - shared).var(-1, ddof=1) / max(spread**2, 1e-12)
+    parts = []
+    for n in null.batches(draws, batch):
+        # a few pairs say little of the dimension, so it is drawn for each walk from what they leave possible
+        dimensions = np.clip(rng.choice(variances, n), 1, 1e9)
+        walks = null.simulated_increments(covariance, dimensions, n, rng)
+        parts.append(_figures(walks, pairs, shared, clock))
     chance = np.concatenate(parts, axis=1)
     p = (1 + (chance >= observed[:, None]).sum(1)) / (1 + chance.shape[1])
     p = np.where(np.isnan(observed), 1.0, p)
@@ -74,7 +78,7 @@ def drift_test(
         cosine_p=float(p[0]),
         growth_p=float(p[1]),
         skill_p=float(p[2]),
-        effective_dimension=dimension,
+        effective_dimension=float(np.mean(variances)),
         least_dimension=float(np.quantile(variances, LEVEL)),
         null_growth=float(np.nanmedian(chance[1])),
     )
@@ -86,9 +90,11 @@ def _cosines(increments: Array, pairs: tuple[Array, Array]) -> Array:
     return increments[:, pairs[0], pairs[1]] / (norms[:, pairs[0]] * norms[:, pairs[1]])
 
 
-def _figures(increments: Array, pairs: tuple[Array, Array], clock: Array) -> Array:
-    """The three figures [3, draws]: cosine over its spread, growth exponent, best held-out skill."""
-    cosines = _cosines(increments, pairs)
+def _figures(increments: Array, pairs: tuple[Array, Array], shared: Array, clock: Array) -> Array:
+    """The three figures [3, draws]: cosine beyond what is `shared` by momentum, over its spread; growth exponent; best
+    held-out skill.
+    """
+    cosines = _cosines(increments, pairs) - shared
     gram = np.zeros((increments.shape[0], clock.size, clock.size))
     gram[:, 1:, 1:] = increments.cumsum(1).cumsum(2)
     x = np.log(clock[1:] - clock[0])

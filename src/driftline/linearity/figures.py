@@ -110,12 +110,17 @@ def summary(
     counts: Counts,
     *,
     filter: str = "none",
+    judged: np.ndarray | None = None,
     **more: Any,
 ) -> SomeSummary:
-    """The summary of one kind, from a Gram [T, T], R² of what was measured and of driftless walks, and the counts."""
+    """The summary of one kind, from a Gram [T, T], R² of what was measured and of driftless walks, and the counts.
+
+    Args:
+        judged: the Gram of what is left for the test of drift, where that is not all.
+    """
     steps = np.asarray(facts.steps)
     r2 = shares_of(population)
-    found, test = of_trajectory(gram, steps, facts.clock_values, facts.beta1, facts.jumps)
+    found, test = of_trajectory(gram, steps, facts.clock_values, facts.beta1, facts.jumps, judged)
     jumps = jumped(facts.jumps) if facts.jumps else UNSET
     return kind(
         driftline=__version__,
@@ -174,36 +179,46 @@ def coarse(population: Population) -> list[int]:
 
 
 def of_trajectory(
-    gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float, jumps: Regrounded | None
+    gram: np.ndarray,
+    steps: np.ndarray,
+    clock: np.ndarray,
+    beta1: float,
+    jumps: Regrounded | None,
+    judged: np.ndarray | None = None,
 ) -> tuple[Statistics, drift.DriftTest | None]:
     """`of_run`; of a run with jumps by its longest stretch without one, where all that moved was trained.
 
     Rank and Gram are of the whole run. A stretch of one or two checkpoints tells nothing, so there is no test.
     """
     if jumps is None:
-        return of_run(gram, steps, clock, beta1)
-    judged = np.flatnonzero(np.isin(steps, jumps.longest))
-    if judged.size < _FEWEST:
-        return of_run(gram, steps, clock, beta1)[0], None
-    part, test = of_run(statistics.rebased(gram, judged), steps[judged], clock[judged], beta1)
+        return of_run(gram, steps, clock, beta1, judged)
+    rows = np.flatnonzero(np.isin(steps, jumps.longest))
+    if rows.size < _FEWEST:
+        return of_run(gram, steps, clock, beta1, judged)[0], None
+    left = None if judged is None else statistics.rebased(judged, rows)
+    part, test = of_run(statistics.rebased(gram, rows), steps[rows], clock[rows], beta1, left)
     whole = {"rank1": _rank(gram, steps, clock, beta1), "gram": gram.tolist()}
     return msgspec.structs.replace(part, **whole), test
 
 
 def of_run(
-    gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float
+    gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float, judged: np.ndarray | None = None
 ) -> tuple[Statistics, drift.DriftTest | None]:
-    """Drift, persistence, rank, skill and regime, each beside chance; and the test that the verdict rests on."""
+    """Drift, persistence, rank, skill and regime, each beside chance; and the test that the verdict rests on.
+
+    The test and the persistence length are of `judged`, the Gram of what is left for them, where that is not all.
+    """
+    judged = gram if judged is None else judged
     lengths = np.sqrt(np.clip(np.diag(statistics.increments_gram(gram)), 0, None))
     null_gram = null.matched_gram(steps, beta1, lengths)
-    test = drift.drift_test(gram, steps, clock, beta1)
+    test = drift.drift_test(judged, steps, clock, beta1)
     pieces = [
         StraightPiece(from_=int(steps[piece.first]), to=int(steps[piece.last]), r2=piece.r2)
         for piece in regime.segments(gram, clock, null_gram)
     ]
     found = Statistics(
         drift=_drift(gram, null_gram, steps, clock, beta1, test),
-        persistence=_persistence(gram, steps, beta1, test),
+        persistence=_persistence(judged, steps, beta1, test),
         rank1=_rank(gram, steps, clock, beta1),
         skill=_skill(gram, null_gram, steps, clock),
         regime=Regime(segments=pieces),
@@ -244,7 +259,7 @@ def _drift(
 
 
 def _persistence(gram: np.ndarray, steps: np.ndarray, beta1: float, test: drift.DriftTest | None) -> PersistenceFigures:
-    return persistence_figures(persistence.persistence(gram, steps, beta1, test.least_dimension) if test else None)
+    return persistence_figures(persistence.persistence(gram, steps, beta1) if test else None)
 
 
 def persistence_figures(kept: persistence.Persistence | None) -> PersistenceFigures:

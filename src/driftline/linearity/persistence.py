@@ -8,8 +8,12 @@ only their Gram C (and, being of increments, is the restricted one):
     -2 log L / N = log det S + tr(S^-1 C / N),   S = drift(l) + walk + noise.
 
 The three variances are found by the MM iteration of Zhou, Hu, Qiao, Cho & Zhou (2019), monotone and
-never negative; l by its profile, which also gives the interval. N is the least dimension that the spread
-of the increments' cosines allows (see `drift`), so that short runs get wide intervals.
+never negative; l by its profile, which also gives the interval.
+
+N, the number of independent directions, is not known: weights move together, and the model is not quite
+true. So it is what makes the model's deviance from the Gram its own degrees of freedom (quasi-likelihood,
+Wedderburn 1974), N = (m (m + 1) / 2 - 4) / (2 (-log L / N + log L_saturated / N)), and what is left of
+the deviance is compared with F, not chi-squared. Where the model fits badly N is small and the interval wide.
 """
 
 from __future__ import annotations
@@ -20,13 +24,14 @@ import numpy as np
 
 from driftline.linearity.null import walk_covariance
 from driftline.linearity.statistics import increments_gram, optimizer_memory
+from driftline.linearity.student import student
 
 Array = np.ndarray
 
 _MOST_CHECKPOINTS = 60  # longer runs are thinned for this fit, whose cost grows as their cube
 _LONGEST = 10.0  # times the span of the run: beyond, a bend could not be seen
 _GRID = 25
-_HALF_DEVIANCE = 1.92  # half of the 95 % point of chi-squared with one degree of freedom
+_FITTED = 4  # figures: three variances and a length
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,28 @@ class Fit:
     length: float
     variances: Array
     loss: float
+
+
+@dataclass(frozen=True)
+class Directions:
+    """How many independent directions a run moves in, as far as the model goes; from so many degrees of freedom."""
+
+    number: float
+    freedom: int
+
+    @property
+    def half_deviance(self) -> float:
+        """Half of the 95 % point of the deviance of one figure: that of F with 1 and `freedom` degrees of freedom."""
+        return student(0.975, self.freedom) ** 2 / 2
+
+
+def directions(loss: float, increments: Array) -> Directions:
+    """From the least -log L per direction that the model has of increments' Gram C [m, m], m >= 3."""
+    m = increments.shape[0]
+    spectrum = np.linalg.eigvalsh(increments * m / np.trace(increments))
+    saturated = (np.log(np.maximum(spectrum, 1e-9 * spectrum[-1])).sum() + m) / 2
+    freedom = m * (m + 1) // 2 - _FITTED
+    return Directions(freedom / (2 * max(loss - saturated, 1e-12)), freedom)
 
 
 def drift_covariance(steps: Array, length: float) -> Array:
@@ -127,28 +154,31 @@ def thinned(gram: Array, steps: Array, most: int) -> tuple[Array, Array]:
     return gram[np.ix_(rows, rows)], steps[rows]
 
 
-def persistence(gram: Array, steps: Array, beta1: float, dimension: float) -> Persistence | None:
+def persistence(gram: Array, steps: Array, beta1: float) -> Persistence | None:
     """The persistence length of one run; None where it is too short (fewer than five checkpoints)."""
     if len(steps) < 5:
         return None
     gram, steps = thinned(gram, steps, _MOST_CHECKPOINTS)
-    if not np.trace(increments_gram(gram)) > 0:
+    increments = increments_gram(gram)
+    if not np.trace(increments) > 0:
         return None
     fits = profile(gram, steps, beta1)
     best = min(range(len(fits)), key=lambda i: fits[i].loss)
+    found = directions(fits[best].loss, increments)
     tried = [fit.length for fit in fits]
-    gain = dimension * (np.array([fit.loss for fit in fits]) - fits[best].loss)
-    low, high = _crossing(tried[: best + 1][::-1], gain[: best + 1][::-1]), _crossing(tried[best:], gain[best:])
-    without = fit_variances(parts(steps, tried[0], beta1)[None, 1:], increments_gram(gram))[1]
-    if dimension * (without[0] - fits[best].loss) < _HALF_DEVIANCE:
+    gain = found.number * (np.array([fit.loss for fit in fits]) - fits[best].loss)
+    low = _crossing(tried[: best + 1][::-1], gain[: best + 1][::-1], found.half_deviance)
+    high = _crossing(tried[best:], gain[best:], found.half_deviance)
+    without = fit_variances(parts(steps, tried[0], beta1)[None, 1:], increments)[1]
+    if found.number * (without[0] - fits[best].loss) < found.half_deviance:
         return Persistence(0.0, 0.0, float("inf") if high is None else high, False)
     return Persistence(tried[best], low or 0.0, float("inf") if high is None else high, best == len(tried) - 1)
 
 
-def _crossing(lengths: list[float], gain: Array) -> float | None:
-    """The length, going outward from the best, where the deviance reaches its 95 % point; None if it never does."""
-    outside = np.flatnonzero(gain > _HALF_DEVIANCE)
+def _crossing(lengths: list[float], gain: Array, most: float) -> float | None:
+    """The length, going outward from the best, where half the deviance reaches `most`; None if it never does."""
+    outside = np.flatnonzero(gain > most)
     if outside.size == 0:
         return None
     last = outside[0]
-    return float(np.exp(np.interp(_HALF_DEVIANCE, gain[last - 1 : last + 1], np.log(lengths[last - 1 : last + 1]))))
+    return float(np.exp(np.interp(most, gain[last - 1 : last + 1], np.log(lengths[last - 1 : last + 1]))))

@@ -5,7 +5,8 @@ stretch's block of G, so dynamic programming finds the best cut into m pieces ex
 pieces share the checkpoint where they meet. How many pieces: every walk can be cut into pieces
 that fit better, so a cut counts only by how much more it gains than the same cut of a driftless walk
 that moves as much, and each must gain a factor `MARGIN` more (compare the gap statistic, Tibshirani
-et al. 2001).
+et al. 2001). A piece is straight in direction and steady in speed against the clock: a run that keeps its direction
+while its learning rate falls is cut too, unless the clock is the summed rate.
 """
 
 from __future__ import annotations

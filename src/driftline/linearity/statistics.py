@@ -19,6 +19,11 @@ def increments_gram(gram: Array) -> Array:
     return np.diff(np.diff(gram, axis=0), axis=1)
 
 
+def increments_lengths(gram: Array) -> Array:
+    """Lengths [T-1] of the increments, from G [T, T]."""
+    return np.sqrt(np.clip(np.diag(increments_gram(gram)), 0, None))
+
+
 def rebased(gram: Array, rows: Array) -> Array:
     """G of some of the checkpoints, deltas counted from the first of them."""
     part = gram[np.ix_(rows, rows)]

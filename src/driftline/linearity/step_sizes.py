@@ -4,8 +4,9 @@ The mean squared increment of one saved trajectory says little of that parameter
 dozen checkpoints it scatters by chance, and rounding hides small steps or makes large ones of them. To
 take each at its word would spread the null's step sizes too wide, and a filter that keeps what moved most
 would then pick other walks than it does in a run. So step sizes of a tensor are taken as log-normal,
-and its median and spread are chosen such that driftless walks with such steps, saved in the tensor's
-dtype, have the mean root-mean-square increment and the mean squared increment that the sampled
+but for a share of parameters that do not move at all (frozen ones, tokens that are never seen). Median, spread
+and share are chosen such that driftless walks with such steps, saved in the tensor's dtype, have the mean
+root-mean-square increment, the mean squared increment and the share of changed parameters that the sampled
 trajectories have (low moments: the sample is small and step sizes have heavy tails).
 """
 
@@ -23,6 +24,9 @@ _PER_OCTAVE = 8  # logarithms of ratios lie on a grid that units in the last pla
 _GRID = np.arange(-32 * _PER_OCTAVE, 32 * _PER_OCTAVE + 1)  # of log2(step size / unit) x _PER_OCTAVE
 _SIMULATED = np.arange(-10 * _PER_OCTAVE, 10 * _PER_OCTAVE + 1, 2)
 _SPREADS = np.linspace(0, 2.4, 13)  # of the logarithm of step size
+_ALL_MOVE = 0.02  # by which the share of changed parameters may miss that of walks which all move: the sample is small
+_FEWEST_MOVE = 1e-4  # share
+_HALVINGS = 12
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 _STARTS = 2048
 _OF_ZERO, _SMALLEST_NORMAL = 1e-30, 2.0**-126
@@ -38,6 +42,7 @@ class Moves:
         start: first values of some of the sample.
         unit, weight: units in the last place of the sample's first values, and their shares.
         root, square: means over the sample of root mean square and mean squared increment.
+        changed: share of the sample that took more than one value.
     """
 
     parameters: int
@@ -47,6 +52,7 @@ class Moves:
     weight: Array
     root: float
     square: float
+    changed: float = 1.0
 
 
 def moves_of(sample: Array, parameters: int, dtype: str) -> Moves:
@@ -63,18 +69,34 @@ def moves_of(sample: Array, parameters: int, dtype: str) -> Moves:
         count / count.sum(),
         float(np.sqrt(mean_square).mean()),
         float(mean_square.mean()),
+        float((mean_square > 0).mean()),
     )
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Of walks after rounding, in units in the last place: means of root mean square and mean squared increment.
+    """Of walks after rounding, in units in the last place: means of root mean square and mean squared increment, and
+    the share that changes.
 
     [spreads, grid]: for log-normal step sizes by their spread and the logarithm of their median ratio to the unit.
     """
 
     root: Array
     square: Array
+    changed: Array
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How far the parameters of a tensor move per interval: `share` of them, by log-normal steps; the others not at all.
+
+    Attributes:
+        median: its logarithm, minus infinity where nothing in the sample moved; spread: of the logarithm.
+    """
+
+    median: float
+    spread: float
+    share: float = 1.0
 
 
 def last_place(values: Array, dtype: str) -> Array:
@@ -107,6 +129,7 @@ def rounded_moments(root: Array, from_rounded: bool, rng: np.random.Generator) -
     return Rounded(
         _mixtures(np.array([np.sqrt(s).mean() for s in squares]), power=1),
         _mixtures(np.array([s.mean() for s in squares]), power=2),
+        _mixtures(np.array([(s > 0).mean() for s in squares]), power=0),
     )
 
 
@@ -122,20 +145,41 @@ def _mixtures(table: Array, power: int) -> Array:
     return at(nodes) @ (_WEIGHTS / _WEIGHTS.sum())
 
 
-def fit(moves: Moves, rounded: Rounded) -> tuple[float, float]:
-    """Logarithm of the median step size and its spread; minus infinity where nothing in the sample moved."""
+def fit(moves: Moves, rounded: Rounded) -> Sizes:
+    """The step sizes whose walks, rounded, move as the sample does.
+
+    All parameters move where that explains how many changed; else the share that moves is found by bisection, as the
+    share that changes grows with it: fewer that move have larger steps, which rounding hides less.
+    """
     if moves.square == 0:
-        return -np.inf, 0.0
+        return Sizes(-np.inf, 0.0)
     octave = np.round(np.log2(moves.unit) * _PER_OCTAVE).astype(int)
-    median = round(np.log2(moves.root) * _PER_OCTAVE) + np.arange(-24 * _PER_OCTAVE, 8 * _PER_OCTAVE)
+    whole, changed = _fit(moves, rounded, octave, 1.0)
+    if changed <= moves.changed * (1 + _ALL_MOVE):
+        return whole
+    few, many = np.log(max(_FEWEST_MOVE, moves.changed / 2)), 0.0
+    for _ in range(_HALVINGS):
+        middle = (few + many) / 2
+        few, many = (few, middle) if _fit(moves, rounded, octave, np.exp(middle))[1] > moves.changed else (middle, many)
+    return _fit(moves, rounded, octave, float(np.exp((few + many) / 2)))[0]
+
+
+def _fit(moves: Moves, rounded: Rounded, octave: Array, share: float) -> tuple[Sizes, float]:
+    """The step sizes where that share of the parameters moves, and the share that then changes."""
+    wanted, wanted_square = moves.root / share, moves.square / share
+    median = round(np.log2(wanted) * _PER_OCTAVE) + np.arange(-24 * _PER_OCTAVE, 8 * _PER_OCTAVE)
     where = np.clip(median[:, None] - octave - _GRID[0], 0, _GRID.size - 1)  # [medians, units]
     root = rounded.root[:, where] @ (moves.weight * moves.unit)  # [spreads, medians]
     square = rounded.square[:, where] @ (moves.weight * moves.unit**2)
-    best, closest = (0.0, 0.0), np.inf
-    for spread, roots, squares in zip(_SPREADS, np.maximum.accumulate(root, axis=1), square, strict=True):
-        found = np.interp(moves.root, roots, median)
+    changed = rounded.changed[:, where] @ moves.weight
+    best, closest = (Sizes(0.0, 0.0, share), share), np.inf
+    for spread, roots, squares, changes in zip(
+        _SPREADS, np.maximum.accumulate(root, axis=1), square, changed, strict=True
+    ):
+        found = np.interp(wanted, roots, median)
         with np.errstate(divide="ignore"):
-            miss = abs(np.log(np.interp(found, median, squares) / moves.square))
+            miss = abs(np.log(np.interp(found, median, squares) / wanted_square))
         if miss < closest:
-            best, closest = (float(found / _PER_OCTAVE * np.log(2)), float(spread)), miss
+            sizes = Sizes(float(found / _PER_OCTAVE * np.log(2)), float(spread), share)
+            best, closest = (sizes, share * float(np.interp(found, median, changes))), miss
     return best

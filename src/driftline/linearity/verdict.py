@@ -67,7 +67,7 @@ def _where(pieces: list[StraightPiece]) -> str:
     if len(pieces) == 1:
         return f"Linear from step {first.from_} to {first.to}"
     bends = " and ".join(str(piece.from_) for piece in pieces[1:])
-    return f"Linear in {len(pieces)} pieces between step {first.from_} and {last.to}, bending at step {bends}"
+    return f"Linear in {len(pieces)} pieces between step {first.from_} and {last.to}, changing speed or direction at step {bends}"
 
 
 def _use(held_out: HeldOutSkill) -> str:

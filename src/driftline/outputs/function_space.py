@@ -11,6 +11,7 @@ jackknife over rollouts) is not above 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,12 @@ from driftline._version import __version__
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.files.output import scratch_folder
-from driftline.forecast.backtest import skill_with_low
 from driftline.forecast.choose import Choice
 from driftline.forecast.extrapolators import method_named
 from driftline.forecast.forecast import Forecast, Origin
 from driftline.forecast.observations import Observations
 from driftline.linearity.drift import drift_test
+from driftline.linearity.student import student
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.logprobs import tokenizer_of
 from driftline.outputs.rollouts import Rollout, read_rollouts
@@ -39,6 +40,7 @@ Array = np.ndarray
 
 _TOKENS = 512  # of responses, spread over the file
 _FEWEST_SEEN = 3
+_FEWEST_ROLLOUTS = 3
 _WINDOWS = (0.25, 0.5)  # of the checkpoints seen: where shorter windows of two-point start
 
 
@@ -79,6 +81,20 @@ class _Trial:
     def skill(self, logprobs: Array) -> tuple[float, float]:
         """Skill of a forecast's log-probs [tokens], and its lower end."""
         return skill_with_low(_errors(logprobs, self.truth, self.starts), self.base)
+
+
+def skill_with_low(error: Array, hold: Array) -> tuple[float, float]:
+    """Skill of squared errors summed over rollouts [n], which are independent of each other, and its lower 95 % end.
+
+    By jackknife; minus infinity below three rollouts.
+    """
+    n, skill = error.size, 1 - error.sum() / hold.sum()
+    left = hold.sum() - hold
+    if n < _FEWEST_ROLLOUTS or not (left > 0).all():
+        return float(skill), -math.inf
+    without = 1 - (error.sum() - error) / left
+    spread = math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
+    return float(skill), float(skill - student(0.95, n - 1) * spread)
 
 
 def choose(

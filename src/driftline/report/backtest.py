@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from driftline.forecast.record import BacktestRecord
+from driftline.forecast.record import BacktestRecord, Calibration
 from driftline.report import charts, maps, page
 from driftline.report.grid import layer_grid
 from driftline.report.page import Steps, made, number, section, table
@@ -144,7 +144,21 @@ def _calibration(r: BacktestRecord) -> Markup:
         f"Over {c.forecasts} back-tests of blup the true squared error was {number(c.mean_ratio)} times the one it expected "
         f"(1 is honest), and {number(c.inside_95)} of them lay inside the band that should hold 0.95."
     )
-    return section("Are blup's error bars honest?", aid, page.NOTHING)
+    return section("Are blup's error bars honest?", f"{aid} {_scaled(c)}", page.NOTHING)
+
+
+def _scaled(c: Calibration) -> str:
+    """What scaling its errors by the ratios that were verified before came to."""
+    if not c.scaled or not c.scaled_inside_90:
+        return (
+            "They are too few to say what scaling by the ratios at the same horizon would do, so blup gives no error."
+        )
+    held = f"Scaled by the ratios at the same horizon that were known before, a band of 90 % held {number(c.scaled_inside_90)} of {c.scaled}"
+    return (
+        f"{held}, so blup's forecasts have an error, scaled so."
+        if c.honest
+        else f"{held}, not 0.85 to 0.95, so blup gives no error."
+    )
 
 
 def _how(r: BacktestRecord, command: str) -> Markup:

@@ -118,7 +118,7 @@ def segments(s: Summary) -> Markup:
     return section(
         f"The run goes in {count}",
         "Each bar is a stretch of the run that one line describes; its height is the share of the movement that lies on that line. "
-        "The run is cut only where it bends more than chance would. A forecast should rest on the last piece.",
+        "The run is cut only where it changes speed or direction more than chance would; a falling learning rate is enough. A forecast should rest on the last piece.",
         charts.fragment(
             traces, "segments", "training step", "R² of the update", size="low", yaxis={"range": [0, 1.05]}
         ),

@@ -146,9 +146,7 @@ def of_late(
     seen = trajectory.only([step for step in trajectory.steps if step <= late])
     observed = observe(seen)
     tests = backtest(observed)
-    kept = (
-        persistence(observed.total, observed.clock, observed.beta1, tests.test.least_dimension) if tests.test else None
-    )
+    kept = persistence(observed.total, observed.clock, observed.beta1) if tests.test else None
     count, samples = (16, 1) if quick else (_PROBLEMS, _SAMPLES)
 
     def score(model: Path) -> Scores:

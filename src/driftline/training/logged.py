@@ -49,7 +49,9 @@ class LoggedFigures:
         steps = np.array(run.steps, np.float64)
         found: dict[str, float] = {}
         if steps.size >= 3:
-            found |= self._now_and_then("r2", _R2_EVERY, steps, lambda: self._r2_beside_null(r2(steps), steps))
+            found |= self._now_and_then(
+                "r2", _R2_EVERY, steps, lambda: self._r2_beside_null(r2(steps), steps, run.gram)
+            )
         if steps.size > FEWEST_SEEN:
             gram = statistics.gram_of_increments(run.gram)
             pairs = statistics.separated_pairs(steps, statistics.optimizer_memory(self.beta1))
@@ -69,10 +71,10 @@ class LoggedFigures:
                 found["collapse_since"] = since
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
-    def _r2_beside_null(self, r2: Array, steps: Array) -> dict[str, float]:
+    def _r2_beside_null(self, r2: Array, steps: Array, increments: Array) -> dict[str, float]:
         if not r2.size:
             return {}
-        chance = null.null_r2(steps, steps, self.beta1, draws=_NULL_DRAWS)
+        chance = null.null_r2(steps, steps, self.beta1, lengths=np.sqrt(np.diag(increments)), draws=_NULL_DRAWS)
         return {
             "r2_mean": float(r2.mean()),
             "r2_median": float(np.median(r2)),
@@ -84,8 +86,10 @@ class LoggedFigures:
         """The furthest of the methods' recommended horizons, as `driftline backtest` has them."""
         observed = Observations(steps, steps, self.beta1, {"sample": gram})
         test = drift_test(gram, steps, steps, self.beta1, draws=_WALKS)
-        scores = [reduce(Scores.__add__, score(observed, method_named(name)).values()) for name in _METHODS]
-        return {"recommended_horizon": max(recommended_horizon(pool(one, steps), test) for one in scores)}
+        known = [method_named(name) for name in _METHODS]
+        scores = [reduce(Scores.__add__, score(observed, method).values()) for method in known]
+        pooled = [pool(one, observed, method) for one, method in zip(scores, known, strict=True)]
+        return {"recommended_horizon": max(recommended_horizon(one, test) for one in pooled)}
 
     def _now_and_then(
         self, what: str, growth: float, steps: Array, compute: Callable[[], dict[str, float]]

@@ -46,7 +46,7 @@ def _bend(summary: WeightsSummary) -> Warned | None:
     if not summary.verdict.linear or len(pieces) < 2:
         return None
     at = pieces[-1].from_
-    sentence = f"the run left its straight line at step {at}: a forecast from before does not hold beyond it"
+    sentence = f"the run left its straight line at step {at}, in speed or in direction: a forecast from before does not hold beyond it"
     return Warned(kind="bend", since=at, at=summary.steps[-1], sentence=sentence)
 
 

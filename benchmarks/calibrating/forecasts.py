@@ -1,0 +1,81 @@
+"""What is said of forecasts: the lower end of their skill, blup's errors, and how long the drift keeps its direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+
+import numpy as np
+
+from calibrating import walks
+from calibrating.row import Row
+from driftline.forecast import calibration
+from driftline.forecast.backtest import Scores, pool, score
+from driftline.forecast.extrapolators import methods
+from driftline.forecast.observations import Observations
+from driftline.linearity.persistence import drift_covariance, persistence
+from driftline.linearity.statistics import gram_of_increments
+
+BETA1 = 0.9
+_TWO_POINT = methods(beta1=BETA1)["two-point"]
+_SKILL = ((8, 100, 0.7, 300), (12, 100, 0.7, 300), (20, 100, 0.5, 300), (20, 300, 0.5, 30), (30, 100, 0.5, 300))
+_PERSISTENCE = ((8, 60, 300), (16, 60, 300), (16, 200, 300), (16, 600, 10_000))
+_SLOWING = 0.1  # of the first rate, at the end
+
+
+def turning(steps: np.ndarray, length: float, share: float) -> np.ndarray:
+    """Covariance of increments: a drift that turns over `length` steps, with that share of the first interval's variance."""
+    drift, walk = drift_covariance(steps, length), walks.walk(steps, BETA1)
+    return share * drift / drift[0, 0] + (1 - share) * walk / walk[0, 0]
+
+
+def observed(cov: np.ndarray, steps: np.ndarray, directions: int, seed: int) -> Observations:
+    rng = np.random.default_rng([seed, len(steps), directions])
+    gram = gram_of_increments(walks.increments(cov, directions, rng))
+    return Observations(steps, steps.astype(float), BETA1, {"weights": gram})
+
+
+def above(T: int, length: float, share: float, directions: int, runs: int) -> dict[int, int]:
+    """By intervals ahead: in how many runs the lower end lies above the true skill, that of the expected squared errors."""
+    steps = np.arange(T) * 10
+    cov = turning(steps, length, share)
+    sure = Observations(steps, steps.astype(float), BETA1, {"weights": gram_of_increments(cov)})
+    expected = reduce(Scores.__add__, score(sure, _TWO_POINT).values())
+    found: dict[int, int] = {}
+    for seed in range(runs):
+        run = observed(cov, steps, directions, seed)
+        for one in pool(reduce(Scores.__add__, score(run, _TWO_POINT).values()), run, _TWO_POINT):
+            ahead = round(one.horizon / 10)
+            rows = expected.target - expected.cutoff == ahead
+            if np.isfinite(one.low):
+                true = 1 - expected.error[rows].sum() / expected.hold_error[rows].sum()
+                found[ahead] = found.get(ahead, 0) + int(one.low > true)
+    return found
+
+
+def rows(runs: int) -> Iterator[Row]:
+    for T, length, share, directions in _SKILL:
+        hits = above(T, length, share, directions, runs)
+        worst = max(hits, key=lambda ahead: hits[ahead])
+        what = f"lower end of skill above the true one: {T} checkpoints 10 apart, drift over {length} steps, {directions} directions"
+        yield Row(
+            what, "25 to 39 %", hits[worst], runs, at_most=0.05, note=f"the worst horizon: {worst} of {max(hits)}"
+        )
+    for T, length, directions in _PERSISTENCE:
+        steps = np.arange(T) * 20
+        cov, held_inside = turning(steps, length, 0.5), 0
+        for seed in range(runs):
+            found = persistence(observed(cov, steps, directions, seed).total, steps, BETA1)
+            held_inside += found is not None and found.low <= length <= found.high
+        what = f"persistence of {length} steps inside its interval: {T} checkpoints 20 apart, {directions} directions"
+        yield Row(what, "", held_inside, runs, at_least=0.93)
+    for name, rate in (("constant", 1.0), ("falling to a tenth", _SLOWING)):
+        steps = np.arange(16) * 20
+        cov = turning(steps, 200, 0.5) * np.outer(*[rate ** (np.arange(15) / 14)] * 2)
+        held = []
+        for seed in range(max(runs // 10, 1)):
+            run = observed(cov, steps, 300, seed)
+            held += calibration.tested(calibration.ratios(run, *calibration.spread_rows(16)), run.clock).tolist()
+        what = f"blup's scaled errors, a band of 90 %: ratios inside, rate {name}"
+        note = "forecasts of a run overlap, so the interval is too narrow"
+        yield Row(what, "0 to 3 %", sum(held), len(held), at_least=0.85, at_most=0.95, note=note)

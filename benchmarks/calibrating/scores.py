@@ -1,0 +1,63 @@
+"""What is said of scores: intervals of avg@k, and of differences between two models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from calibrating.row import Row
+from driftline.evaluation.metrics import bootstrap_interval, paired_difference
+
+_MEANS, _PROBLEMS, _SAMPLES = (0.01, 0.05, 0.2, 0.5), (16, 30, 200), (1, 4, 64)
+_ALIKE = 0.2  # correlation of two samples of one problem
+
+
+def difficulty(kind: str, mean: float, problems: int, rng: np.random.Generator) -> np.ndarray:
+    """Chance of a right sample of each problem: by Beta's law, all alike, or of two kinds."""
+    if kind == "beta":
+        return rng.beta(mean * (1 / _ALIKE - 1), (1 - mean) * (1 / _ALIKE - 1), problems)
+    return np.full(problems, mean) if kind == "alike" else 0.9 * (rng.random(problems) < mean / 0.9)
+
+
+def rows(runs: int) -> Iterator[Row]:
+    for kind in ("beta", "alike", "two kinds"):
+        for mean in _MEANS:
+            covered = {
+                (problems, samples): sum(
+                    low <= mean <= high
+                    for low, high in (interval(kind, mean, problems, samples, seed) for seed in range(runs))
+                )
+                for problems in _PROBLEMS
+                for samples in _SAMPLES
+            }
+            worst = min(covered, key=lambda case: covered[case])
+            note = f"the worst: {covered[worst] / runs:.0%}, {worst[0]} problems of {worst[1]} samples"
+            every = sum(covered.values())
+            before = "82 % (16 problems)" if (kind, mean) == ("beta", 0.05) else ""
+            yield Row(
+                f"avg@k {mean} inside its interval, difficulty: {kind}",
+                before,
+                every,
+                runs * len(covered),
+                0.99,
+                0.93,
+                note,
+            )
+    for problems, mean in ((16, 0.05), (30, 0.2), (100, 0.5)):
+        refused = disagree = 0
+        for seed in range(runs):
+            rng = np.random.default_rng([seed, problems])
+            chance = difficulty("beta", mean, problems, rng)
+            first, second = (rng.binomial(8, chance) / 8 for _ in range(2))
+            found = paired_difference(first, second, seed=seed)
+            inside = found.interval[0] <= 0 <= found.interval[1]
+            refused, disagree = refused + (found.p_value <= 0.05), disagree + (inside != (found.p_value > 0.05))
+        what = f"two equal models, {problems} problems of mean {mean}"
+        yield Row(f"{what}: a difference is found", "", refused, runs, at_most=0.05)
+        yield Row(f"{what}: test and interval disagree", "", disagree, runs, at_most=0.0)
+
+
+def interval(kind: str, mean: float, problems: int, samples: int, seed: int) -> tuple[float, float]:
+    rng = np.random.default_rng([seed, problems, samples])
+    return bootstrap_interval(rng.binomial(samples, difficulty(kind, mean, problems, rng)) / samples, seed=seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import pytest
@@ -152,13 +151,6 @@ def test_a_forecast_that_is_only_surer_is_not_recommended(task, tmp_path) -> Non
     assert control["verdict"] == "sharpening"
     assert not record["best"]["better"]
     assert record["sentence"].startswith("Keep step 100, at temperature 0.9, where it scores")
-
-
-def test_a_missing_scipy_is_said_before_anything_is_scored(run, task, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(InputError, match="intervals need scipy"):
-        swept(run, task, tmp_path / "out", request(90))
-    assert [path.name for path in tmp_path.iterdir()] == ["out-folder"]
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,15 @@ def simulate(
 
 @pytest.mark.parametrize(
     ("T", "gap", "beta1", "directions"),
-    [(6, 100, 0.9, None), (14, 20, 0.0, None), (29, 5, 0.9, None), (20, 20, 0.9, 4), (8, 20, 0.0, 1)],
+    [
+        (6, 100, 0.9, None),
+        (14, 20, 0.0, None),
+        (29, 5, 0.9, None),
+        (20, 20, 0.9, 4),
+        (8, 20, 0.0, 1),
+        (6, 2, 0.9, 300),  # closer than the optimizer's memory: every pair shares momentum
+        (9, 5, 0.9, 300),
+    ],
 )
 def test_driftless_walks_are_called_linear_in_at_most_five_of_a_hundred(
     T: int, gap: int, beta1: float, directions: int | None

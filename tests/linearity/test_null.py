@@ -100,3 +100,15 @@ def test_population_of_leaves_out_what_has_no_r2() -> None:
     assert isinstance(population, Population)
     assert (population.count, population.strong) == (3, 2)
     assert population.mean_r2 == pytest.approx(0.7)
+
+
+def test_each_simulated_walk_has_the_dimension_it_is_given(rng: np.random.Generator) -> None:
+    """Cosines of independent increments in d dimensions have variance 1 / d, with fewer dimensions than increments too."""
+    dimensions = np.tile([1.0, 3.0, 40.0], 4000)
+    grams = null.simulated_increments(np.diag([1.0, 4.0, 9.0, 1.0, 1.0]), dimensions, dimensions.size, rng)
+    lengths = np.sqrt(np.diagonal(grams, axis1=1, axis2=2))
+    cosines = grams[:, 0, 4] / (lengths[:, 0] * lengths[:, 4])
+    for d in (1, 3, 40):
+        assert np.var(cosines[dimensions == d]) == pytest.approx(1 / d, rel=0.1)
+        assert np.linalg.matrix_rank(grams[dimensions == d][0], tol=1e-8) == min(d, 5)
+    assert grams[dimensions == 40].mean(0).diagonal() == pytest.approx([1, 4, 9, 1, 1], rel=0.05)

@@ -11,7 +11,7 @@ import pytest
 
 from driftline import cli
 
-_ENTRY = re.compile(r"^ {1,2}(?P<name>--[a-z][a-z-]*|[A-Z]+)(?P<rest>( .*)?)$")  # what explains it stands further in
+_ENTRY = re.compile(r"^ {1,2}(?P<name>--[a-z][a-z0-9-]*|[A-Z]+)(?P<rest>( .*)?)$")  # what explains it stands further in
 _CHOICES = re.compile(r"\{([^}]*)\}")
 _DEFAULT = re.compile(r"\((?:default: (?P<value>.*)|(?P<required>required))\)$")
 

@@ -13,6 +13,7 @@ from test_scan import SHAPES, reference
 from conftest import plain, walk_weights
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
+from driftline.forecast.observations import observe
 from driftline.linearity.analysis import analyze
 
 MakeRun = Callable[..., Path]
@@ -128,6 +129,34 @@ def test_momentum_comes_from_the_run(make_run: MakeRun, rng: np.random.Generator
     }
     (run / "run.json").write_text(json.dumps({"optimizer": {"name": "sgd", "adam_beta1": 0.0}}))
     assert analyze(open_trajectory(run), tmp_path)["optimizer"]["memory_steps"] == 0
+    told = plain(analyze(open_trajectory(run), tmp_path, beta1=0.5, ema=0.9))
+    assert {"adam_beta1": 0.5, "adam_beta1_from": "--beta1", "ema": 0.9}.items() <= told["optimizer"].items()
+    assert told["optimizer"]["memory_steps"] > 28.4  # longer than the average's alone
+    observed = observe(open_trajectory(run), beta1=0.5, ema=0.9)
+    assert math.log(0.05) / math.log(observed.beta1) == pytest.approx(told["optimizer"]["memory_steps"])
+    with pytest.raises(InputError, match="--ema 1 is no decay"):
+        analyze(open_trajectory(run), tmp_path, ema=1.0)
+
+
+def test_a_verdict_says_how_large_the_drift_is_and_what_it_withstands(
+    make_run: MakeRun, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """Hidden momentum of .97 at checkpoints 20 steps apart, assumed to be .9: called linear, but not beyond."""
+    momentum, position, run = np.zeros(40_000), np.zeros(40_000), {}
+    for step in range(-200, 241):
+        momentum = 0.97 * momentum + rng.standard_normal(40_000)
+        position = position + momentum * (step > 0)
+        if step >= 0 and step % 20 == 0:
+            run[step] = {"w": (1e-3 * position).astype(np.float32)}
+    fooled = plain(analyze(open_trajectory(make_run(run)), tmp_path))["verdict"]
+    assert fooled["linear"]
+    assert 0.9 <= fooled["holds_up_to_beta1"] <= 0.97
+    assert (
+        f"This holds up to a momentum of beta1 = {fooled['holds_up_to_beta1']:g}".replace("0.", ".")
+        in fooled["sentence"]
+    )
+    assert fooled["effect"]["cosine"] > 0.05
+    assert not fooled["effect"]["negligible"]
 
 
 @pytest.mark.parametrize("T", [3, 4, 5])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from driftline.linearity import null, persistence, regime, statistics
-from driftline.linearity.drift import drift_test
+from driftline.linearity.drift import breakdown, drift_test
 
 
 def simulate(
@@ -52,7 +52,15 @@ def simulate(
 
 @pytest.mark.parametrize(
     ("T", "gap", "beta1", "directions"),
-    [(6, 100, 0.9, None), (14, 20, 0.0, None), (29, 5, 0.9, None), (20, 20, 0.9, 4), (8, 20, 0.0, 1)],
+    [
+        (6, 100, 0.9, None),
+        (14, 20, 0.0, None),
+        (29, 5, 0.9, None),
+        (20, 20, 0.9, 4),
+        (8, 20, 0.0, 1),
+        (6, 2, 0.9, 300),  # closer than the optimizer's memory: every pair shares momentum
+        (9, 5, 0.9, 300),
+    ],
 )
 def test_driftless_walks_are_called_linear_in_at_most_five_of_a_hundred(
     T: int, gap: int, beta1: float, directions: int | None
@@ -94,6 +102,55 @@ def test_the_effective_dimension_is_that_of_the_noise() -> None:
             for _ in range(10)
         ]
         assert np.median([test.effective_dimension for test in found if test]) == pytest.approx(directions, rel=0.3)
+
+
+def test_how_large_the_drift_is_beside_the_truth() -> None:
+    """A line in noise: what its separated increments share, and how much of the way it makes, are known."""
+    rng, steps, T = np.random.default_rng(8), np.arange(20) * 20, 20
+    for drift, independent in ((0.5, 0.0), (1.0, 4.0)):
+        gram = simulate(rng, T, 1, N=200_000, drift=drift, independent=independent)
+        test = drift_test(gram, steps, steps.astype(float), 0.0, draws=199)
+        assert test is not None
+        of_an_increment = drift**2 / (drift**2 + 1 + 2 * independent**2)
+        line = (drift * (T - 1)) ** 2
+        assert test.cosine == pytest.approx(of_an_increment, rel=0.05)
+        assert test.share == pytest.approx(line / (line + (T - 1) + 2 * independent**2), rel=0.05)
+        assert test.linear  # buried in independent noise, its cosine is .03, and yet it makes most of the way
+
+
+def test_a_drift_that_is_detectable_in_many_dimensions_may_be_negligible() -> None:
+    rng, steps = np.random.default_rng(9), np.arange(20) * 100
+    walk = null.increment_correlation(steps, 0.9) + 0.001  # increments share a cosine of .001
+    increments = null.simulated_increments(walk, 1_000_000, 1, rng)[0]
+    gram = statistics.gram_of_increments(increments)
+    test = drift_test(gram, steps, steps.astype(float), 0.9)
+    assert test is not None
+    assert test.found
+    assert test.negligible
+    assert not test.linear
+
+
+@pytest.mark.parametrize("true", [0.95, 0.98])
+def test_a_verdict_on_hidden_momentum_breaks_down_at_the_true_one(true: float) -> None:
+    """Walks of longer memory than is assumed are called linear; the largest momentum at which they still are gives it away."""
+    steps = np.arange(12) * 10
+    rng = np.random.default_rng(11)
+    held = []
+    for _ in range(20):
+        increments = null.simulated_increments(null.increment_correlation(steps, true), 50_000, 1, rng)[0]
+        gram = statistics.gram_of_increments(increments)
+        held.append(breakdown(gram, steps, steps.astype(float), 0.9))
+    fooled = [one for one in held if one is not None]
+    assert len(fooled) >= 15
+    assert sum(one >= true for one in fooled) <= 3  # 5 % of 20 is one
+
+
+def test_a_straight_line_holds_up_to_long_memories() -> None:
+    steps = np.arange(20) * 50
+    gram = simulate(np.random.default_rng(12), 20, 1, drift=2.0)
+    held = breakdown(gram, steps, steps.astype(float), 0.9)
+    assert held is not None
+    assert held >= 0.99
 
 
 def test_too_few_checkpoints_cannot_be_judged(rng: np.random.Generator) -> None:

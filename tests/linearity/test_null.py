@@ -143,3 +143,15 @@ def test_the_rounded_null_knows_of_rates_that_drop_and_of_what_is_frozen(
     assert found.quantile(0.5) == pytest.approx(truth.quantile(0.5), abs=0.03)
     assert changed == pytest.approx((spans > 0).mean(), rel=0.1)
     assert passing == pytest.approx(len(kept) / n, rel=0.2)
+
+
+def test_each_simulated_walk_has_the_dimension_it_is_given(rng: np.random.Generator) -> None:
+    """Cosines of independent increments in d dimensions have variance 1 / d, with fewer dimensions than increments too."""
+    dimensions = np.tile([1.0, 3.0, 40.0], 4000)
+    grams = null.simulated_increments(np.diag([1.0, 4.0, 9.0, 1.0, 1.0]), dimensions, dimensions.size, rng)
+    lengths = np.sqrt(np.diagonal(grams, axis1=1, axis2=2))
+    cosines = grams[:, 0, 4] / (lengths[:, 0] * lengths[:, 4])
+    for d in (1, 3, 40):
+        assert np.var(cosines[dimensions == d]) == pytest.approx(1 / d, rel=0.1)
+        assert np.linalg.matrix_rank(grams[dimensions == d][0], tol=1e-8) == min(d, 5)
+    assert grams[dimensions == 40].mean(0).diagonal() == pytest.approx([1, 4, 9, 1, 1], rel=0.05)

@@ -74,7 +74,8 @@ def test_jumps_do_not_make_a_walk_look_straight(make_run: MakeRun, rng: np.rando
     run = made(make_run, rng, drift=0.0)
     assert analyze(open_trajectory(run), tmp_path)["verdict"]["linear"] is False
     (run / "jumps.json").unlink()
-    assert analyze(open_trajectory(run), tmp_path)["verdict"]["linear"] is True
+    fooled = plain(analyze(open_trajectory(run), tmp_path))["verdict"]
+    assert max(fooled["p"]["increment_cosine"], fooled["p"]["growth_exponent"]) <= 0.05, fooled
 
 
 def test_rolled_back_checkpoints_are_skipped(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:

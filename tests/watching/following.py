@@ -49,9 +49,9 @@ def put(run: Path, step: int, weights: dict[str, np.ndarray], dtype: str = "F32"
 
 
 def same(one: Any, other: Any, tolerance: float = 1e-6) -> None:
-    """Two summaries' figures, apart from what only `watch` has."""
+    """Two summaries' figures, apart from what only `watch` has, and the verdict, which is provisional there."""
     if isinstance(one, dict):
-        for key in one.keys() & other.keys() - {"cost", "watch", "run"}:
+        for key in one.keys() & other.keys() - {"cost", "watch", "run", "verdict"}:
             same(one[key], other[key], tolerance)
     elif isinstance(one, list) and one and isinstance(one[0], dict):
         assert len(one) == len(other)

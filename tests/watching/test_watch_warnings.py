@@ -43,10 +43,21 @@ def warnings_of(weights: dict[int, dict[str, np.ndarray]], folder: Path) -> list
     return warnings
 
 
-def test_collapse_is_warned_of_once(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_longer_increments_are_warned_of_once(rng: np.random.Generator, tmp_path: Path) -> None:
     warnings = warnings_of(moving(rng, 18, faster=13), tmp_path)
-    assert [w["since"] for w in warnings if w["kind"] == "collapse"] == [130]
-    assert next(w for w in warnings if w["kind"] == "collapse")["at"] == 160
+    assert [w["since"] for w in warnings if w["kind"] == "length"] == [130]
+    assert next(w for w in warnings if w["kind"] == "length")["at"] == 160
+    assert not [w for w in warnings if w["kind"] in ("collapse", "direction lost")]
+
+
+def test_a_direction_that_is_lost_is_warned_of_once(rng: np.random.Generator, tmp_path: Path) -> None:
+    warnings = warnings_of(moving(rng, 22, turn=14, drift=1.0), tmp_path)
+    assert [w["since"] for w in warnings if w["kind"] == "direction lost"] == [pytest.approx(140, abs=10)]
+
+
+def test_no_drift_in_twelve_checkpoints_is_warned_of_once(rng: np.random.Generator, tmp_path: Path) -> None:
+    warnings = warnings_of(moving(rng, 14, drift=0.0), tmp_path)
+    assert [(w["kind"], w["at"]) for w in warnings] == [("no drift", 110)]
 
 
 def test_leaving_the_straight_line_is_warned_of(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -58,4 +69,4 @@ def test_leaving_the_straight_line_is_warned_of(rng: np.random.Generator, tmp_pa
 
 def test_straight_and_driftless_runs_are_left_alone(rng: np.random.Generator, tmp_path: Path) -> None:
     for drift in (0.0, 0.5):
-        assert warnings_of(moving(rng, 12, drift=drift), tmp_path / str(drift)) == []
+        assert warnings_of(moving(rng, 10, drift=drift), tmp_path / str(drift)) == []

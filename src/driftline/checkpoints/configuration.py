@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from driftline.checkpoints import learning_rate
 from driftline.checkpoints.jumps import Regrounded
 from driftline.checkpoints.learning_rate import Rates
+from driftline.checkpoints.momentum import Momentum, beta1_of, momentum_of
 from driftline.errors import InputError
-from driftline.files.json import read_json
-
-DEFAULT_BETA1 = 0.9  # AdamW's default in every trainer we read
 
 
 class LoggedRun(Protocol):
@@ -30,26 +28,19 @@ class LoggedRun(Protocol):
     def regrounded(self) -> Regrounded | None: ...
 
 
-def _json(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        return None
-
-
 def step_text(step: float) -> str:
     """A step, or a number of steps, as it is written: whole digits however large, a fraction only where there is one."""
     return f"{step:.0f}" if step == round(step) or abs(step) >= 1e5 else f"{step:g}"
 
 
+def momentum(run: LoggedRun, beta1: float | None = None, ema: float | None = None) -> Momentum:
+    """What makes the run's updates resemble each other; see `momentum_of`."""
+    return momentum_of(run.folders, beta1, ema)
+
+
 def adam_beta1(run: LoggedRun) -> tuple[float, str]:
     """The optimizer's beta1 (0 for plain SGD) and where it was found."""
-    record = _json(run.folders[-1].parent / "run.json")
-    optimizer = record.get("optimizer") if isinstance(record, dict) else None
-    value = optimizer.get("adam_beta1") if isinstance(optimizer, dict) else None
-    if isinstance(value, (int, float)) and 0 <= value < 1:
-        return float(value), "run.json"
-    return DEFAULT_BETA1, "assumed"
+    return beta1_of(run.folders)
 
 
 def rates_of(run: LoggedRun) -> Rates:

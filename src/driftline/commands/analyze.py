@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from driftline.commands.options import Clock, Filter, Output, Printing, Source, Where
+from driftline.commands.options import Clock, Filter, Memory, Output, Printing, Source, Where
 from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Analyze:
     """paper: only weights whose range exceeds 1e-4, with 4 or more values"""
     clock: Clock = "step"
     """what lines are drawn against: step, or summed learning rate"""
+    memory: Memory = Memory()
     where: Where = Where()
     printing: Printing = Printing()
 
@@ -42,7 +43,14 @@ def run(request: Analyze) -> WeightsSummary:
     with request.where.open() as engine, output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         with progress_bar("reading weights", trajectory.nbytes, quiet=request.printing.quiet) as advance:
             summary = analyze(
-                trajectory, folder, filter=request.filter, clock=request.clock, engine=engine, progress=advance
+                trajectory,
+                folder,
+                filter=request.filter,
+                clock=request.clock,
+                beta1=request.memory.beta1,
+                ema=request.memory.ema,
+                engine=engine,
+                progress=advance,
             )
         write_record(folder / MARK, summary)
         steps = spelled_out(next_steps(summary, request))
@@ -69,6 +77,10 @@ def next_steps(summary: WeightsSummary, request: Analyze) -> list[Next]:
         why = "A forecast has little to stand on here. This tells whether any beats the last checkpoint, on the run's own later ones."
     out = request.output.out
     asked = Backtest(
-        source=request.source, output=Output(out=beside(out, "-backtest")), clock=request.clock, analysis=out
+        source=request.source,
+        output=Output(out=beside(out, "-backtest")),
+        clock=request.clock,
+        memory=request.memory,
+        analysis=out,
     )
     return [Next(why, asked)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from driftline.commands.options import Clock, Output, Printing, Quiet, Source
+from driftline.commands.options import Clock, Memory, Output, Printing, Quiet, Source
 from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Backtest:
     output: Output
     clock: Clock = "step"
     """what lines are drawn against: step, or summed learning rate"""
+    memory: Memory = Memory()
     rank: int = 1
     """directions of relex"""
     analysis: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -47,7 +48,14 @@ def run(request: Backtest) -> BacktestRecord:
     trajectory = request.source.open()
     with output_folder(out, overwrite=overwrite, mark=MARK) as folder:
         with progress_bar("reading weights", trajectory.nbytes, quiet=request.printing.quiet) as advance:
-            observed = observe(trajectory, clock=request.clock, analysis=request.analysis, progress=advance)
+            observed = observe(
+                trajectory,
+                clock=request.clock,
+                analysis=request.analysis,
+                beta1=request.memory.beta1,
+                ema=request.memory.ema,
+                progress=advance,
+            )
         note = trajectory.regrounded.sentence if trajectory.regrounded else ""
         record, tests = measure(
             observed,

@@ -63,6 +63,16 @@ class Source(Run):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What makes updates resemble each other, where the run does not say."""
+
+    beta1: float | None = None
+    """the optimizer's momentum; default what the run's files say, else 0.9"""
+    ema: float | None = None
+    """decay per step of averaged weights that were saved in place of the trained"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Output:
     """Where the result goes."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from driftline.commands.options import Quiet, Run
+from driftline.commands.options import Memory, Quiet, Run
 
 if TYPE_CHECKING:
     from driftline.linearity.summary import WeightsSummary
@@ -27,6 +27,7 @@ class Watch:
     """seconds for which a checkpoint must not have changed"""
     once: bool = False
     """take what is there, then stop"""
+    memory: Memory = Memory()
     printing: Quiet = Quiet()
 
 
@@ -44,6 +45,8 @@ def run(request: Watch) -> WeightsSummary | None:
         interval=request.interval,
         settle=request.settle,
         once=request.once,
+        beta1=request.memory.beta1,
+        ema=request.memory.ema,
     )
     return watch(following, request.out, show=terminal.watched(quiet=request.printing.quiet), say=terminal.aside)
 

@@ -69,6 +69,8 @@ def observe(
     steps: Sequence[int] | None = None,
     clock: str = "step",
     analysis: Path | None = None,
+    beta1: float | None = None,
+    ema: float | None = None,
     engine: Engine | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Observations:
@@ -77,6 +79,9 @@ def observe(
     Of a re-grounded run, unless steps are named, those of its longest stretch between two jumps: a jump is a forecast
     itself, and would flatter one that is tested across it.
 
+    Args:
+        beta1, ema: as of `analyze`.
+
     Raises:
         InputError: the analysis is not one, or is of other steps, another clock or other tensors.
     """
@@ -84,16 +89,16 @@ def observe(
     chosen = list(steps or all_of_it)
     rows = [trajectory.steps.index(step) for step in chosen]
     values = clock_in_steps(trajectory, clock, trajectory.steps)
-    beta1, _ = configuration.adam_beta1(trajectory)
+    momentum = configuration.momentum(trajectory, beta1, ema).effective
     if analysis is not None:
         grams = _read(analysis, trajectory, clock)
-        return Observations(np.asarray(trajectory.steps), values, beta1, grams).only(rows)
+        return Observations(np.asarray(trajectory.steps), values, momentum, grams).only(rows)
     part = trajectory.only(chosen)
     grams = {
         tensor.name: tensor.gram
         for tensor in scan(part, clock=values[rows], sample=0, engine=engine, progress=progress)
     }
-    return Observations(np.asarray(chosen), values[rows], beta1, grams)
+    return Observations(np.asarray(chosen), values[rows], momentum, grams)
 
 
 def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> Array:

@@ -56,6 +56,8 @@ def analyze(
     *,
     filter: str = "none",
     clock: str = "step",
+    beta1: float | None = None,
+    ema: float | None = None,
     engine: Engine | None = None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> WeightsSummary:
@@ -64,6 +66,8 @@ def analyze(
     Args:
         filter: `none`, or `paper`: R² of the weights whose range exceeds 1e-4 and that take 4 values or more.
         clock: what lines are drawn against: `step`, or `lr`, the summed learning rate.
+        beta1, ema: the optimizer's momentum, and the decay per step of an average of the weights that was saved in their
+            place; default what the run's files say, and no average.
         engine: where the work runs; default threads of this process.
         progress: called with the bytes read, as they are read.
 
@@ -76,7 +80,7 @@ def analyze(
     if filter not in FILTERS:
         raise InputError(f"--filter {filter!r} is unknown: choose none or paper")
     started = time.monotonic()
-    facts = figures.facts_of(trajectory, clock)
+    facts = figures.facts_of(trajectory, clock, beta1=beta1, ema=ema)
     totals = RunTotals()
     with TensorTable(Path(folder) / "tensors.parquet", trajectory.steps, filter) as table:
         for tensor in scan(trajectory, clock=facts.clock_values, engine=engine, progress=progress):

@@ -12,6 +12,9 @@ checkpoints, its increments' lengths, its optimizer's momentum and its effective
 Drift is found at the 5 % level when the cosine is above its null's 95 % point and at least one of the
 other two is above its own: never more than 5 % of driftless runs, and a line buried in independent
 noise, which hides from the growth exponent, is still seen.
+
+Found is not yet large: in very many directions a cosine of .001 is told from chance. A drift is negligible where
+separated increments share less than a cosine of `LEAST_COSINE` and less than half of the whole way is drift.
 """
 
 from __future__ import annotations
@@ -25,24 +28,51 @@ from driftline.linearity import null, skill, statistics
 Array = np.ndarray
 
 LEVEL = 0.05
+LEAST_COSINE, LEAST_SHARE = 0.05, 0.5
+_MOMENTA = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)  # tried as the memory at which a verdict breaks down
 _FEWEST = 3  # pairs of increments: fewer have no spread to speak of
+_BREAKDOWN_WALKS = 199  # of each momentum tried
 _LARGE = 4096  # a dimension in which the spread of cosines is inversely proportional to it
 
 
 @dataclass(frozen=True)
 class DriftTest:
-    """p-values (share of driftless walks that do as well) of the three figures, and their verdict."""
+    """p-values (share of driftless walks that do as well) of the three figures, their verdict, and how large the drift is.
+
+    Attributes:
+        effective_dimension: independent directions of the noise; least_dimension: its lower 95 % point.
+        null_growth: median growth exponent of the walks.
+        cosine: mean cosine of separated increments beyond what momentum alone gives.
+        share: how much of the squared way from the first checkpoint to the last is drift, 0 to 1.
+        level: at which drift is found.
+        holds_up_to: the largest beta1 of those tried at which drift is still found; None where that was not asked.
+    """
 
     cosine_p: float
     growth_p: float
     skill_p: float
     effective_dimension: float
-    least_dimension: float  # its lower 95 % point: few pairs of increments say little of their spread
+    least_dimension: float  # few pairs of increments say little of their spread
     null_growth: float
+    cosine: float
+    share: float
+    level: float = LEVEL
+    holds_up_to: float | None = None
 
     @property
     def found(self) -> bool:
-        return self.cosine_p <= LEVEL and min(self.growth_p, self.skill_p) <= LEVEL
+        """Whether drift is told from chance."""
+        return self.cosine_p <= self.level and min(self.growth_p, self.skill_p) <= self.level
+
+    @property
+    def negligible(self) -> bool:
+        """Whether the drift, found or not, is too small to matter."""
+        return self.cosine < LEAST_COSINE and self.share < LEAST_SHARE
+
+    @property
+    def linear(self) -> bool:
+        """Whether there is drift, and not a negligible one."""
+        return self.found and not self.negligible
 
 
 def drift_test(
@@ -81,7 +111,31 @@ def drift_test(
         effective_dimension=float(np.mean(variances)),
         least_dimension=float(np.quantile(variances, LEVEL)),
         null_growth=float(np.nanmedian(chance[1])),
+        cosine=float((_cosines(increments[None], pairs) - shared).mean()),
+        share=_share(gram, increments - covariance, clock, pairs),
     )
+
+
+def breakdown(gram: Array, steps: Array, clock: Array, beta1: float) -> float | None:
+    """The largest momentum, of `beta1` and some above it, up to which drift is still found; None where it is not at `beta1`.
+
+    Momentum of long memory and a drift that turns look alike: this says how long a memory it takes.
+    """
+    tried = [beta1, *(other for other in _MOMENTA if other > beta1)]
+    held, failed = -1, len(tried)
+    while failed - held > 1:
+        middle = (held + failed) // 2
+        test = drift_test(gram, steps, clock, tried[middle], draws=_BREAKDOWN_WALKS)
+        held, failed = (middle, failed) if test is not None and test.found else (held, middle)
+    return tried[held] if held >= 0 else None
+
+
+def _share(gram: Array, beyond: Array, clock: Array, pairs: tuple[Array, Array]) -> float:
+    """Squared drift, by the products of separated increments `beyond` momentum, over the squared way from first to last."""
+    dt = np.diff(clock)
+    squared = float(np.mean(beyond[pairs] / (dt[pairs[0]] * dt[pairs[1]])))
+    way = float(gram[-1, -1])
+    return float(np.clip(squared * (clock[-1] - clock[0]) ** 2 / way, 0, 1)) if way > 0 else 0.0
 
 
 def _cosines(increments: Array, pairs: tuple[Array, Array]) -> Array:

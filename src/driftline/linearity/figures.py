@@ -6,7 +6,7 @@ All but R² follow from the Gram matrix G [T, T] of the deltas. Keys are a contr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,8 +15,10 @@ import numpy as np
 from driftline._version import __version__
 from driftline.checkpoints import configuration
 from driftline.checkpoints.jumps import Regrounded
+from driftline.checkpoints.momentum import Momentum
 from driftline.checkpoints.trajectory import Trajectory
-from driftline.linearity import drift, learning_rate, null, persistence, regime, skill, statistics
+from driftline.linearity import drift, learning_rate, looks, null, persistence, regime, skill, statistics
+from driftline.linearity.looks import Look
 from driftline.linearity.scan import Population
 from driftline.linearity.summary import (
     R2,
@@ -53,35 +55,46 @@ class Facts:
 
     Attributes:
         run: its name; steps: of its checkpoints [T]; clock: what lines are drawn against; clock_values: [T].
-        beta1: the optimizer's momentum, and where it is from.
+        momentum: what makes its updates resemble each other.
         left_out, skipped: tensors and checkpoints that take no part, with the reason.
         unmeasured: weights of the last checkpoint that are left out.
         notes: sentences whoever reads the figures should know.
         jumps: of a run that was re-grounded.
         learning_rate: how it changed, where that matters to the clock.
+        look: of a run that is followed while it is written, and so tested again and again.
     """
 
     run: str
     steps: tuple[int, ...]
     clock: str
     clock_values: np.ndarray
-    beta1: float
-    beta1_from: str
+    momentum: Momentum
     left_out: dict[str, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     jumps: Regrounded | None = None
     unmeasured: int = 0
     notes: tuple[str, ...] = ()
     learning_rate: LearningRate | UnsetType = UNSET
+    look: Look | None = None
+
+    @property
+    def beta1(self) -> float:
+        """The momentum of the null's walks."""
+        return self.momentum.effective
 
 
-def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Facts:
+def facts_of(
+    trajectory: Trajectory, clock: str, *, weights: bool = True, beta1: float | None = None, ema: float | None = None
+) -> Facts:
     """The facts of a trajectory; tensors that are left out count only where weights are measured.
 
+    Args:
+        beta1, ema: of the optimizer and of averaged weights, as the user says; None for what the run's files say.
+
     Raises:
-        InputError: see `configuration.clock_values`.
+        InputError: see `configuration.clock_values` and `configuration.momentum`.
     """
-    beta1, beta1_from = configuration.adam_beta1(trajectory)
+    momentum = configuration.momentum(trajectory, beta1, ema)
     values = configuration.clock_values(trajectory, clock)
     left_out = trajectory.left_out if weights else {}
     return Facts(
@@ -89,8 +102,7 @@ def facts_of(trajectory: Trajectory, clock: str, *, weights: bool = True) -> Fac
         trajectory.steps,
         clock,
         values,
-        beta1,
-        beta1_from,
+        momentum,
         left_out,
         trajectory.skipped,
         trajectory.regrounded,
@@ -120,7 +132,7 @@ def summary(
     """
     steps = np.asarray(facts.steps)
     r2 = shares_of(population)
-    found, test = of_trajectory(gram, steps, facts.clock_values, facts.beta1, facts.jumps, judged)
+    found, test = of_trajectory(gram, steps, facts.clock_values, facts.beta1, facts.jumps, judged, facts.look)
     jumps = jumped(facts.jumps) if facts.jumps else UNSET
     return kind(
         driftline=__version__,
@@ -136,9 +148,10 @@ def summary(
         r2_histogram=Histograms(run=coarse(population), null=chance_histogram),
         drift=found.drift,
         optimizer=Optimizer(
-            adam_beta1=facts.beta1,
+            adam_beta1=facts.momentum.beta1,
             memory_steps=statistics.optimizer_memory(facts.beta1),
-            adam_beta1_from=facts.beta1_from,
+            adam_beta1_from=facts.momentum.source,
+            ema=facts.momentum.ema or UNSET,
         ),
         persistence=found.persistence,
         rank1=found.rank1,
@@ -148,7 +161,7 @@ def summary(
         left_out=facts.left_out,
         skipped={str(step): reason for step, reason in facts.skipped.items()},
         notes=list(facts.notes) or UNSET,
-        verdict=with_left_out(verdict(test, list(facts.steps), r2, chance, found, jumps), counts),
+        verdict=with_left_out(verdict(test, list(facts.steps), r2, chance, found, jumps, facts.look), counts),
         jumps=jumps,
         learning_rate=facts.learning_rate,
         **more,
@@ -185,28 +198,35 @@ def of_trajectory(
     beta1: float,
     jumps: Regrounded | None,
     judged: np.ndarray | None = None,
+    look: Look | None = None,
 ) -> tuple[Statistics, drift.DriftTest | None]:
     """`of_run`; of a run with jumps by its longest stretch without one, where all that moved was trained.
 
     Rank and Gram are of the whole run. A stretch of one or two checkpoints tells nothing, so there is no test.
     """
     if jumps is None:
-        return of_run(gram, steps, clock, beta1, judged)
+        return of_run(gram, steps, clock, beta1, judged, look)
     rows = np.flatnonzero(np.isin(steps, jumps.longest))
     if rows.size < _FEWEST:
         return of_run(gram, steps, clock, beta1, judged)[0], None
     left = None if judged is None else statistics.rebased(judged, rows)
-    part, test = of_run(statistics.rebased(gram, rows), steps[rows], clock[rows], beta1, left)
+    part, test = of_run(statistics.rebased(gram, rows), steps[rows], clock[rows], beta1, left, look)
     whole = {"rank1": _rank(gram, steps, clock, beta1), "gram": gram.tolist()}
     return msgspec.structs.replace(part, **whole), test
 
 
 def of_run(
-    gram: np.ndarray, steps: np.ndarray, clock: np.ndarray, beta1: float, judged: np.ndarray | None = None
+    gram: np.ndarray,
+    steps: np.ndarray,
+    clock: np.ndarray,
+    beta1: float,
+    judged: np.ndarray | None = None,
+    look: Look | None = None,
 ) -> tuple[Statistics, drift.DriftTest | None]:
     """Drift, persistence, rank, skill and regime, each beside chance; and the test that the verdict rests on.
 
-    The test and the persistence length are of `judged`, the Gram of what is left for them, where that is not all.
+    The test and the persistence length are of `judged`, the Gram of what is left for them, where that is not all. The
+    test of a run that is followed may be of its first checkpoints, see `looks`; the figures are of all.
     """
     judged = gram if judged is None else judged
     lengths = np.sqrt(np.clip(np.diag(statistics.increments_gram(gram)), 0, None))
@@ -224,6 +244,10 @@ def of_run(
         regime=Regime(segments=pieces),
         gram=gram.tolist(),
     )
+    if test is not None and look is not None:
+        return found, looks.looked(look, test, judged, steps, clock, beta1)
+    if test is not None and test.linear:
+        test = replace(test, holds_up_to=drift.breakdown(judged, steps, clock, beta1))
     return found, test
 
 

@@ -49,6 +49,13 @@ def optimizer_memory(beta1: float) -> float:
     return math.log(0.05) / math.log(beta1) if beta1 > 0 else 0.0
 
 
+def far_pairs(steps: Array, memory: float) -> tuple[Array, Array]:
+    """Pairs k < l of increments with a whole interval and at least `memory` steps between them; may be empty."""
+    k, l = np.triu_indices(len(steps) - 1, 2)
+    far = steps[l] - steps[k + 1] >= memory
+    return k[far], l[far]
+
+
 def separated_pairs(steps: Array, memory: float, at_least: int = 1) -> tuple[Array, Array]:
     """Pairs k < l of increments with a whole interval and at least `memory` steps between them.
 
@@ -56,9 +63,8 @@ def separated_pairs(steps: Array, memory: float, at_least: int = 1) -> tuple[Arr
     which has the same momentum, allows for what they still share. Index arrays; empty below four
     checkpoints.
     """
-    k, l = np.triu_indices(len(steps) - 1, 2)
-    far = steps[l] - steps[k + 1] >= memory
-    return (k[far], l[far]) if far.sum() >= at_least else (k, l)
+    far = far_pairs(steps, memory)
+    return far if far[0].size >= at_least else np.triu_indices(len(steps) - 1, 2)
 
 
 def mean_cosine(increments: Array, pairs: tuple[Array, Array]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from driftline.checkpoints.momentum import Momentum
 from driftline.errors import InputError
 from driftline.files.record import UNSET, Figure, Record, UnsetType, read_record
 
@@ -83,6 +84,12 @@ class Optimizer(Record):
     adam_beta1: float
     memory_steps: float
     adam_beta1_from: str
+    ema: float | UnsetType = UNSET
+
+    @property
+    def momentum(self) -> float:
+        """That of the null's walks: see `Momentum.effective`."""
+        return Momentum(self.adam_beta1, self.adam_beta1_from, self.ema or 0.0).effective
 
 
 class PersistenceFigures(Record):
@@ -159,11 +166,22 @@ class PValues(Record):
     skill: float
 
 
+class Effect(Record):
+    """How large the drift is: cosine of separated increments beyond chance, and its share of the squared way."""
+
+    cosine: Figure
+    share: Figure
+    negligible: bool
+
+
 class Verdict(Record):
     linear: bool
     sentence: str
     level: float | UnsetType = UNSET
     p: PValues | UnsetType = UNSET
+    effect: Effect | UnsetType = UNSET
+    holds_up_to_beta1: float | UnsetType = UNSET
+    provisional: bool | UnsetType = UNSET
 
 
 class Statistics(Record):

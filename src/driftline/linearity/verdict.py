@@ -7,10 +7,12 @@ import math
 import msgspec
 
 from driftline.files.record import UNSET, Figure, UnsetType
-from driftline.linearity.drift import LEVEL, DriftTest
+from driftline.linearity.drift import DriftTest
+from driftline.linearity.looks import Look
 from driftline.linearity.summary import (
     R2,
     Counts,
+    Effect,
     HeldOutSkill,
     Jumped,
     NullR2,
@@ -21,29 +23,65 @@ from driftline.linearity.summary import (
 )
 
 _LITTLE = 0.01  # of the weights
+_LONG_MEMORY = 0.99  # a beta1 beyond which no optimizer in use goes: a verdict that holds up to there needs no word
 
 
 def verdict(
-    test: DriftTest | None, steps: list[int], r2: R2, null_r2: NullR2, found: Statistics, jumps: Jumped | UnsetType
+    test: DriftTest | None,
+    steps: list[int],
+    r2: R2,
+    null_r2: NullR2,
+    found: Statistics,
+    jumps: Jumped | UnsetType,
+    look: Look | None = None,
 ) -> Verdict:
-    """The `verdict` entry of summary.json, from the test and the rest of the summary."""
+    """The `verdict` entry of summary.json, from the test and the rest of the summary.
+
+    Args:
+        look: of a run that is followed; the verdict of one that has not ended is provisional.
+    """
+    provisional = True if look is not None and not look.ended else UNSET
+    before = "Provisional until the run ends. " if provisional else ""
     after = "" if jumps is UNSET else f" {jumps.sentence}"
     chance = f"R² median {_two(r2.median)} where a driftless walk gives {_two(null_r2.median)}"
     if test is None:
-        return Verdict(linear=False, sentence=f"Cannot tell: {_too_little(steps, jumps)} ({chance}).{after}")
-    p = PValues(increment_cosine=test.cosine_p, growth_exponent=test.growth_p, skill=test.skill_p)
+        sentence = f"{before}Cannot tell: {_too_little(steps, jumps)} ({chance}).{after}"
+        return Verdict(linear=False, sentence=sentence, provisional=provisional)
     drift = found.drift
     cosine = (
         f"separated increments have cosine {_two(drift.increment_cosine)}, chance {_two(drift.null.increment_cosine)}"
     )
     growth = f"the update grows as step^{_two(drift.growth_exponent)}, chance {_two(test.null_growth)}"
-    if test.found:
+    if test.linear:
         sentence = (
             f"{_where(found.regime.segments)}, drift above chance: {cosine}; {growth}; {chance}; {_use(found.skill)}."
+            f"{_breaks(test.holds_up_to)}"
+        )
+    elif test.found:
+        sentence = (
+            f"Detectable, negligible: drift is told from chance, but it gives separated increments a cosine of "
+            f"{test.cosine:.3f} and makes {test.share:.0%} of the squared way; {growth}; {chance}."
         )
     else:
         sentence = f"Not told from chance: {chance}; {cosine}; {growth}."
-    return Verdict(linear=test.found, sentence=sentence + after, level=LEVEL, p=p)
+    return Verdict(
+        linear=test.linear,
+        sentence=before + sentence + after,
+        level=test.level,
+        p=PValues(increment_cosine=test.cosine_p, growth_exponent=test.growth_p, skill=test.skill_p),
+        effect=Effect(cosine=test.cosine, share=test.share, negligible=test.negligible),
+        holds_up_to_beta1=UNSET if test.holds_up_to is None else test.holds_up_to,
+        provisional=provisional,
+    )
+
+
+def _breaks(beta1: float | None) -> str:
+    if beta1 is None or beta1 >= _LONG_MEMORY:
+        return ""
+    return (
+        f" This holds up to a momentum of beta1 = {f'{beta1:g}'.removeprefix('0')}: updates that remember longer, by "
+        "reused rollouts or averaged weights, would look the same without drift."
+    )
 
 
 def with_left_out(found: Verdict, counts: Counts) -> Verdict:

@@ -14,7 +14,7 @@ from driftline.forecast.observations import Observations
 from driftline.linearity import null, statistics
 from driftline.linearity.drift import drift_test
 from driftline.training.increments import Increments
-from driftline.watching.collapse import collapse, skills_ahead
+from driftline.watching.collapse import direction_lost, moving_further, skills_ahead
 
 Array = np.ndarray
 
@@ -22,6 +22,7 @@ ENOUGH_ROWS = 8  # for a horizon, and for a warning
 _NULL_DRAWS = 4_000
 _R2_EVERY, _HORIZON_EVERY = 1.25, 1.5  # costly figures are had anew when the run has grown by this factor
 _WALKS = 199  # of the drift test: a verdict at the 5 % level needs no more
+_FAR_PAIRS = 3  # of increments further apart than the optimizer's memory: fewer say nothing of drift
 _RECENT = 3  # forecasts whose mean skill is shown
 _METHODS = ("two-point", "damped")
 
@@ -54,22 +55,43 @@ class LoggedFigures:
             )
         if steps.size > FEWEST_SEEN:
             gram = statistics.gram_of_increments(run.gram)
-            pairs = statistics.separated_pairs(steps, statistics.optimizer_memory(self.beta1))
-            noise_to_drift = statistics.drift_and_noise(gram, steps, pairs)[1]
-            found |= {
-                "increment_cosine": statistics.mean_cosine(run.gram, pairs)[0],
-                "growth_exponent": statistics.growth_exponent(gram, steps)[0],
-                "drift_to_noise": 1 / noise_to_drift if noise_to_drift else math.inf,
-                "skill_ahead": float(skills_ahead(gram, steps)[-_RECENT:].mean()),
-            }
+            found |= self._drift(run.gram, gram, steps)
         if steps.size >= ENOUGH_ROWS:
             found |= self._now_and_then("horizon", _HORIZON_EVERY, steps, lambda: self._horizon(gram, steps))
             whole = run.settled
-            since = collapse(run.gram[:whole, :whole], steps[: whole + 1], np.array(run.spans[:whole]))
-            found["collapse_warning"] = float(since is not None)
-            if since is not None:
-                found["collapse_since"] = since
+            increments, clock = run.gram[:whole, :whole], steps[: whole + 1]
+            rates = np.array(run.spans[:whole]) / np.diff(clock)
+            warnings = {
+                "direction_lost": direction_lost(increments, clock, self.beta1),
+                "moving_further": moving_further(increments, clock, rates),
+            }
+            for name, since in warnings.items():
+                found[name] = float(since is not None)
+                if since is not None:
+                    found[f"{name}_since"] = since
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def _drift(self, increments: Array, gram: Array, steps: Array) -> dict[str, float]:
+        """Growth and skill beside those of a driftless walk; cosine and drift of increments that share no momentum, once
+        there are such.
+        """
+        walk = null.matched_gram(steps, self.beta1, np.sqrt(np.clip(np.diag(increments), 0, None)))
+        found = {
+            "growth_exponent": statistics.growth_exponent(gram, steps)[0],
+            "null_growth_exponent": statistics.growth_exponent(walk, steps)[0],
+            "skill_ahead": float(skills_ahead(gram, steps)[-_RECENT:].mean()),
+            "null_skill_ahead": float(skills_ahead(walk, steps)[-_RECENT:].mean()),
+        }
+        pairs = statistics.far_pairs(steps, statistics.optimizer_memory(self.beta1))
+        if pairs[0].size < _FAR_PAIRS:
+            return found
+        noise_to_drift = statistics.drift_and_noise(gram, steps, pairs)[1]
+        shared = null.increment_correlation(steps, self.beta1)
+        return found | {
+            "increment_cosine": statistics.mean_cosine(increments, pairs)[0],
+            "null_increment_cosine": float(shared[pairs].mean()),
+            "drift_to_noise": 1 / noise_to_drift if noise_to_drift else math.inf,
+        }
 
     def _r2_beside_null(self, r2: Array, steps: Array, increments: Array) -> dict[str, float]:
         if not r2.size:

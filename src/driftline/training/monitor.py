@@ -33,9 +33,10 @@ class LinearityCallback(TrainerCallback):
     """Adds `linearity/...` to every training log.
 
     r2_mean, r2_median beside null_r2_mean, null_r2_median (a driftless walk with the optimizer's momentum at the
-    same steps); increment_cosine of separated increments; growth_exponent; drift_to_noise per kept interval;
-    skill_ahead, of two-point forecasts one interval ahead; recommended_horizon in steps, by back-tests;
-    collapse_warning, 0 or 1, with collapse_since, the step at which it began (see `watching.collapse`). R² is had anew
+    same steps); growth_exponent and skill_ahead, of two-point forecasts one interval ahead, each beside that of the walk
+    (null_...); once three pairs of kept intervals lie further apart than the optimizer's memory, increment_cosine of such
+    pairs beside null_increment_cosine, and drift_to_noise per kept interval; recommended_horizon in steps, by back-tests;
+    direction_lost and moving_further, 0 or 1, with the step since which it is so (..._since; see `watching.collapse`). R² is had anew
     when the run has grown by a quarter, the horizon by half, so that a log costs milliseconds.
 
     Args:
@@ -72,7 +73,7 @@ class LinearityCallback(TrainerCallback):
             return
         self._run.add(self._values(model), clock, logs.get("learning_rate") or 0.0)
         figures = self._figures.of(self._run, lambda steps: r_squared(self._run.rows[: steps.size - 1], steps))
-        self._warn(figures.get("collapse_since"))
+        self._warn(figures.get("direction_lost_since"))
         hooks.add_to_logs(state, logs, {f"linearity/{name}": value for name, value in figures.items()})
 
     def on_save(self, args, state, control, **kwargs):
@@ -113,7 +114,7 @@ class LinearityCallback(TrainerCallback):
 
     def _warn(self, since: float | None) -> None:
         if since is not None and not self._warned:
-            logger.warning("linearity: this run may be collapsing since step %d: look at its reward and entropy", since)
+            logger.warning("linearity: direction lost since step %d: look at reward and entropy", since)
             self._warned = True
 
 

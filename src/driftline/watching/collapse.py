@@ -1,19 +1,21 @@
-"""Is the run losing its direction? A warning of collapse, from the increments' Gram matrix alone.
+"""Is the run losing its direction, or moving further than usual? From the increments' Gram matrix alone.
 
-The same for checkpoints on disk (`driftline watch`) and inside a trainer (`LinearityCallback`).
+The same for checkpoints on disk (`driftline watch`) and inside a trainer (`LinearityCallback`). Neither is a collapse:
+a run whose reward stands still loses its direction too, and one that collapses may never have had one.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from driftline.linearity import skill, statistics
+from driftline.linearity import null, skill, statistics
 
 Array = np.ndarray
 
-_RUN = 3  # intervals that a collapse must last before it is called one
+ENOUGH = 12  # checkpoints at which a run that learns shows drift; one of `looks.LOOKS`
+_RUN = 3  # intervals that it must last
 _BASELINE = 4  # intervals before it
-_FASTER = 2.0  # times the usual length of an increment
+_FURTHER = 2.0  # times the usual length of an increment
 _USUAL_COSINE = 0.1  # below, there is no direction to lose
 
 
@@ -31,26 +33,43 @@ def skills_ahead(gram: Array, clock: Array) -> Array:
     return np.array(found)
 
 
-def collapse(increments: Array, clock: Array, spans: Array) -> float | None:
-    """The step at which a collapse began that has lasted three intervals or more, up to now; None without one.
+def direction_lost(increments: Array, clock: Array, beta1: float) -> float | None:
+    """The step since which the run has had no direction, for three intervals or more, up to now; None where it has one.
 
-    Either increments have become twice as long as usual for their learning rate; or their cosine with the last
-    but one has fallen below half of the usual while the skill one interval ahead is negative and below the
-    usual. Usual: the median before.
+    The cosine of increments with the last but one, corrected for the momentum that the noise shares at that spacing, has fallen
+    below half of the usual while the skill one interval ahead is negative and below the usual. Usual: the median before.
 
     Args:
-        increments: C [T-1, T-1] between `clock` [T]; `spans`: learning rate x steps of each, or zeros.
+        increments: C [T-1, T-1] between `clock` [T], which is in steps.
     """
     K = clock.size - 1
-    size = np.where(spans > 0, spans, np.diff(clock) if not (spans > 0).any() else np.inf)
-    speed = np.sqrt(np.diag(increments)) / size
+    shared = null.increment_correlation(clock, beta1)
+    np.fill_diagonal(shared, 0.0)
+    beyond = (statistics.cosines(increments) - shared) / (1 - shared)  # drift's share, whatever momentum the rest has
     cosine, ahead = np.full(K, np.nan), np.full(K, np.nan)
-    cosine[2:] = np.diag(statistics.cosines(increments), 2)
+    cosine[2:] = np.diag(beyond, 2)
     ahead[1:] = skills_ahead(statistics.gram_of_increments(increments), clock)
     for j in range(_BASELINE, K - _RUN + 1):
-        faster = (speed[j:] > _FASTER * np.median(speed[1:j])).all()
         usual = np.nanmedian(cosine[:j])
         astray = usual > _USUAL_COSINE and (cosine[j:] < usual / 2).all()
-        if faster or (astray and (ahead[j:] < min(0.0, np.nanmedian(ahead[:j]))).all()):
+        if astray and (ahead[j:] < min(0.0, np.nanmedian(ahead[:j]))).all():
+            return float(clock[j])
+    return None
+
+
+def moving_further(increments: Array, clock: Array, rates: Array) -> float | None:
+    """The step since which increments have been twice as long as usual, for three intervals or more; None without one.
+
+    For their learning rate and spacing, whatever the run is: a walk's are as long as rate x sqrt(steps), a line's as
+    rate x steps. What is longer than usual by both counts.
+
+    Args:
+        increments: C [T-1, T-1] between `clock` [T]; rates: mean learning rate of each, zeros where it is not known.
+    """
+    dt, K = np.diff(clock), clock.size - 1
+    rate = np.where(rates > 0, rates, np.inf) if (rates > 0).any() else np.ones(K)
+    lengths = np.sqrt(np.clip(np.diag(increments), 0, None)) / rate
+    for j in range(_BASELINE, K - _RUN + 1):
+        if all((speed[j:] > _FURTHER * np.median(speed[1:j])).all() for speed in (lengths / np.sqrt(dt), lengths / dt)):
             return float(clock[j])
     return None

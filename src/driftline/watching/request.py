@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from driftline.checkpoints.discovery import STEP_PAIR, spelled
+from driftline.checkpoints.momentum import refuse_impossible
 from driftline.errors import InputError
 from driftline.files import remote
 
@@ -21,6 +22,7 @@ class Following:
         interval: seconds between looks at the run.
         settle: seconds for which a checkpoint's files must not have changed.
         once: take what is there, then return.
+        beta1, ema: the optimizer's momentum and the decay of averaged weights; None for what the run's files say.
     """
 
     run: tuple[str, ...]
@@ -29,8 +31,11 @@ class Following:
     interval: float = 30.0
     settle: float = 10.0
     once: bool = False
+    beta1: float | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
+        refuse_impossible(self.beta1, self.ema)
         if self.steps is not None and not re.fullmatch(r"\d*:\d*(:[1-9]\d*)?|\d+(,\d+)*", self.steps):
             raise InputError(
                 f"--steps {self.steps!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200: give one of these"

@@ -16,6 +16,7 @@ from driftline.errors import InputError
 from driftline.linearity import statistics
 from driftline.linearity.analysis import summarize
 from driftline.linearity.figures import Facts
+from driftline.linearity.looks import Look
 from driftline.linearity.summary import UNSET, Line, Watched, WeightsSummary
 from driftline.watching.collapse import skills_ahead
 from driftline.watching.request import Following
@@ -30,12 +31,14 @@ _LONGEST = 10_000_000  # steps whose learning rates are added up
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """The checkpoints that are judged; their folders may be gone."""
+    """The checkpoints that are judged; their folders may be gone. The memory of updates is None where the user says nothing."""
 
     name: str
     steps: tuple[int, ...]
     folders: tuple[Path, ...]
     regrounded: Regrounded | None
+    beta1: float | None = None
+    ema: float | None = None
 
 
 def judged(request: Following, state: State, steps: list[int]) -> WatchedRun:
@@ -46,7 +49,7 @@ def judged(request: Following, state: State, steps: list[int]) -> WatchedRun:
         steps = [step for step in steps if step not in jumps.discarded]
         jumps = regrounded(jumps.jumps, steps)
     folders = tuple(Path(state.rows[step].path) for step in steps)
-    return WatchedRun(request.name, tuple(steps), folders, jumps)
+    return WatchedRun(request.name, tuple(steps), folders, jumps, request.beta1, request.ema)
 
 
 def gram_of(state: State, run: WatchedRun) -> np.ndarray:
@@ -81,7 +84,7 @@ def summary_of(
     earlier = [lines.get(step, Line(step=step)) for step in run.steps if step != line.step]
     warned = [one for one in told.warnings if one.since <= run.steps[-1]] if told else []
     if line.step == run.steps[-1] and len(run.steps) >= _ENOUGH:
-        warned += new_warnings(summary, _spans(run), earlier, warned)
+        warned += new_warnings(summary, _rates(run), warned)
     watch = Watched(
         checkpoints=sorted([*earlier, line], key=lambda one: one.step),
         warnings=warned,
@@ -105,25 +108,25 @@ def completed(line: Line, summary: WeightsSummary) -> Line:
 
 def _facts(state: State, run: WatchedRun, skipped: dict[int, str]) -> Facts:
     discarded = run.regrounded.discarded if run.regrounded else {}
-    beta1, beta1_from = configuration.adam_beta1(run)
+    planned = configuration.rates_of(run).max_steps
     return Facts(
         run=run.name,
         steps=run.steps,
         clock="step",
         clock_values=configuration.clock_values(run, "step"),
-        beta1=beta1,
-        beta1_from=beta1_from,
+        momentum=configuration.momentum(run, run.beta1, run.ema),
         left_out=state.left_out,
         skipped={**skipped, **discarded},
         jumps=run.regrounded,
+        look=Look(ended=planned is not None and run.steps[-1] >= planned),
     )
 
 
-def _spans(run: WatchedRun) -> np.ndarray:
-    """Learning rate x steps of each interval, as far as the trainer logged it; zeros where it did not."""
+def _rates(run: WatchedRun) -> np.ndarray:
+    """Mean learning rate of each interval, as far as the trainer logged it; zeros where it did not."""
     if run.steps[-1] > _LONGEST:
         return np.zeros(len(run.steps) - 1)
     try:
-        return np.diff(configuration.clock_values(run, "lr"))
+        return np.diff(configuration.clock_values(run, "lr")) / np.diff(run.steps)
     except InputError:
         return np.zeros(len(run.steps) - 1)

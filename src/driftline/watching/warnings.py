@@ -1,4 +1,4 @@
-"""What is warned of while a run is watched: a collapse, a bend, a drift that is lost."""
+"""What is warned of while a run is watched: no drift, a direction that is lost, longer increments, a bend."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from driftline.linearity import statistics
-from driftline.linearity.summary import UNSET, Line, Warned, WeightsSummary
-from driftline.watching.collapse import collapse
+from driftline.linearity.drift import LEVEL
+from driftline.linearity.looks import last_look
+from driftline.linearity.summary import UNSET, Warned, WeightsSummary
+from driftline.watching.collapse import ENOUGH, direction_lost, moving_further
 
 
-def new_warnings(
-    summary: WeightsSummary, spans: np.ndarray, earlier: Sequence[Line], warned: Sequence[Warned]
-) -> list[Warned]:
+def new_warnings(summary: WeightsSummary, rates: np.ndarray, warned: Sequence[Warned]) -> list[Warned]:
     """Each once.
 
     Args:
-        spans: learning rate x steps of each interval [T - 1], zeros where that is not known.
-        earlier: the lines of the checkpoints before the last; warned: the warnings there have been.
+        rates: mean learning rate of each interval [T - 1], zeros where that is not known.
+        warned: the warnings there have been.
     """
     near = 2 * max(np.diff(summary.steps))
-    found = [_collapse(summary, spans), _bend(summary), _lost(summary, earlier)]
+    found = [
+        _no_drift(summary, warned),
+        _direction(summary),
+        _further(summary, rates),
+        _bend(summary),
+    ]
     return [
         one
         for one in found
@@ -29,16 +34,50 @@ def new_warnings(
     ]
 
 
-def _collapse(summary: WeightsSummary, spans: np.ndarray) -> Warned | None:
+def _no_drift(summary: WeightsSummary, warned: Sequence[Warned]) -> Warned | None:
+    """Once in a run, and not of one whose drift was there before."""
+    p = summary.verdict.p
+    checkpoints = len(summary.steps) if summary.jumps is UNSET else summary.jumps.judged.checkpoints
+    if summary.verdict.provisional:
+        checkpoints = last_look(checkpoints)
+    if p is UNSET or checkpoints < ENOUGH or any(one.kind == "no drift" for one in warned):
+        return None
+    if p.increment_cosine <= LEVEL and min(p.growth_exponent, p.skill) <= LEVEL:
+        return None
+    sentence = (
+        f"no drift is told from chance in the first {checkpoints} checkpoints: the run may learn nothing, or its learning rate may "
+        "be too high, which ends in a collapse; look at its reward and entropy"
+    )
+    return Warned(kind="no drift", since=summary.steps[0], at=summary.steps[-1], sentence=sentence)
+
+
+def _direction(summary: WeightsSummary) -> Warned | None:
     if summary.jumps is not UNSET:
         return None
     clock = np.array(summary.clock_values)
-    since = collapse(statistics.increments_gram(np.array(summary.gram)), clock, spans)
+    beta1 = summary.optimizer.momentum
+    since = direction_lost(statistics.increments_gram(np.array(summary.gram)), clock, beta1)
+    sentence = "direction lost since step {}: the run goes no further the way it went; it may have learned what it could, or be collapsing, so look at its reward and entropy"
+    return _since(summary, "direction lost", since, sentence)
+
+
+def _further(summary: WeightsSummary, rates: np.ndarray) -> Warned | None:
+    if summary.jumps is not UNSET:
+        return None
+    clock = np.array(summary.clock_values)
+    since = moving_further(statistics.increments_gram(np.array(summary.gram)), clock, rates)
+    sentence = (
+        "increments are more than twice as long as before since step {}, for their learning rate and spacing: if nothing "
+        "was changed there, look at the run's reward and entropy"
+    )
+    return _since(summary, "length", since, sentence)
+
+
+def _since(summary: WeightsSummary, kind: str, since: float | None, sentence: str) -> Warned | None:
     if since is None:
         return None
-    at = summary.steps[int(np.searchsorted(clock, since))]
-    sentence = f"this run may be collapsing since step {at}: look at its reward and entropy"
-    return Warned(kind="collapse", since=at, at=summary.steps[-1], sentence=sentence)
+    at = summary.steps[int(np.searchsorted(summary.clock_values, since))]
+    return Warned(kind=kind, since=at, at=summary.steps[-1], sentence=sentence.format(at))
 
 
 def _bend(summary: WeightsSummary) -> Warned | None:
@@ -48,12 +87,3 @@ def _bend(summary: WeightsSummary) -> Warned | None:
     at = pieces[-1].from_
     sentence = f"the run left its straight line at step {at}, in speed or in direction: a forecast from before does not hold beyond it"
     return Warned(kind="bend", since=at, at=summary.steps[-1], sentence=sentence)
-
-
-def _lost(summary: WeightsSummary, earlier: Sequence[Line]) -> Warned | None:
-    lately = [line.verdict for line in earlier[-4:]]
-    if summary.verdict.linear or lately[:3] != ["linear"] * 3 or lately[3:] in ([], ["linear"]):
-        return None
-    since = earlier[-1].step
-    sentence = f"since step {since} the run's drift is no longer told from chance"
-    return Warned(kind="chance", since=since, at=summary.steps[-1], sentence=sentence)

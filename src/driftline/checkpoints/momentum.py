@@ -1,0 +1,191 @@
+"""What makes a run's updates resemble each other: its optimizer's momentum, and an average of weights that was saved.
+
+The momentum is read as data from what the trainer left; no pickle is executed. First that is found:
+
+- `run.json` beside the checkpoints (`optimizer.adam_beta1`);
+- the optimizer's state in the last checkpoint that has one: transformers and accelerate (`optimizer.pt`, `optimizer.bin`),
+  verl (`optim_world_size_W_rank_0.pt`), DeepSpeed (`*zero_pp_rank_0_mp_rank_00_optim_states.pt`, or its configuration in
+  `mp_rank_00_model_states.pt`);
+- `training_args.bin` of transformers and TRL.
+
+A file that is not understood is as if it were not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from driftline.checkpoints.torch_file import Node, read_torch_file
+from driftline.errors import InputError, UnreadableCheckpoint
+from driftline.files import remote
+from driftline.files.json import read_json
+
+DEFAULT_BETA1 = 0.9  # AdamW's default in every trainer we read
+ASSUMED = "assumed"
+
+_BESIDE = ("", "actor", "policy")  # where in a checkpoint its state is
+_STATES = (
+    "optimizer.pt",
+    "optimizer.bin",
+    "optim_world_size_*_rank_0.pt",
+    "*zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    "global_step*/*zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    "mp_rank_00_model_states.pt",
+    "global_step*/mp_rank_00_model_states.pt",
+)
+_ARGUMENTS = "training_args.bin"
+_WITHOUT = ("sgd", "adafactor", "adagrad", "rmsprop", "lomo", "adalomo")  # no momentum unless their arguments say so
+_UNLIKE = ("ademamix", "schedule_free")  # which average over more than beta1 says
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """The memory of a run's updates.
+
+    Attributes:
+        beta1: of the optimizer, 0 for none; source: the file it was read from, `--beta1` or `assumed`.
+        ema: decay per step of an average of the weights that was saved in their place; 0 for none.
+    """
+
+    beta1: float
+    source: str
+    ema: float = 0.0
+
+    @property
+    def effective(self) -> float:
+        """The one beta1 whose updates have the long memory of both: the same variance of their sum over many steps, for the
+        variance of one.
+
+        Updates of averaged weights are filtered twice, an autoregression with the roots beta1 and ema.
+        """
+        b, e = self.beta1, self.ema
+        if not e:
+            return b
+        ratio = (1 - b * e) * (1 + b) * (1 + e) / ((1 + b * e) * (1 - b) * (1 - e))
+        return (ratio - 1) / (ratio + 1)
+
+
+def momentum_of(folders: Sequence[Path], beta1: float | None = None, ema: float | None = None) -> Momentum:
+    """Of the run whose checkpoints are in `folders`, in order of step.
+
+    Args:
+        beta1, ema: as the user says; None for what the run's files say, and for no average.
+
+    Raises:
+        InputError: one that the user gave is no decay.
+    """
+    refuse_impossible(beta1, ema)
+    if beta1 is not None:
+        return Momentum(beta1, "--beta1", ema or 0.0)
+    return Momentum(*beta1_of(folders), ema or 0.0)
+
+
+def refuse_impossible(beta1: float | None, ema: float | None) -> None:
+    """Raise `InputError` where one is given that is no decay."""
+    for name, value in (("beta1", beta1), ("ema", ema)):
+        if value is not None and not 0 <= value < 1:
+            raise InputError(f"--{name} {value:g} is no decay: give 0 (none) or more, and less than 1")
+
+
+def beta1_of(folders: Sequence[Path]) -> tuple[float, str]:
+    """The optimizer's beta1 (0 for plain SGD) and where it was found."""
+    try:
+        record = read_json(folders[-1].parent / "run.json")
+    except (OSError, ValueError):
+        record = None
+    optimizer = record.get("optimizer") if isinstance(record, dict) else None
+    value = _decay(optimizer.get("adam_beta1")) if isinstance(optimizer, dict) else None
+    if value is not None:
+        return value, "run.json"
+    if not remote.is_remote(folders[-1]):  # where each look is a request
+        for file in _files(folders):
+            value = _beta1_in(file)
+            if value is not None:
+                return value, file.name
+    return DEFAULT_BETA1, ASSUMED
+
+
+def _files(folders: Sequence[Path]) -> Iterator[Path]:
+    last = [folder for folder in reversed(folders) if folder.parent == folders[-1].parent][:2]
+    for folder in last:
+        for name in _STATES:
+            for place in _BESIDE:
+                try:
+                    yield from sorted((folder / place).glob(name))
+                except OSError:
+                    continue
+    for folder in (*last, folders[-1].parent):
+        yield folder / _ARGUMENTS
+
+
+def _beta1_in(file: Path) -> float | None:
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    return _read(file, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=256)  # a run that is watched is asked at every checkpoint
+def _read(file: Path, changed: int, size: int) -> float | None:
+    try:
+        content = read_torch_file(file)
+    except UnreadableCheckpoint:
+        return None
+    return _of_arguments(content.fields) if isinstance(content, Node) else _of_state(content)
+
+
+def _of_state(state: Any, depth: int = 4) -> float | None:
+    """The longest memory of the groups of parameters in an optimizer's state, wherever a trainer put it."""
+    if not isinstance(state, dict) or not depth:  # a pickle may hold itself
+        return None
+    groups = state.get("param_groups")
+    found = [_of_group(group) for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
+    known = [value for value in found if value is not None]
+    if known and len(known) == len(found):
+        return max(known)
+    keys = ("optimizer_state_dict", "base_optimizer_state", "optimizer", "ds_config", "params")
+    inner = (_of_state(state.get(key), depth - 1) for key in keys)
+    value = next((value for value in inner if value is not None), None)
+    return value if value is not None else _of_betas(state.get("betas"))
+
+
+def _of_group(group: dict[Any, Any]) -> float | None:
+    if "weight_sum" in group:  # schedule-free: what is saved is an average
+        return None
+    if "betas" in group:
+        betas = group["betas"]
+        if isinstance(betas, (tuple, list)) and (
+            "eps" not in group or len(betas) != 2
+        ):  # Lion's memory is the second's
+            return max((value for value in map(_decay, betas) if value is not None), default=None)
+        return _of_betas(betas)
+    if "beta1" in group:  # Adafactor
+        return 0.0 if group["beta1"] is None else _decay(group["beta1"])
+    return _decay(group.get("momentum"))
+
+
+def _of_betas(betas: Any) -> float | None:
+    return _decay(betas[0]) if isinstance(betas, (tuple, list)) and betas else None
+
+
+def _of_arguments(arguments: dict[str, Any]) -> float | None:
+    """Of transformers' TrainingArguments; None where its optimizer's own arguments, or DeepSpeed's, may say otherwise."""
+    optim = arguments.get("optim")
+    name = str(optim.args[0] if isinstance(optim, Node) and optim.args else optim).lower()
+    if arguments.get("optim_args") or arguments.get("deepspeed") or any(word in name for word in _UNLIKE):
+        return None
+    if "lion" in name:
+        return _decay(arguments.get("adam_beta2"))
+    if "adam" in name:
+        return _decay(arguments.get("adam_beta1"))
+    return 0.0 if name.startswith(_WITHOUT) else None
+
+
+def _decay(value: Any) -> float | None:
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
+    return float(value) if known else None

@@ -1,0 +1,60 @@
+"""Tests of a run that is still being written: at few checkpoints, each at a small level, so that all together keep 5 %.
+
+A test at every checkpoint is many tests: of driftless walks, a fifth to a half are called linear at some of them. So a
+run is looked at when it has 5, 8, 12, ... checkpoints, and half of the level is spent on these looks in equal parts
+(Bonferroni: whatever their dependence); the other half is for the end, over all checkpoints. Between two looks
+the verdict stays, and once drift is found it stays until the end. The first checkpoints give it again at any time:
+nothing is remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from driftline.linearity.drift import LEVEL, DriftTest, drift_test
+from driftline.linearity.statistics import rebased
+
+Array = np.ndarray
+
+LOOKS = (5, 8, 12, 18, 27, 40, 60, 90)  # checkpoints; beyond the last the verdict waits for the end
+AT_END = LEVEL / 2
+EACH = (LEVEL - AT_END) / len(LOOKS)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a run that is followed.
+
+    Attributes:
+        ended: whether its last checkpoint is that of its training's end.
+    """
+
+    ended: bool
+
+
+def looked(
+    look: Look, whole: DriftTest | None, gram: Array, steps: Array, clock: Array, beta1: float
+) -> DriftTest | None:
+    """The test that the verdict rests on, with its level: of the end; else of the first look that found drift; else of the
+    last one. None before the first look.
+
+    Args:
+        whole: the test over all checkpoints [T], which is that of the end.
+    """
+    if whole is None or look.ended:
+        return None if whole is None else replace(whole, level=AT_END)
+    test = None
+    for count in [count for count in LOOKS if count <= steps.size]:
+        rows = np.arange(count)
+        found = whole if count == steps.size else drift_test(rebased(gram, rows), steps[rows], clock[rows], beta1)
+        test = None if found is None else replace(found, level=EACH)
+        if test is not None and test.linear:
+            return test
+    return test
+
+
+def last_look(checkpoints: int) -> int:
+    """How many checkpoints there were at the last look at a run that has so many now; 0 before the first."""
+    return max((count for count in LOOKS if count <= checkpoints), default=0)

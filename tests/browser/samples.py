@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from conftest import save_tensors, walk_weights
 from driftline.checkpoints.jumps import Jump, write_jumps
+from driftline.checkpoints.momentum import Momentum
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.evaluation import records
 from driftline.files.record import write_record
@@ -163,7 +164,7 @@ def _logprobs(folder: Path, rng: np.random.Generator, run: str) -> LogprobsSumma
         pa.table({"sequence": np.arange(sequences), "tokens": np.full(sequences, length), **columns}),
         folder / "sequences.parquet",
     )
-    facts = Facts(run, tuple(STEPS), "step", clock, 0.9, "assumed")
+    facts = Facts(run, tuple(STEPS), "step", clock, Momentum(0.9, "assumed"))
     return replace(summarize(values, sequences, facts), cost=Cost(seconds=1.0))
 
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from driftline.checkpoints.momentum import Momentum
 from driftline.linearity.figures import Facts
 from driftline.linearity.statistics import line_r2
 from driftline.outputs import series
 from driftline.outputs.logprobs import summarize
 
 STEPS = list(range(0, 140, 10))
-FACTS = Facts("run", tuple(STEPS), "step", np.array(STEPS, float), 0.0, "run.json")
+FACTS = Facts("run", tuple(STEPS), "step", np.array(STEPS, float), Momentum(0.0, "run.json"))
 
 
 def walks(rng: np.random.Generator, n: int, size: float, drift: float = 0.0) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import sys
@@ -279,6 +280,7 @@ def _start(name: str, arguments: dict[str, Any]) -> tuple[Any, IO[str] | None]:
     always = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", OWNER: str(os.getpid())}
     os.environ.update(defaults | environment(None) | always)
     said = None if loud else tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # as long as the engine
+    others = set(multiprocessing.active_children())
     with _hushed(said):
         try:
             from vllm import LLM
@@ -293,6 +295,10 @@ def _start(name: str, arguments: dict[str, Any]) -> tuple[Any, IO[str] | None]:
                 "use --backend transformers" if loud else "use --backend transformers, or see VLLM_LOGGING_LEVEL=INFO"
             )
             raise InputError(f"vLLM cannot run {name} ({_cause(said, error)}): {remedy}") from error
+        except BaseException:  # stopped while it starts, and perhaps twice: what is left would be waited for at the end
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise
         finally:
             os.environ.pop(OWNER)  # of these processes, and of none that start later
 

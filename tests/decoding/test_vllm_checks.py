@@ -214,6 +214,24 @@ def test_the_command_line(folders):
     assert "--logits-processors" not in launch.command(drafted, late, None, 4321)
 
 
+def test_a_server_runs_models_as_they_are_saved(tmp_path, folders):
+    """vLLM's own `auto` would halve float32."""
+
+    def dtype(late, early=None, asked="auto"):
+        alpha = None if early is None else 1.5
+        words = launch.command(launch.Served(late="l", alpha=alpha, dtype=asked), late, early, 4321)
+        return dict(pairwise(words))["--dtype"]
+
+    early, late = folders
+    half = save(tmp_path / "half", pair()[1].bfloat16())
+    assert dtype(late) == dtype(late, early) == dtype(half, early) == "float32"
+    assert dtype(half) == dtype(half, half) == "bfloat16"
+    assert dtype(late, early, "float16") == "float16"
+    config = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    assert dtype(half) == "auto"
+
+
 def test_the_environment_hides_the_key_and_keeps_the_plugin():
     found = launch.environment("secret", {"VLLM_PLUGINS": "other", "PATH": "p"})
     assert found["VLLM_API_KEY"] == "secret"

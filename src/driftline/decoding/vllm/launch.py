@@ -19,10 +19,11 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
+from driftline.checkpoints.model_config import configuration
 from driftline.decoding.sources import early_of
 from driftline.decoding.vllm.arguments import options, refuse_options, value_of
 from driftline.decoding.vllm.checks import pair_overrides
-from driftline.decoding.vllm.folders import model_folder
+from driftline.decoding.vllm.folders import model_folder, running_dtype
 from driftline.errors import InputError
 
 _PLUGINS, _NAME = "vllm.general_plugins", "driftline"
@@ -80,7 +81,8 @@ def command(served: Served, late: Path, early: Path | None, port: int) -> list[s
         InputError: the two are no pair that vLLM decodes.
     """
     words = [sys.executable, "-m", *_entry(), str(late)]
-    words += ["--served-model-name", served.name, "--host", served.host, "--port", str(port), "--dtype", served.dtype]
+    words += ["--served-model-name", served.name, "--host", served.host, "--port", str(port)]
+    words += ["--dtype", _dtype(served.dtype, late, early)]
     given = {option for option, _ in options(served.rest)}
     if "--generation-config" not in given:
         words += ["--generation-config", "vllm"]  # no temperature or penalty that nobody asked for
@@ -92,6 +94,13 @@ def command(served: Served, late: Path, early: Path | None, port: int) -> list[s
     overrides, context = pair_overrides(early, late, served.alpha)
     words += ["--hf-overrides", json.dumps(overrides), "--logits-processors", f"{_PROCESSORS}:RequestAlpha"]
     return [*words, *_context(served.rest, context), *served.rest]
+
+
+def _dtype(asked: str, late: Path, early: Path | None) -> str:
+    """The dtype by vLLM's name; which one fits quantised weights, vLLM knows."""
+    if early is None and "quantization_config" in configuration(late):
+        return asked
+    return running_dtype(asked, [(one, one) for one in (late, early) if one is not None])
 
 
 def _entry() -> tuple[str, ...]:

@@ -161,6 +161,7 @@ def test_log_probs_are_of_the_alpha_that_was_asked_for(server, logits_after, alp
             "log-probs of the prompt are those of the server's alpha",
         ),
         ({"vllm_xargs": {"alpha": 3.0}, "echo": True, "logprobs": 1}, "log-probs of the prompt"),
+        ({"vllm_xargs": {"alpha": 3.0}, "use_beam_search": True, "n": 2}, "beam search is with the server's alpha"),
     ],
 )
 def test_a_request_that_would_get_something_else_is_refused(server, extra, why):

@@ -24,6 +24,7 @@ from driftline.decoding.sources import early_of
 from driftline.decoding.vllm.arguments import options, refuse_options, value_of
 from driftline.decoding.vllm.checks import pair_overrides
 from driftline.decoding.vllm.folders import model_folder, running_dtype
+from driftline.decoding.vllm.requests import MIDDLEWARE
 from driftline.errors import InputError
 
 _PLUGINS, _NAME = "vllm.general_plugins", "driftline"
@@ -82,7 +83,7 @@ def command(served: Served, late: Path, early: Path | None, port: int) -> list[s
     """
     words = [sys.executable, "-m", *_entry(), str(late)]
     words += ["--served-model-name", served.name, "--host", served.host, "--port", str(port)]
-    words += ["--dtype", _dtype(served.dtype, late, early)]
+    words += ["--dtype", _dtype(served.dtype, late, early), "--middleware", MIDDLEWARE]
     given = {option for option, _ in options(served.rest)}
     if "--generation-config" not in given:
         words += ["--generation-config", "vllm"]  # no temperature or penalty that nobody asked for

@@ -24,7 +24,7 @@ from driftline.decoding.sources import early_of
 from driftline.decoding.vllm.arguments import options, refuse_options, value_of
 from driftline.decoding.vllm.checks import pair_overrides
 from driftline.decoding.vllm.folders import model_folder, running_dtype
-from driftline.decoding.vllm.requests import MIDDLEWARE
+from driftline.decoding.vllm.requests import KEY, MIDDLEWARE
 from driftline.errors import InputError
 
 _PLUGINS, _NAME = "vllm.general_plugins", "driftline"
@@ -83,7 +83,8 @@ def command(served: Served, late: Path, early: Path | None, port: int) -> list[s
     """
     words = [sys.executable, "-m", *_entry(), str(late)]
     words += ["--served-model-name", served.name, "--host", served.host, "--port", str(port)]
-    words += ["--dtype", _dtype(served.dtype, late, early), "--middleware", MIDDLEWARE]
+    words += ["--dtype", _dtype(served.dtype, late, early)]
+    words += [word for one in MIDDLEWARE for word in ("--middleware", one)]
     given = {option for option, _ in options(served.rest)}
     if "--generation-config" not in given:
         words += ["--generation-config", "vllm"]  # no temperature or penalty that nobody asked for
@@ -129,7 +130,7 @@ def environment(key: str | None, given: Mapping[str, str] = os.environ) -> dict[
     """Of vLLM's processes: the key out of sight of `ps`, our plugin among those it loads, its first model runner."""
     found = dict(given) | {"VLLM_USE_V2_MODEL_RUNNER": "0"}
     if key is not None:
-        found["VLLM_API_KEY"] = key
+        found[KEY] = key
     if (chosen := found.get("VLLM_PLUGINS")) is not None and _NAME not in chosen.split(","):
         found["VLLM_PLUGINS"] = ",".join([*filter(None, chosen.split(",")), _NAME])
     return found

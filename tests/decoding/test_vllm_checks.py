@@ -232,6 +232,15 @@ def test_a_server_runs_models_as_they_are_saved(tmp_path, folders):
     assert dtype(half) == "auto"
 
 
+@pytest.mark.parametrize("rest", [(), ("--enable-chunked-prefill",), ("--no_enable_chunked_prefill",)])
+@pytest.mark.parametrize("cpu", [True, False])
+def test_on_processors_prompts_are_read_whole_unless_it_is_said(monkeypatch, folders, rest, cpu):
+    """vLLM 0.32 cannot take back the draw of a seed after part of a prompt there, and ends."""
+    monkeypatch.setattr(launch, "on_cpu", lambda: cpu)
+    words = launch.command(launch.Served(late="l", rest=rest), folders[1], None, 4321)
+    assert ("--no-enable-chunked-prefill" in words) == (cpu and not rest)
+
+
 def test_the_environment_hides_the_key_and_keeps_the_plugin():
     found = launch.environment("secret", {"VLLM_PLUGINS": "other", "PATH": "p"})
     assert found["VLLM_API_KEY"] == "secret"

@@ -25,7 +25,7 @@ from driftline.checkpoints.safetensors_file import read_header
 from driftline.decoding.backends.vllm_settings import engine_arguments
 from driftline.decoding.backends.window import Window
 from driftline.decoding.vllm.folders import Source, model_folder, running_dtype
-from driftline.decoding.vllm.launch import environment
+from driftline.decoding.vllm.launch import environment, on_cpu
 from driftline.decoding.vllm.plugin import OWNER
 from driftline.errors import InputError, UnreadableCheckpoint, first_line
 from driftline.files.fingerprint import stamp, weights_of
@@ -202,12 +202,9 @@ def _must_not_be_a_ray_worker() -> None:
 
 def _arguments(weights: Weights, folders: Sequence[Path]) -> dict[str, Any]:
     """What `vllm.LLM` is told besides the model's folder."""
-    import torch
-
     sources = [source for source in (weights.late, weights.early) if source is not None]
     dtype = running_dtype(weights.dtype, list(zip(sources, folders, strict=True)))
-    cpu = not torch.accelerator.is_available()
-    found = engine_arguments(dtype=dtype, at_once=weights.at_once, scoring=weights.scoring, on_cpu=cpu)
+    found = engine_arguments(dtype=dtype, at_once=weights.at_once, scoring=weights.scoring, on_cpu=on_cpu())
     if weights.early is not None:
         from driftline.decoding.vllm.checks import pair_overrides
 

@@ -88,6 +88,8 @@ def command(served: Served, late: Path, early: Path | None, port: int) -> list[s
     given = {option for option, _ in options(served.rest)}
     if "--generation-config" not in given:
         words += ["--generation-config", "vllm"]  # no temperature or penalty that nobody asked for
+    if on_cpu() and not any("chunked-prefill" in option for option in given):
+        words.append("--no-enable-chunked-prefill")  # in whose midst a request with a seed would end vLLM's server
     if early is None:
         if not any(option.startswith("--spec") or option == "-sc" for option in given):
             words += ["--logits-processors", f"{_PROCESSORS}:NoAlpha"]
@@ -103,6 +105,13 @@ def _dtype(asked: str, late: Path, early: Path | None) -> str:
     if early is None and "quantization_config" in configuration(late):
         return asked
     return running_dtype(asked, [(one, one) for one in (late, early) if one is not None])
+
+
+def on_cpu() -> bool:
+    """There is no accelerator for vLLM."""
+    import torch
+
+    return not torch.accelerator.is_available()
 
 
 def _entry() -> tuple[str, ...]:

@@ -82,6 +82,17 @@ def test_other_tokenizers_are_refused(tmp_path, folders):
         pair_overrides(tmp_path / "other", folders[1], 1.5)
 
 
+def test_two_windows_of_attention_are_refused(folders):
+    early, late = folders
+    config = json.loads((early / "config.json").read_text())
+    (early / "config.json").write_text(json.dumps(config | {"use_sliding_window": True, "sliding_window": 16}))
+    with pytest.raises(InputError, match=r"sliding_window of .* is 16 and of .* None, and vLLM has one for both"):
+        pair_overrides(early, late, 1.5)
+    for folder in folders:
+        (folder / "config.json").write_text(json.dumps(config | {"use_sliding_window": False, "sliding_window": 16}))
+    pair_overrides(early, late, 1.5)
+
+
 def test_the_shorter_context_of_the_early_model_is_the_pairs(tmp_path, folders):
     short = pair(max_position_embeddings=48)[0]
     save(tmp_path / "short", short)

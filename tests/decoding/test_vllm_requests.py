@@ -11,7 +11,7 @@ import pytest
 
 from driftline.decoding.vllm.requests import MIDDLEWARE, AlphaIsHeeded, KeyIsAsked
 
-pytest.importorskip("starlette")
+pytest.importorskip("fastapi")
 
 
 def answered(middleware: type, body: bytes = b"{}", pieces: int = 1, **changes: Any) -> tuple[int, bytes]:

@@ -70,6 +70,6 @@ def _refuse(body: bytes) -> None:
         return
     extra = asked.get("vllm_xargs")
     if isinstance(extra, dict) and extra.get("alpha") is not None:
-        from starlette.exceptions import HTTPException
+        from fastapi import HTTPException  # as vLLM answers in its form
 
         raise HTTPException(400, "beam search is with the server's alpha: leave out alpha, or use_beam_search")

@@ -268,6 +268,7 @@ def test_the_environment_hides_the_key_and_keeps_the_plugin():
         ({"alpha": None}, "--early needs --alpha"),
         ({"alpha": float("nan")}, "--alpha is nan"),
         ({"alpha": float("inf")}, "--alpha is inf"),
+        ({"alpha": 1e38}, "--alpha is 1e\\+38"),
         ({"early": "./missing"}, "missing does not exist"),
         ({"rest": ("--host", "x")}, "cannot be given after --"),
     ],

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_a_folder_that_is_taken_for_a_leftover_before_it_is_held_is_made_anew(tm
     """Two processes at once: the other lists leftovers between a folder's making and its holding."""
     made, make, hold = [], output.tempfile.mkdtemp, output.hold
 
-    def mkdtemp(**given: object) -> str:
+    def mkdtemp(**given: Any) -> str:
         made.append(make(**given))
         if moment == "made" and len(made) == 1:
             clear_leftovers(tmp_path / "out")

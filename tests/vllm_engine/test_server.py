@@ -156,8 +156,8 @@ def test_log_probs_are_of_the_alpha_that_was_asked_for(server, logits_after, alp
 @pytest.mark.parametrize(
     ("extra", "why"),
     [
-        ({"vllm_xargs": {"alpha": "1.5x"}}, "give a finite number"),
-        ({"vllm_xargs": {"alpha": [1.5]}}, "give a finite number"),
+        ({"vllm_xargs": {"alpha": "1.5x"}}, "give a number between"),
+        ({"vllm_xargs": {"alpha": [1.5]}}, "give a number between"),
         (
             {"vllm_xargs": {"alpha": 3.0}, "prompt_logprobs": 1},
             "log-probs of the prompt are those of the server's alpha",

@@ -10,9 +10,10 @@ import tiny_models
 
 from driftline.decoding.backends.backend import Backend
 from driftline.decoding.backends.opening import open_decoder, scorer
-from driftline.decoding.backends.vllm_engine import Weights, _cause, _saved_dtype
+from driftline.decoding.backends.vllm_engine import Weights, _cause
 from driftline.decoding.sampler import end_ids
 from driftline.decoding.settings import GenerationSettings
+from driftline.decoding.vllm.folders import running_dtype, saved_dtype
 from driftline.errors import InputError
 from driftline.models import declared_ends, load_model, load_tokenizer
 
@@ -61,8 +62,19 @@ def test_a_model_runs_as_saved(tmp_path, dtype, said) -> None:
     config = json.loads((saved / "config.json").read_text())
     del config["dtype"]
     (saved / "config.json").write_text(json.dumps(config | ({} if said is None else {said: dtype})))
-    assert _saved_dtype(saved, saved) == dtype
+    assert saved_dtype(saved, saved) == dtype
     assert str(load_model(saved).dtype) == f"torch.{dtype}"
+
+
+def test_two_models_of_different_dtypes_run_in_the_one_that_rounds_neither(tmp_path, folder) -> None:
+    import torch
+
+    half = tiny_models.save(tmp_path / "half", tiny_models.pair(num_hidden_layers=1)[0].to(torch.bfloat16))
+    assert running_dtype("auto", [(half, half)]) == "bfloat16"
+    assert running_dtype("auto", [(half, half), (half, half)]) == "bfloat16"
+    for two in ([(half, half), (folder, folder)], [(folder, folder), (half, half)]):
+        assert running_dtype("auto", two) == "float32"
+        assert running_dtype("float16", two) == "float16"
 
 
 def test_the_same_weights_are_told_from_others_under_their_name(folder, tmp_path) -> None:

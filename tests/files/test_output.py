@@ -5,13 +5,15 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from driftline.errors import InputError
+from driftline.files import output
 from driftline.files.json import json_text
-from driftline.files.output import output_folder, refuse_occupied, scratch_folder
+from driftline.files.output import clear_leftovers, output_folder, refuse_occupied, scratch_folder
 
 
 def test_output_appears_only_when_complete(tmp_path: Path) -> None:
@@ -144,3 +146,29 @@ with scratch_folder(Path({str(tmp_path / "out")!r})) as folder:
     assert len(list(tmp_path.iterdir())) == 1
     refuse_occupied(tmp_path / "out", overwrite=False, mark="summary.json")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["made", "opened"])
+def test_a_folder_that_is_taken_for_a_leftover_before_it_is_held_is_made_anew(tmp_path, monkeypatch, moment) -> None:
+    """Two processes at once: the other lists leftovers between a folder's making and its holding."""
+    made, make, hold = [], output.tempfile.mkdtemp, output.hold
+
+    def mkdtemp(**given: Any) -> str:
+        made.append(make(**given))
+        if moment == "made" and len(made) == 1:
+            clear_leftovers(tmp_path / "out")
+        return made[-1]
+
+    def opened_before(folder: Path) -> int:
+        holding = hold(folder)
+        if moment == "opened" and len(made) == 1:
+            folder.rmdir()  # as the other did, and let go of it
+        return holding
+
+    monkeypatch.setattr(output.tempfile, "mkdtemp", mkdtemp)
+    monkeypatch.setattr(output, "hold", opened_before)
+    with scratch_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("whole")
+        assert [str(folder)] == made[1:]
+        assert not Path(made[0]).exists()
+    assert not any(tmp_path.iterdir())

@@ -111,6 +111,23 @@ def test_experts_are_not_swapped_as_vllm_would_keep_the_former_ones(tmp_path) ->
     assert found == generated("transformers", tmp_path / "2.jsonl", file, second, "--temperature", 0)
 
 
+def scores(folder: Path) -> dict:
+    return json.loads((folder / "sweep.json").read_text())
+
+
+@pytest.mark.parametrize("space", [("--output-space",), ()], ids=["logits", "weights"])
+def test_sweep(tmp_path, sums, space) -> None:
+    """Greedy answers, so that both backends must find the same."""
+    found = {}
+    for backend in ("transformers", "vllm"):
+        words = ("sweep", sums, "--to", "40,60,80", "--task", "sums", "--problems", 24, "--samples", 1, "--observed", 2)
+        run(*words, "--temperature", 0, "--backend", backend, "--out", tmp_path / backend, *space)
+        found[backend] = scores(tmp_path / backend)
+    for part in ("candidates", "observed", "best", "rounds"):
+        assert found["vllm"][part] == found["transformers"][part]
+    assert not list(tmp_path.glob("**/.forecast-*"))
+
+
 def test_log_probs_are_those_of_the_embedded_backend(tmp_path, sums) -> None:
     asked = [f"{a}+{b}=" for a in (23, 47) for b in (45, 18, 90)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in asked))
@@ -129,23 +146,6 @@ def test_log_probs_are_those_of_the_embedded_backend(tmp_path, sums) -> None:
     assert values[0].shape == values[1].shape
     assert np.abs(values[0] - values[1]).max() < 1e-4
     assert np.abs(values[0][:, -1] - values[0][:, 0]).max() > 1e-3, "the checkpoints are the same: nothing was tested"
-
-
-def scores(folder: Path) -> dict:
-    return json.loads((folder / "sweep.json").read_text())
-
-
-@pytest.mark.parametrize("space", [(), ("--output-space",)], ids=["weights", "logits"])
-def test_sweep(tmp_path, sums, space) -> None:
-    """Greedy answers, so that both backends must find the same."""
-    found = {}
-    for backend in ("transformers", "vllm"):
-        words = ("sweep", sums, "--to", "40,60,80", "--task", "sums", "--problems", 24, "--samples", 1, "--observed", 2)
-        run(*words, "--temperature", 0, "--backend", backend, "--out", tmp_path / backend, *space)
-        found[backend] = scores(tmp_path / backend)
-    for part in ("candidates", "observed", "best", "rounds"):
-        assert found["vllm"][part] == found["transformers"][part]
-    assert not list(tmp_path.glob("**/.forecast-*"))
 
 
 def test_evaluate_a_pair_beside_its_controls(tmp_path, sums) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,11 @@ def check(early: Path, late: Path, alpha: float, *, eager: bool = True) -> None:
         assert max(token for ids in texts[own] for token in ids) < WORDS
 
 
-def test_qwen2_compiled(tmp_path):
-    check(*saved_pair(tmp_path, "qwen2"), -1.0, eager=False)
+def test_qwen2_compiled_and_an_early_head_that_the_configuration_denies(tmp_path):
+    early, late = saved_pair(tmp_path, "qwen2")
+    config = json.loads((early / "config.json").read_text())
+    (early / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    check(early, late, -1.0, eager=False)
 
 
 def test_qwen3_padded_and_tied_otherwise(tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from functools import cache
@@ -154,13 +156,14 @@ def test_log_probs_are_of_the_alpha_that_was_asked_for(server, logits_after, alp
 @pytest.mark.parametrize(
     ("extra", "why"),
     [
-        ({"vllm_xargs": {"alpha": "1.5x"}}, "give a finite number"),
-        ({"vllm_xargs": {"alpha": [1.5]}}, "give a finite number"),
+        ({"vllm_xargs": {"alpha": "1.5x"}}, "give a number between"),
+        ({"vllm_xargs": {"alpha": [1.5]}}, "give a number between"),
         (
             {"vllm_xargs": {"alpha": 3.0}, "prompt_logprobs": 1},
             "log-probs of the prompt are those of the server's alpha",
         ),
         ({"vllm_xargs": {"alpha": 3.0}, "echo": True, "logprobs": 1}, "log-probs of the prompt"),
+        ({"vllm_xargs": {"alpha": 3.0}, "use_beam_search": True, "n": 2}, "beam search is with the server's alpha"),
     ],
 )
 def test_a_request_that_would_get_something_else_is_refused(server, extra, why):
@@ -215,6 +218,16 @@ def test_the_key_is_asked_for_and_in_no_command_line(server):
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=server.address, api_key="wrong").models.list()
     assert [model.id for model in server.client().models.list()] == [NAME]
+    beside = server.address.replace("/v1", "/invocations")  # which vLLM leaves open
+    body = json.dumps({"model": NAME, "prompt": [5, 6], "max_tokens": 1}).encode()
+    for key, status in (("wrong", 401), (server.key, 200)):
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(beside, body, headers)) as answer:
+                found = answer.status
+        except urllib.error.HTTPError as refused:
+            found = refused.code
+        assert found == status
     below = below_of(server.process.pid)
     words = [Path(f"/proc/{one}/cmdline").read_bytes() for one in below]
     assert len(below) >= 2  # the server and its engine

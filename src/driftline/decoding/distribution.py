@@ -17,6 +17,7 @@ from driftline.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+FARTHEST = 1e4  # of alpha, either way: far beyond it logits leave float32, and what is drawn from them is no number
 _NUCLEUS = 128  # tokens that are looked at before a whole vocabulary is sorted
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftline.decoding import adapter
+from driftline.decoding.distribution import FARTHEST
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
@@ -56,10 +56,12 @@ def refuse_unpaired(late: str | Path, early: str | Path | None, alpha: float | N
     """What can be said against two models and an alpha before anything of them is loaded.
 
     Raises:
-        InputError: alpha is not finite, one of early and alpha is missing, or an adapter is of another base.
+        InputError: alpha is out of range, one of early and alpha is missing, or an adapter is of another base.
     """
-    if alpha is not None and not math.isfinite(alpha):
-        raise InputError(f"--alpha is {alpha}: give a finite number (1 is the late model, 0 the early one)")
+    if alpha is not None and not abs(alpha) <= FARTHEST:
+        raise InputError(
+            f"--alpha is {alpha}: give a number between {-FARTHEST:g} and {FARTHEST:g} (1 is the late model, 0 the early one)"
+        )
     if alpha is None and early is not None:
         raise InputError("--early needs --alpha: give how far to go from the early model (1 is the late one)")
     if adapter.is_adapter(late):

@@ -84,17 +84,34 @@ def scratch_folder(out: Path) -> Iterator[Path]:
     out = out.absolute()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.{_PARTIAL}", dir=out.parent))
-        partial.chmod(0o777 & ~_umask())
+        partial, holding = _fresh(out)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from error
-    holding = _hold_if_possible(partial)
     try:
         yield partial
     finally:
         if holding is not None:
             os.close(holding)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fresh(out: Path) -> tuple[Path, int | None]:
+    """A new folder beside `out`, and what holds it where the file system has locks.
+
+    Another process may take one that is not held yet for a leftover, and remove it: then the next one is made.
+    """
+    while True:
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.{_PARTIAL}", dir=out.parent))
+        try:
+            partial.chmod(0o777 & ~_umask())
+            holding = hold(partial)
+        except (Held, FileNotFoundError):
+            continue
+        except OSError:
+            return partial, None
+        if partial.exists():
+            return partial, holding
+        os.close(holding)
 
 
 def _rename_over(new: Path, out: Path) -> None:

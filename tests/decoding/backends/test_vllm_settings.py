@@ -65,6 +65,13 @@ def test_an_engine_takes_no_settings_from_the_checkpoint(monkeypatch) -> None:
     assert arguments(at_once=8)["max_num_seqs"] == 8
 
 
+def test_a_processor_samples_whole_prompts_as_vllm_cannot_take_back_a_seed_there(monkeypatch) -> None:
+    monkeypatch.delenv(OPTIONS, raising=False)
+    assert arguments(on_cpu=True)["enable_chunked_prefill"] is False
+    assert "enable_chunked_prefill" not in arguments(on_cpu=True, scoring=True)
+    assert "enable_chunked_prefill" not in arguments(on_cpu=False)
+
+
 def test_what_is_scored_together_is_bounded(monkeypatch) -> None:
     monkeypatch.delenv(OPTIONS, raising=False)
     assert arguments(scoring=True)["max_num_batched_tokens"] == 2048

@@ -9,7 +9,6 @@ where the server honours seeds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
@@ -21,6 +20,7 @@ from driftline.decoding.backends.abilities import CHAT, COMPLETIONS, Abilities, 
 from driftline.decoding.backends.backend import Backend
 from driftline.decoding.backends.connection import Connection, Refusal
 from driftline.decoding.backends.decoder import Job, Response
+from driftline.decoding.distribution import FARTHEST
 from driftline.decoding.sampler import Sampler, row_seed
 from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
@@ -59,10 +59,10 @@ class Endpoint:
             batch_size: requests in flight.
 
         Raises:
-            InputError: the address or the model's name is none, alpha is not finite, or the tokenizer does not load.
+            InputError: the address or the model's name is none, alpha is out of range, or the tokenizer does not load.
         """
-        if alpha is not None and not math.isfinite(alpha):
-            raise InputError(f"--alpha is {alpha}: give a finite number")
+        if alpha is not None and not abs(alpha) <= FARTHEST:
+            raise InputError(f"--alpha is {alpha}: give a number between {-FARTHEST:g} and {FARTHEST:g}")
         self.alpha = alpha
         self.model = model_name(backend, step)
         self._alpha, self._sources, self._tokenizer_name = alpha, sources, backend.tokenizer

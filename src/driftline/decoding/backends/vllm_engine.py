@@ -19,22 +19,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.safetensors_file import read_header
 from driftline.decoding.backends.vllm_settings import engine_arguments
 from driftline.decoding.backends.window import Window
-from driftline.decoding.vllm.folders import model_folder
-from driftline.decoding.vllm.launch import environment
+from driftline.decoding.vllm.folders import Source, model_folder, running_dtype
+from driftline.decoding.vllm.launch import environment, on_cpu
 from driftline.decoding.vllm.plugin import OWNER
 from driftline.errors import InputError, UnreadableCheckpoint, first_line
 from driftline.files.fingerprint import stamp, weights_of
 from driftline.files.json import read_json
 
-Source: TypeAlias = str | Path | Checkpoint
 _ALPHA = "driftline.decoding.vllm.alpha:RequestAlpha"
-_HALVES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _OF_NO_ACCOUNT = ("_name_or_path", "transformers_version", "use_cache", "dtype", "torch_dtype")  # in a configuration
 
 
@@ -205,11 +203,9 @@ def _must_not_be_a_ray_worker() -> None:
 
 def _arguments(weights: Weights, folders: Sequence[Path]) -> dict[str, Any]:
     """What `vllm.LLM` is told besides the model's folder."""
-    import torch
-
-    dtype = weights.dtype if weights.dtype != "auto" else _saved_dtype(weights.late, folders[0])
-    cpu = not torch.accelerator.is_available()
-    found = engine_arguments(dtype=dtype, at_once=weights.at_once, scoring=weights.scoring, on_cpu=cpu)
+    sources = [source for source in (weights.late, weights.early) if source is not None]
+    dtype = running_dtype(weights.dtype, list(zip(sources, folders, strict=True)))
+    found = engine_arguments(dtype=dtype, at_once=weights.at_once, scoring=weights.scoring, on_cpu=on_cpu())
     if weights.early is not None:
         from driftline.decoding.vllm.checks import pair_overrides
 
@@ -218,22 +214,6 @@ def _arguments(weights: Weights, folders: Sequence[Path]) -> dict[str, Any]:
         if context is not None:
             found["max_model_len"] = context
     return found
-
-
-def _saved_dtype(source: Source, folder: Path) -> str:
-    """The dtype in which transformers would run the model where `auto` is asked for."""
-    if isinstance(source, Checkpoint) and not source.as_saved:
-        stored = {info.written for info in source.tensors.values()}
-        return _HALVES[next(iter(stored))] if stored in ({"BF16"}, {"F16"}) else "float32"
-    config = read_json(folder / "config.json")
-    for part in (config, config.get("text_config") or {}):
-        if name := part.get("dtype") or part.get("torch_dtype"):
-            return str(name).removeprefix("torch.")
-    for file in sorted(folder.glob("*.safetensors")):
-        for info in read_header(file).values():
-            if info.dtype in _HALVES:
-                return _HALVES[info.dtype]
-    return "float32"
 
 
 def _tensors(folders: Sequence[Path]) -> str:

@@ -77,6 +77,8 @@ def engine_arguments(*, dtype: str, at_once: int | None, scoring: bool, on_cpu: 
         found["max_num_batched_tokens"] = max(_SCORED_TOGETHER, at_once or 0)
     if on_cpu:
         found["enforce_eager"] = True
+        if not scoring:
+            found["enable_chunked_prefill"] = False  # of samples that have a seed, vLLM's CPU sampler cannot take part
         if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             found["kv_cache_memory_bytes"] = min(_CPU_CACHE, memory // 4)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from driftline.decoding.distribution import SamplingParams
+from driftline.decoding.distribution import FARTHEST, SamplingParams
 from driftline.decoding.sampler import Sampler, row_seed
 from driftline.decoding.speculative import OpenCompletion
 from driftline.errors import InputError
@@ -28,7 +28,6 @@ _MOST_STOPS, _LONGEST_STOP = 16, 256
 _MOST_LIKELIEST = 20
 _WITHOUT_CONTEXT = 4096  # new tokens of a chat that names no limit, where the model names no context
 _COLDEST = 1e-4  # above 0; below, logits leave the range of float32
-_FARTHEST = 1e4
 
 _HARMLESS = frozenset(
     ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "request_id", "priority")
@@ -72,7 +71,7 @@ class _Body(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
-    alpha: Annotated[float, Field(ge=-_FARTHEST, le=_FARTHEST)] | None = None
+    alpha: Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)] | None = None
     vllm_xargs: dict[str, Any] | None = None
 
 
@@ -248,11 +247,9 @@ def _alpha(body: _Body, sampler: Sampler) -> float:
     if more:
         raise InputError(f"vllm_xargs holds {next(iter(more))[:40]!r}, which is not known here: leave it out")
     if value is not None and (
-        isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _FARTHEST
+        isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= FARTHEST
     ):
-        raise InputError(
-            f"vllm_xargs has an alpha that is no number between {-_FARTHEST:g} and {_FARTHEST:g}: give one"
-        )
+        raise InputError(f"vllm_xargs has an alpha that is no number between {-FARTHEST:g} and {FARTHEST:g}: give one")
     if value is not None and body.alpha is not None and value != body.alpha:
         raise InputError("alpha and that of vllm_xargs differ: give one of them")
     asked = body.alpha if value is None else float(value)

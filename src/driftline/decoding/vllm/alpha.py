@@ -7,12 +7,13 @@ grammars all see the logits that were asked for.
 
 from __future__ import annotations
 
-import math
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+from driftline.decoding.distribution import FARTHEST
 
 if TYPE_CHECKING:
     import torch
@@ -67,13 +68,15 @@ def own_alpha(params: SamplingParams) -> float | None:
     """The alpha that a request names, or None.
 
     Raises:
-        ValueError: it is no finite number.
+        ValueError: it is no number, or out of range.
     """
     named: Any = (params.extra_args or {}).get(_KEY)
     if named is None:
         return None
-    if isinstance(named, bool) or not isinstance(named, (int, float)) or not math.isfinite(named):
-        raise ValueError(f"alpha is {named!r}: give a finite number (1 is the late model, 0 the early one)")
+    if isinstance(named, bool) or not isinstance(named, (int, float)) or not abs(named) <= FARTHEST:
+        raise ValueError(
+            f"alpha is {named!r}: give a number between {-FARTHEST:g} and {FARTHEST:g} (1 is the late model, 0 the early one)"
+        )
     return float(named)
 
 

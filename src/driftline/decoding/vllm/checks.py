@@ -27,6 +27,11 @@ def pair_overrides(early: Path, late: Path, alpha: float) -> tuple[dict[str, Any
     first, last = configuration_of(early), configuration_of(late)
     architectures = {"early": decoder_of(first, early), "late": decoder_of(last, late)}
     refuse_different_vocabularies(early, late)
+    windows = [getattr(config, "sliding_window", None) for config in (first, last)]
+    if windows[0] != windows[1]:  # what vLLM's layers take where a model's code hands them none
+        raise InputError(
+            f"sliding_window of {early} is {windows[0]} and of {late} {windows[1]}, and vLLM has one for both: {_FORECAST}"
+        )
     tokens = max(load_tokenizer(late).get_vocab().values()) + 1
     overrides = {
         "architectures": [ARCHITECTURE],

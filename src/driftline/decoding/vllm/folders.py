@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,20 +15,24 @@ from driftline.checkpoints.bases import is_change
 from driftline.checkpoints.layouts import Checkpoint, huggingface
 from driftline.checkpoints.model_config import configuration
 from driftline.checkpoints.opening import open_checkpoint
+from driftline.checkpoints.safetensors_file import read_header
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.decoding.adapter import base_of, is_adapter
 from driftline.errors import InputError, UnreadableCheckpoint, first_line
 from driftline.files import remote
+from driftline.files.json import read_json
 from driftline.files.output import clear_leftovers, scratch_folder
 from driftline.forecast.forecast import Forecast, Origin
 from driftline.writing.storage import DTYPES, Storage
 from driftline.writing.write import write
 
+Source: TypeAlias = str | Path | Checkpoint
+_HALVES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _OF_A_MODEL = [f"*{suffix}" for suffix in (*remote.BESIDE_WEIGHTS, ".safetensors") if suffix != ".py"]
 
 
 @contextmanager
-def model_folder(source: str | Path | Checkpoint, *, dtype: str = "auto") -> Iterator[Path]:
+def model_folder(source: Source, *, dtype: str = "auto") -> Iterator[Path]:
     """A folder of safetensors, configuration and tokenizer; a copy that was written for it is gone afterwards.
 
     An adapter is written as the whole model that it makes of its base; ranks' shards and state dicts are put together.
@@ -55,6 +60,37 @@ def model_folder(source: str | Path | Checkpoint, *, dtype: str = "auto") -> Ite
         return
     with _copy(_one(checkpoint), dtype) as copied:
         yield copied
+
+
+def running_dtype(asked: str, models: Sequence[tuple[Source, Path]]) -> str:
+    """The dtype to run models in, by name: what is asked for, or, of `auto`, that in which all of them are saved.
+
+    vLLM has one for both of a pair: float32, which rounds neither, where they are saved in different ones. Its own
+    `auto` is not asked, as it halves float32.
+
+    Args:
+        models: what was named, and the folder that vLLM is given.
+    """
+    if asked != "auto":
+        return asked
+    saved = {saved_dtype(source, folder) for source, folder in models}
+    return saved.pop() if len(saved) == 1 else "float32"
+
+
+def saved_dtype(source: Source, folder: Path) -> str:
+    """The dtype in which transformers would run the model where `auto` is asked for."""
+    if isinstance(source, Checkpoint) and not source.as_saved:
+        stored = {info.written for info in source.tensors.values()}
+        return _HALVES[next(iter(stored))] if stored in ({"BF16"}, {"F16"}) else "float32"
+    config = read_json(folder / "config.json")
+    for part in (config, config.get("text_config") or {}):
+        if name := part.get("dtype") or part.get("torch_dtype"):
+            return str(name).removeprefix("torch.")
+    for file in sorted(folder.glob("*.safetensors")):
+        for info in read_header(file).values():
+            if info.dtype in _HALVES:
+                return _HALVES[info.dtype]
+    return "float32"
 
 
 def local(source: str | Path) -> Path:

@@ -19,10 +19,12 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
+from driftline.checkpoints.model_config import configuration
 from driftline.decoding.sources import early_of
 from driftline.decoding.vllm.arguments import options, refuse_options, value_of
 from driftline.decoding.vllm.checks import pair_overrides
-from driftline.decoding.vllm.folders import model_folder
+from driftline.decoding.vllm.folders import model_folder, running_dtype
+from driftline.decoding.vllm.requests import KEY, MIDDLEWARE
 from driftline.errors import InputError
 
 _PLUGINS, _NAME = "vllm.general_plugins", "driftline"
@@ -80,10 +82,14 @@ def command(served: Served, late: Path, early: Path | None, port: int) -> list[s
         InputError: the two are no pair that vLLM decodes.
     """
     words = [sys.executable, "-m", *_entry(), str(late)]
-    words += ["--served-model-name", served.name, "--host", served.host, "--port", str(port), "--dtype", served.dtype]
+    words += ["--served-model-name", served.name, "--host", served.host, "--port", str(port)]
+    words += ["--dtype", _dtype(served.dtype, late, early)]
+    words += [word for one in MIDDLEWARE for word in ("--middleware", one)]
     given = {option for option, _ in options(served.rest)}
     if "--generation-config" not in given:
         words += ["--generation-config", "vllm"]  # no temperature or penalty that nobody asked for
+    if on_cpu() and not any("chunked-prefill" in option for option in given):
+        words.append("--no-enable-chunked-prefill")  # in whose midst a request with a seed would end vLLM's server
     if early is None:
         if not any(option.startswith("--spec") or option == "-sc" for option in given):
             words += ["--logits-processors", f"{_PROCESSORS}:NoAlpha"]
@@ -92,6 +98,20 @@ def command(served: Served, late: Path, early: Path | None, port: int) -> list[s
     overrides, context = pair_overrides(early, late, served.alpha)
     words += ["--hf-overrides", json.dumps(overrides), "--logits-processors", f"{_PROCESSORS}:RequestAlpha"]
     return [*words, *_context(served.rest, context), *served.rest]
+
+
+def _dtype(asked: str, late: Path, early: Path | None) -> str:
+    """The dtype by vLLM's name; which one fits quantised weights, vLLM knows."""
+    if early is None and "quantization_config" in configuration(late):
+        return asked
+    return running_dtype(asked, [(one, one) for one in (late, early) if one is not None])
+
+
+def on_cpu() -> bool:
+    """There is no accelerator for vLLM."""
+    import torch
+
+    return not torch.accelerator.is_available()
 
 
 def _entry() -> tuple[str, ...]:
@@ -119,7 +139,7 @@ def environment(key: str | None, given: Mapping[str, str] = os.environ) -> dict[
     """Of vLLM's processes: the key out of sight of `ps`, our plugin among those it loads, its first model runner."""
     found = dict(given) | {"VLLM_USE_V2_MODEL_RUNNER": "0"}
     if key is not None:
-        found["VLLM_API_KEY"] = key
+        found[KEY] = key
     if (chosen := found.get("VLLM_PLUGINS")) is not None and _NAME not in chosen.split(","):
         found["VLLM_PLUGINS"] = ",".join([*filter(None, chosen.split(",")), _NAME])
     return found

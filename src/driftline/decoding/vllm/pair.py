@@ -21,7 +21,7 @@ from torch import nn
 from vllm.compilation.backends import set_model_tag
 from vllm.model_executor.model_loader import DefaultModelLoader
 from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_prefix
-from vllm.transformers_utils.config import get_config, get_hf_text_config
+from vllm.transformers_utils.config import checkpoint_has_lm_head, get_config, get_hf_text_config
 
 from driftline.checkpoints.ties import is_of_vocabulary
 from driftline.decoding.distribution import combine_logits
@@ -47,6 +47,8 @@ class ExtrapolatedForCausalLM(nn.Module):
         pair: dict[str, Any] = config.driftline
         early = get_config(pair["early"], trust_remote_code=False)
         text = get_hf_text_config(early)
+        if checkpoint_has_lm_head(pair["early"]):  # of the late model, vLLM has seen to it
+            early.tie_word_embeddings = text.tie_word_embeddings = False
         text.vocab_size = get_hf_text_config(config).vocab_size  # without padding, where the two differ in it
         self.vocabulary, self.width = text.vocab_size, text.hidden_size
         self.alpha = float(pair["alpha"])

@@ -12,7 +12,9 @@ persistence length l. Hence, of what the checkpoints show,
     B_noise = rho B          the batch at which noise and drift of a step are equal (arXiv 1812.06162).
 
 The model is that of `linearity.persistence`: a drift with an Ornstein-Uhlenbeck velocity, a random walk with the
-optimizer's momentum, independent noise at each checkpoint. Its likelihood is taken on a grid of l and rho; scale and
+optimizer's momentum, independent noise at each checkpoint. Momentum is of the gradient as a whole, so the drift went
+through it as well (`through_momentum`): what it smooths of a drift that turns looks like less noise, by so much that a
+rho of five may be taken for none. Its likelihood is taken on a grid of l and rho; scale and
 noise are found exactly at each point. The interval holds the points whose quasi-likelihood (Wedderburn 1974: the
 number of independent dimensions is what the misfit to the increments' Gram says it is) is within its 95 % point.
 """
@@ -70,13 +72,14 @@ class UsefulRate:
     dimensions: float
 
 
-def useful_rate(gram: Array, steps: Array, beta1: float) -> UsefulRate | None:
+def useful_rate(gram: Array, steps: Array, beta1: float, *, through_momentum: bool = True) -> UsefulRate | None:
     """The estimate for one run; None where it has fewer than eight checkpoints, or does not move.
 
     Args:
         gram: [T, T] of the deltas, in squared units of the weights.
         steps: [T], of constant learning rate.
         beta1: of the optimizer's momentum.
+        through_momentum: whether the drift is smoothed by it, as the noise is.
     """
     steps = np.asarray(steps, np.float64)
     if len(steps) < FEWEST:
@@ -91,7 +94,7 @@ def useful_rate(gram: Array, steps: Array, beta1: float) -> UsefulRate | None:
     box = ((shortest, _LONGEST * span), _RATIOS)
     for _ in range(_PASSES):
         lengths, ratios = (np.geomspace(*ends, _GRID) for ends in box)
-        loss, speed = _surface(increments / scale, steps, beta1, lengths, ratios)
+        loss, speed = _surface(increments / scale, steps, beta1, lengths, ratios, through_momentum)
         inside, dimensions = _accepted(loss, increments / scale)
         box = (_around(lengths, inside.any(1)), _around(ratios, inside.any(0)))
     at = np.unravel_index(loss.argmin(), loss.shape)
@@ -108,7 +111,26 @@ def useful_rate(gram: Array, steps: Array, beta1: float) -> UsefulRate | None:
     )
 
 
-def _surface(increments: Array, steps: Array, beta1: float, lengths: Array, ratios: Array) -> tuple[Array, Array]:
+def smoothed_drift(steps: Array, length: float, beta1: float) -> Array:
+    """Covariance [T-1, T-1] of the increments of a drift of unit velocity that went through momentum, step by step.
+
+    The velocity v(t) = r v(t-1) + sqrt(1 - r²) e(t), r = exp(-1 / length), becomes u(t) = b u(t-1) + (1 - b) v(t): an
+    AR(2) process, whose covariances are a sum of those of two AR(1) processes, of r and of b.
+    """
+    r, b = math.exp(-1 / length), beta1
+    if abs(r - b) < 1e-6:
+        r += 1e-6  # the limit is finite
+    own, other = (
+        r * (1 - b) ** 2 / ((r - b) * (1 - r * b)),
+        -b * (1 - r**2) * (1 - b) / ((r - b) * (1 - r * b) * (1 + b)),
+    )
+    covariance = own * walk_covariance(steps, r) + other * walk_covariance(steps, b)
+    return np.diff(np.diff(covariance, axis=0), axis=1)
+
+
+def _surface(
+    increments: Array, steps: Array, beta1: float, lengths: Array, ratios: Array, through_momentum: bool
+) -> tuple[Array, Array]:
     """-log L per dimension [lengths, ratios] at the best scale and noise, and drift² per step there.
 
     With A = drift(l) + rho walk and E the noise, S = a (A + r E). In the basis in which E is one and A diagonal,
@@ -122,7 +144,8 @@ def _surface(increments: Array, steps: Array, beta1: float, lengths: Array, rati
     constant = np.linalg.slogdet(noise)[1]
     loss, speed = np.empty((2, len(lengths), len(ratios)))
     for i, length in enumerate(lengths):
-        drift = root @ drift_covariance(steps, length) @ root.T
+        whole = smoothed_drift(steps, length, beta1) if through_momentum else drift_covariance(steps, length)
+        drift = root @ whole @ root.T
         values, vectors = np.linalg.eigh(drift + ratios[:, None, None] * whitened_walk)
         held = np.einsum("rji,jk,rki->ri", vectors, observed, vectors)
         top = values[:, -1:]
@@ -142,7 +165,8 @@ def _accepted(loss: Array, increments: Array) -> tuple[Array, float]:
     saturated = (np.log(np.maximum(values, 1e-9 * values[-1])).sum() + m) / 2
     freedom = m * (m + 1) / 2 - 4
     dimensions = freedom / (2 * max(loss.min() - saturated, 1e-9))
-    return dimensions * (loss - loss.min()) <= f_distribution.ppf(_LEVEL, 1, freedom) / 2, float(dimensions)
+    inside = np.asarray(dimensions * (loss - loss.min()) <= f_distribution.ppf(_LEVEL, 1, freedom) / 2)
+    return inside, float(dimensions)
 
 
 def _around(grid: Array, inside: Array) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Do the checkpoints of a slow run say how much faster it could go? Predictions first, then the runs they are of.
+"""Do the checkpoints of a slow run say how much faster it could go? PredictedRates first, then the runs they are of.
 
 Each batch size and seed is run at the lowest learning rate. From the Gram of that run, and nothing else, follow the
 largest useful rate, kappa times its own, and the noise scale of its gradient (`forecast.useful_rate`). They are
@@ -48,9 +48,13 @@ _SHAPE: dict[str, Any] = {"score_every": 5, "held_out_problems": 128}
 _QUICK: dict[str, Any] = {"score_every": 4, "held_out_problems": 16}
 
 
-class Prediction(Record):
-    """Of a batch and a seed, from the run at the lowest rate; intervals [low, high] of 95 %, None for an open end."""
+MODELS = {"plain": False, "through momentum": True}  # whether the drift is smoothed by momentum, as the noise is
 
+
+class PredictedRate(Record):
+    """Of a batch and a seed by one model; intervals [low, high] of 95 %, None for an open end."""
+
+    model: str
     batch: int
     seed: int
     rate: float
@@ -64,11 +68,11 @@ class Prediction(Record):
     written: str | None
 
 
-class Predictions(Record):
+class PredictedRates(Record):
     """`predictions.json`."""
 
     driftline: str
-    predictions: list[Prediction]
+    predictions: list[PredictedRate]
 
 
 class RanAt(Record):
@@ -86,7 +90,7 @@ class Cell(Record):
     """What was predicted of a batch and a seed, and what came; None where the runs do not tell."""
 
     task: str
-    prediction: Prediction
+    prediction: PredictedRate
     runs: list[RanAt]
     best: float | None
     margin: float | None
@@ -111,9 +115,11 @@ class _Run:
 
 def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
     """Seeds outermost, then batches; of each the lowest rate first."""
-    rates, batches, seeds, shape = RATES, BATCHES, SEEDS, _SHAPE
+    rates: Sequence[float] = RATES
+    batches: Sequence[int] = BATCHES
+    seeds, shape = SEEDS[: 1 if quick else None], _QUICK if quick else _SHAPE
     if quick:
-        rates, batches, seeds, shape = (RATES[0], RATES[2]), (2,), SEEDS[:1], _QUICK
+        rates, batches = (RATES[0], RATES[2]), BATCHES[1:2]
     short, long = (4, 8) if quick else (STEPS, LONG)
     every = 1 if quick else 2
     return {
@@ -157,8 +163,8 @@ def register(out: Path, first: Mapping[str, Path], others: Mapping[str, Path]) -
     if begun:
         raise InputError(f"{begun[0]} was made before anything was predicted of it: begin in another folder with --out")
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    rows = [*found, *(_prediction(run, written=now) for run in new)]
-    write_record(path, Predictions(driftline=__version__, predictions=rows))
+    rows = [*found, *(_prediction(run, model, written=now) for run in new for model in MODELS)]
+    write_record(path, PredictedRates(driftline=__version__, predictions=rows))
 
 
 def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
@@ -167,19 +173,23 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     for run in _opened(runs):
         settings = run.settings
         cells.setdefault((settings.task, settings.prompts_per_step, settings.seed), []).append(run)
-    rows = [_cell(sorted(mine, key=lambda run: run.settings.learning_rate)) for mine in cells.values()]
-    return Findings(rows, _findings(rows))
+    ordered = [sorted(mine, key=lambda run: run.settings.learning_rate) for mine in cells.values()]
+    rows = [_cell(mine, model) for model in MODELS for mine in ordered]
+    told = [
+        f"By the model {m}: {said}" for m in MODELS for said in _findings([r for r in rows if r.prediction.model == m])
+    ]
+    return Findings(rows, told)
 
 
 def _opened(runs: Mapping[str, Path]) -> list[_Run]:
     return [_Run(folder, lab_run(folder).settings) for folder in runs.values()]
 
 
-def _written(path: Path) -> list[Prediction]:
-    return read_record(path, Predictions, what="driftline study rates").predictions if path.is_file() else []
+def _written(path: Path) -> list[PredictedRate]:
+    return read_record(path, PredictedRates, what="driftline study rates").predictions if path.is_file() else []
 
 
-def _prediction(run: _Run, *, written: str | None = None) -> Prediction:
+def _prediction(run: _Run, model: str, *, written: str | None = None) -> PredictedRate:
     """From the checkpoints of a run.
 
     Raises:
@@ -189,11 +199,13 @@ def _prediction(run: _Run, *, written: str | None = None) -> Prediction:
     trajectory = trajectory.only([step for step in trajectory.steps if step <= LONG])
     steps, settings = np.asarray(trajectory.steps), run.settings
     gram = sum(tensor.gram for tensor in scan(trajectory, clock=steps.astype(float), sample=0))
-    found = useful_rate(np.asarray(gram), steps, adam_beta1(trajectory)[0])
+    beta1, _ = adam_beta1(trajectory)
+    found = useful_rate(np.asarray(gram), steps, beta1, through_momentum=MODELS[model])
     if found is None:
         raise InputError(f"{run.folder} has too few checkpoints in its first {LONG} steps: save one every few steps")
     batch = settings.prompts_per_step
-    return Prediction(
+    return PredictedRate(
+        model=model,
         batch=batch,
         seed=settings.seed,
         rate=settings.learning_rate,
@@ -212,16 +224,16 @@ def _ends(estimate: Estimate, unit: float = 1.0) -> list[Figure]:
     return [end * unit if math.isfinite(end) else None for end in (estimate.low, estimate.high)]
 
 
-def _cell(runs: Sequence[_Run]) -> Cell:
+def _cell(runs: Sequence[_Run], model: str) -> Cell:
     """What came of a batch and a seed; its runs in order of rate."""
     lowest = runs[0]
     batch, seed, rate = (lowest.settings.prompts_per_step, lowest.settings.seed, lowest.settings.learning_rate)
     registered = [
         row
         for row in _written(lowest.folder.parent.parent / PREDICTIONS)
-        if (row.batch, row.seed, row.rate) == (batch, seed, rate)
+        if (row.model, row.batch, row.seed, row.rate) == (model, batch, seed, rate)
     ]
-    prediction = registered[0] if registered else _prediction(lowest)
+    prediction = registered[0] if registered else _prediction(lowest, model)
     limit = None if prediction.factor is None else prediction.factor * rate
     until = min(run.settings.steps for run in runs)
     rows = [_ran(run, limit, until) for run in runs]

@@ -18,7 +18,7 @@ _WORDS = {True: "as predicted", False: "not as predicted", None: "does not tell"
 def rates(r: RatesRecord) -> list[Markup]:
     traces = []
     batches = sorted({row["prediction"]["batch"] for row in r["rows"]})
-    for row in r["rows"]:
+    for row in (row for row in r["rows"] if row["prediction"]["model"] == "plain"):
         p, ran = row["prediction"], [run for run in row["runs"] if run["over_limit"] is not None]
         named = [f"learning rate {run['rate']:g}{', collapsed' * run['collapsed']}" for run in ran]
         line = {"color": charts.PALETTE[batches.index(p["batch"]) % len(charts.PALETTE)]}
@@ -27,6 +27,7 @@ def rates(r: RatesRecord) -> list[Markup]:
         traces.append(charts.scatter(x, y, label, "lines+markers", text=named, line=line))
     predicted = [
         (
+            p["model"],
             p["batch"],
             p["seed"],
             None if p["factor"] is None else f"{p['factor'] * p['rate']:.1e}",
@@ -53,9 +54,20 @@ def rates(r: RatesRecord) -> list[Markup]:
             "collapsed" if run["collapsed"] else "",
         )
         for row in r["rows"]
+        if row["prediction"]["model"] == "plain"
         for run in row["runs"]
     ]
-    head = ["batch", "seed", "largest useful rate", "noise scale", "persistence", "best rate", "ahead by", "rate"]
+    head = [
+        "model",
+        "batch",
+        "seed",
+        "largest useful rate",
+        "noise scale",
+        "persistence",
+        "best rate",
+        "ahead by",
+        "rate",
+    ]
     return [
         section(
             "Accuracy against the rate, over the largest useful rate that was predicted",

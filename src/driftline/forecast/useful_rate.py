@@ -29,7 +29,7 @@ from scipy.stats import f as f_distribution
 
 from driftline.linearity.null import walk_covariance
 from driftline.linearity.persistence import drift_covariance, thinned
-from driftline.linearity.statistics import increments_gram, optimizer_memory
+from driftline.linearity.statistics import increments_gram, optimizer_memory, rebased
 
 Array = np.ndarray
 
@@ -72,7 +72,9 @@ class UsefulRate:
     dimensions: float
 
 
-def useful_rate(gram: Array, steps: Array, beta1: float, *, through_momentum: bool = True) -> UsefulRate | None:
+def useful_rate(
+    gram: Array, steps: Array, beta1: float, *, through_momentum: bool = True, settled: bool = True
+) -> UsefulRate | None:
     """The estimate for one run; None where it has fewer than eight checkpoints, or does not move.
 
     Args:
@@ -80,8 +82,13 @@ def useful_rate(gram: Array, steps: Array, beta1: float, *, through_momentum: bo
         steps: [T], of constant learning rate.
         beta1: of the optimizer's momentum.
         through_momentum: whether the drift is smoothed by it, as the noise is.
+        settled: leave out the first steps of a run from step 0, in which an optimizer that begins with nothing to
+            remember takes larger and straighter steps than ever after.
     """
     steps = np.asarray(steps, np.float64)
+    if settled and len(steps) and steps[0] == 0:
+        rows = np.flatnonzero(steps >= 1 / (1 - beta1) - 1e-9) if beta1 > 0 else np.arange(len(steps))
+        gram, steps = rebased(gram, rows), steps[rows]
     if len(steps) < FEWEST:
         return None
     gram, steps = thinned(gram, steps, _MOST)

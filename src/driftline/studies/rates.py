@@ -48,7 +48,11 @@ _SHAPE: dict[str, Any] = {"score_every": 5, "held_out_problems": 128}
 _QUICK: dict[str, Any] = {"score_every": 4, "held_out_problems": 16}
 
 
-MODELS = {"plain": False, "through momentum": True}  # whether the drift is smoothed by momentum, as the noise is
+MODELS: Mapping[str, Mapping[str, bool]] = {  # see `useful_rate`
+    "plain": {"through_momentum": False, "settled": False},
+    "through momentum": {"through_momentum": True, "settled": False},
+    "through momentum, settled": {"through_momentum": True, "settled": True},
+}
 
 
 class PredictedRate(Record):
@@ -120,7 +124,7 @@ def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
     seeds, shape = SEEDS[: 1 if quick else None], _QUICK if quick else _SHAPE
     if quick:
         rates, batches = (RATES[0], RATES[2]), BATCHES[1:2]
-    short, long = (4, 8) if quick else (STEPS, LONG)
+    short, long = (4, 20) if quick else (STEPS, LONG)
     every = 1 if quick else 2
     return {
         f"{rate:g}, batch {batch}, seed {seed}": LabRun(
@@ -200,7 +204,7 @@ def _prediction(run: _Run, model: str, *, written: str | None = None) -> Predict
     steps, settings = np.asarray(trajectory.steps), run.settings
     gram = sum(tensor.gram for tensor in scan(trajectory, clock=steps.astype(float), sample=0))
     beta1, _ = adam_beta1(trajectory)
-    found = useful_rate(np.asarray(gram), steps, beta1, through_momentum=MODELS[model])
+    found = useful_rate(np.asarray(gram), steps, beta1, **MODELS[model])
     if found is None:
         raise InputError(f"{run.folder} has too few checkpoints in its first {LONG} steps: save one every few steps")
     batch = settings.prompts_per_step

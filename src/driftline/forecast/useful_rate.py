@@ -87,8 +87,8 @@ def useful_rate(
     """
     steps = np.asarray(steps, np.float64)
     if settled and len(steps) and steps[0] == 0:
-        rows = np.flatnonzero(steps >= 1 / (1 - beta1) - 1e-9) if beta1 > 0 else np.arange(len(steps))
-        gram, steps = rebased(gram, rows), steps[rows]
+        rows = np.flatnonzero(steps >= (1 / (1 - beta1) - 1e-9 if beta1 > 0 else 0))
+        gram, steps = (rebased(gram, rows), steps[rows]) if len(rows) else (gram[:0, :0], steps[:0])
     if len(steps) < FEWEST:
         return None
     gram, steps = thinned(gram, steps, _MOST)

@@ -37,7 +37,7 @@ from driftline.studies.record import SUMS, Findings, LabRuns, StudyRecord
 
 PREDICTIONS = "predictions.json"
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
-BATCHES = (8, 2, 32)  # problems of a step
+BATCHES = ((8, 2), (32,))  # problems of a step; of all seeds first those that take little time
 SEEDS = (0, 1, 2)
 STEPS, LONG = 30, 50  # of every run, and of that at the lowest rate, from whose first steps the predictions are made
 WINDOW, SAFE = (0.25, 0.75), 0.5  # of kappa times the lowest rate
@@ -118,12 +118,12 @@ class _Run:
 
 
 def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
-    """Seeds outermost, then batches; of each the lowest rate first."""
+    """Small batches first, of each seed; of each batch and seed the lowest rate first."""
     rates: Sequence[float] = RATES
-    batches: Sequence[int] = BATCHES
+    batches: Sequence[Sequence[int]] = BATCHES
     seeds, shape = SEEDS[: 1 if quick else None], _QUICK if quick else _SHAPE
     if quick:
-        rates, batches = (RATES[0], RATES[2]), BATCHES[1:2]
+        rates, batches = (RATES[0], RATES[2]), (BATCHES[0][1:],)
     short, long = (4, 20) if quick else (STEPS, LONG)
     every = 1 if quick else 2
     return {
@@ -136,16 +136,17 @@ def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
             save_every=every if rate == rates[0] else short,
             **shape,
         )
+        for together in batches
         for seed in seeds
-        for batch in batches
+        for batch in together
         for rate in rates
     }
 
 
 def parts(plan: LabRuns) -> Iterator[tuple[LabRuns, LabRuns]]:
-    """Of each seed, the runs that predictions are made from, and those that they are of."""
-    for seed in dict.fromkeys(settings.seed for settings in plan.values()):
-        mine = {label: settings for label, settings in plan.items() if settings.seed == seed}
+    """Of each batch and seed, the run that predictions are made from, and those that they are of."""
+    for cell in dict.fromkeys((one.prompts_per_step, one.seed) for one in plan.values()):
+        mine = {label: one for label, one in plan.items() if (one.prompts_per_step, one.seed) == cell}
         lowest = min(settings.learning_rate for settings in mine.values())
         first = {label: settings for label, settings in mine.items() if settings.learning_rate == lowest}
         yield first, {label: settings for label, settings in mine.items() if label not in first}

@@ -91,12 +91,16 @@ class RanAt(Record):
 
 
 class Cell(Record):
-    """What was predicted of a batch and a seed, and what came; None where the runs do not tell."""
+    """What was predicted of a batch and a seed, and what came; None where the runs do not tell.
+
+    `best` is what the rule is about; `best_at_the_end` the rate of the highest score at the last step that all have.
+    """
 
     task: str
     prediction: PredictedRate
     runs: list[RanAt]
     best: float | None
+    best_at_the_end: float | None
     margin: float | None
     in_window: bool | None
     in_window_by_chance: float | None
@@ -252,6 +256,7 @@ def _cell(runs: Sequence[_Run], model: str) -> Cell:
         prediction=prediction,
         runs=rows,
         best=best,
+        best_at_the_end=max(rows, key=lambda row: row.sampled[-1]).rate if able else None,
         margin=ranked[0].mean_sampled - ranked[1].mean_sampled if able else None,
         in_window=best in inside if able and inside else None,
         in_window_by_chance=len(inside) / len(rows) if able and inside else None,

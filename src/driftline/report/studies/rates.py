@@ -35,6 +35,7 @@ def rates(r: RatesRecord) -> list[Markup]:
             p["persistence"],
             "none" if row["best"] is None else f"{row['best']:g}",
             row["margin"],
+            "none" if row["best_at_the_end"] is None else f"{row['best_at_the_end']:g}",
             _WORDS[row["in_window"]],
             ", ".join(f"{rate:g}" for rate in row["collapses_below"]) or "none",
             p["written"] or "not before the runs",
@@ -66,6 +67,7 @@ def rates(r: RatesRecord) -> list[Markup]:
         "persistence",
         "best rate",
         "ahead by",
+        "best at the end",
         "rate",
     ]
     return [

@@ -92,6 +92,8 @@ def test_the_best_rate_is_held_against_what_was_predicted(
         assert (cell.in_window, cell.in_window_by_chance) == (in_window, len(inside) / 4)
     else:
         assert cell.in_window is None
+    quarter = factor * LOWEST / 4
+    assert cell.nearest_to_a_quarter == min((LOWEST, *OTHERS), key=lambda rate: max(rate / quarter, quarter / rate))
     assert [run.collapsed for run in cell.runs] == [False, False, False, True]
     assert cell.tried_below == sum(rate < 0.5 * factor * LOWEST for rate in (LOWEST, *OTHERS))
     assert cell.collapses_below == ([3e-4] if factor > 60 else [])

@@ -41,6 +41,7 @@ BATCHES = ((8, 2), (32,))  # problems of a step; of all seeds first those that t
 SEEDS = (0, 1, 2)
 STEPS, LONG = 30, 50  # of every run, and of that at the lowest rate, from whose first steps the predictions are made
 WINDOW, SAFE = (0.25, 0.75), 0.5  # of kappa times the lowest rate
+QUARTER = 0.25  # of the second rule
 FALL = 0.2
 WITHIN = 2.0
 _FEWEST_RATES = 3  # of which one can be best
@@ -101,6 +102,7 @@ class Cell(Record):
     runs: list[RanAt]
     best: float | None
     best_at_the_end: float | None
+    nearest_to_a_quarter: float | None
     margin: float | None
     in_window: bool | None
     in_window_by_chance: float | None
@@ -257,6 +259,9 @@ def _cell(runs: Sequence[_Run], model: str) -> Cell:
         runs=rows,
         best=best,
         best_at_the_end=max(rows, key=lambda row: row.sampled[-1]).rate if able else None,
+        nearest_to_a_quarter=min(rows, key=lambda row: abs(math.log(row.rate / (limit * QUARTER)))).rate
+        if able and limit
+        else None,
         margin=ranked[0].mean_sampled - ranked[1].mean_sampled if able else None,
         in_window=best in inside if able and inside else None,
         in_window_by_chance=len(inside) / len(rows) if able and inside else None,
@@ -298,6 +303,14 @@ def _findings(rows: Sequence[Cell]) -> list[str]:
         found.append(
             f"Rate: the best is between {WINDOW[0]:g} and {WINDOW[1]:g} of the limit in {hits} of {len(decided)} "
             f"(a rate drawn from those tried: {chance:.1f}); no rate tried lay there in {len(told) - len(decided)}."
+        )
+    near = [row for row in told if row.nearest_to_a_quarter is not None]
+    if near:
+        slow = [ran for row in near for ran in row.runs if (ran.over_limit or math.inf) <= QUARTER]
+        found.append(
+            f"Second rule: the best is the one nearest to {QUARTER:g} of the limit in "
+            f"{sum(row.best == row.nearest_to_a_quarter for row in near)} of {len(near)}; "
+            f"{sum(ran.collapsed for ran in slow)} of {len(slow)} runs at or below it collapsed."
         )
     below = sum(row.tried_below for row in rows)
     if below:

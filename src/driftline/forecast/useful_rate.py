@@ -44,7 +44,7 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval; an end that the run does not tell is 0 or infinite."""
+    """A figure with its 95 % interval; an upper end that the run does not tell is infinite."""
 
     value: float
     low: float
@@ -103,7 +103,7 @@ def useful_rate(
         lengths, ratios = (np.geomspace(*ends, _GRID) for ends in box)
         loss, speed = _surface(increments / scale, steps, beta1, lengths, ratios, through_momentum)
         inside, dimensions = _accepted(loss, increments / scale)
-        box = (_around(lengths, inside.any(1)), _around(ratios, inside.any(0)))
+        box = (_around(lengths, inside, axis=1), _around(ratios, inside, axis=0))
     at = np.unravel_index(loss.argmin(), loss.shape)
     factor = lengths[:, None] / (1 + ratios[None, :])
     length, ratio = np.broadcast_arrays(lengths[:, None], ratios[None, :])
@@ -176,9 +176,9 @@ def _accepted(loss: Array, increments: Array) -> tuple[Array, float]:
     return inside, float(dimensions)
 
 
-def _around(grid: Array, inside: Array) -> tuple[float, float]:
-    """The ends of what is inside, and one cell more on both sides."""
-    found = np.flatnonzero(inside)
+def _around(grid: Array, inside: Array, axis: int) -> tuple[float, float]:
+    """The ends of what is inside, along the grid of which `axis` is the other, and one cell more on both sides."""
+    found = np.flatnonzero(inside.any(axis))
     return float(grid[max(found[0] - 1, 0)]), float(grid[min(found[-1] + 1, len(grid) - 1)])
 
 

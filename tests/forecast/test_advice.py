@@ -233,6 +233,36 @@ def test_copies_of_one_checkpoint_say_nothing(make_run: Callable[..., Path]) -> 
     assert {line.about for line in found.lines} <= {"checkpoints"}
 
 
+@pytest.mark.parametrize(
+    ("rate", "end", "told", "said"),
+    [
+        (lambda step: 1e-5, 190, "Nothing", "may"),
+        (lambda step: 1e-5 * (1 - step / 190), 190, "Begin a new schedule, or stop", "the learning rate fell to 0"),
+        (
+            lambda step: 1e-5 * (1 - step / 300),
+            300,
+            "Nothing lies beyond the 110 steps that are left",
+            "changed 2.7-fold",
+        ),
+    ],
+)
+def test_a_schedule_is_read_from_the_trainers_files(
+    run: Path, rate: Callable[[int], float], end: int, told: str, said: str
+) -> None:
+    history = [{"step": step, "learning_rate": rate(step)} for step in range(1, 191)]
+    state = {"log_history": history, "max_steps": end}
+    (run / "checkpoint-190" / "trainer_state.json").write_text(json.dumps(state))
+    found = driftline.advise(run)
+    assert found.learning_rate == pytest.approx(rate(190))
+    schedules = [line.do for line in found.lines if line.about == "schedule"]
+    rates = [one.why for one in found.not_told if one.about == "learning rate"]
+    if rate(1) == rate(190):
+        assert schedules == rates == []
+    else:
+        assert schedules[0].startswith(told)
+        assert said in rates[0]
+
+
 @pytest.mark.parametrize("batch", ["0", "-3", "nan", "inf"])
 def test_a_batch_that_is_none_is_refused(run: Path, batch: str) -> None:
     with pytest.raises(driftline.InputError, match=r"--batch is .*: it must be above 0"):

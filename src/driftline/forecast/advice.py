@@ -127,7 +127,7 @@ def situation_of(trajectory: Trajectory, observed: Observations, *, clock: str, 
     logged = {} if trajectory.regrounded else learning_rates(trajectory)
     steps, gram, beta1 = observed.steps, observed.total, observed.beta1
     moves = np.diag(increments_gram(gram)) > 0
-    rates = 1.0 if change is UNSET else change.highest / max(change.lowest, 1e-300)
+    rates = 1.0 if change is UNSET else change.highest / change.lowest if change.lowest > 0 else math.inf
     later = _later(observed)
     return Situation(
         observed=observed,
@@ -329,7 +329,8 @@ LINES: dict[str, Callable[[Situation], Advised | str]] = {
 def _useful(known: Situation) -> UsefulRate | str:
     """The estimate, or why there is none to give."""
     if known.rates >= _CONSTANT:
-        return f"the learning rate changed {_short(known.rates)}-fold over these checkpoints: name a stretch of nearly constant rate with --steps"
+        how = "fell to 0" if known.rates == math.inf else f"changed {_short(known.rates)}-fold"
+        return f"the learning rate {how} over these checkpoints: name a stretch of nearly constant rate with --steps"
     if not (np.diag(increments_gram(known.observed.total)) > 0).all():
         return "the weights stand still between some of the checkpoints"
     if known.useful is None:

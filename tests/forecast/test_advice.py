@@ -77,7 +77,7 @@ def told(found: Advised | str) -> Advised:
         ((2000.0, 1000.0, math.inf), "Raise the learning rate, to about 0.0001 at first, and ask again."),
         ((3.0, 2.5, 4.5), "Leave the learning rate as it is"),
         ((1.5, 0.8, 3.0), "Leave the learning rate as it is"),
-        ((0.4, 0.2, 0.8), "Lower the learning rate, to about 1e-06: it is above"),
+        ((0.4, 0.2, 0.8), "Do not raise the learning rate: it is above"),
     ],
 )
 def test_a_rate_is_raised_or_lowered_by_the_interval_of_the_largest_useful_one(
@@ -99,7 +99,7 @@ def test_a_rate_that_is_not_known_is_a_multiple_of_the_present_one(straight: Sit
     [
         ((6.0, 3.0, 9.0), 8, "A larger batch would still make each step better, up to about 48 a step"),
         ((6.0, 3.0, 9.0), None, "A larger batch would still make each step better, up to about 6 times this one"),
-        ((0.2, 0.1, 0.4), 100, "A smaller batch would do, down to about 20 a step"),
+        ((0.2, 0.1, 0.4), 100, "Do not raise the batch: it is well above the noise scale"),
         ((1.0, 0.3, 3.0), 8, "Leave the batch as it is"),
     ],
 )

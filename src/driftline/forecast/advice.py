@@ -196,7 +196,7 @@ def learning_rate(known: Situation) -> Advised | str:
     elif QUARTER * factor.low > 1:
         do = f"Raise the learning rate, {_to(known, min(QUARTER * factor.value, AT_ONCE))}."
     elif factor.high < 1:
-        do = f"Lower the learning rate, {_to(known, QUARTER * factor.value)}: it is above the largest useful one."
+        do = "Do not raise the learning rate: it is above the largest useful one already."
     else:
         do = "Leave the learning rate as it is: it may be near the best."
     return Advised(
@@ -204,7 +204,7 @@ def learning_rate(known: Situation) -> Advised | str:
         do=do,
         why=f"Persistence of {_of(found.persistence)} steps and noise {_of(found.noise)} times the drift of a step put the largest "
         f"useful rate at {_of(factor)} times this one, over {found.span} steps; about a quarter of it was best in the lab, and "
-        "nothing below that collapsed. It falls as the reward saturates.",
+        "most runs above half of it collapsed, none below. It falls as the reward saturates.",
         figure=factor.value,
         interval=_ends(factor),
     )
@@ -221,9 +221,9 @@ def batch(known: Situation) -> Advised | str:
     if noise.low > 2:
         do = f"A larger batch would still make each step better, up to about {_short(scale.value)}{unit}."
     elif noise.high < 0.5:
-        do = f"A smaller batch would do, down to about {_short(scale.value)}{unit}: more steps of the same samples."
+        do = "Do not raise the batch: it is well above the noise scale already."
     else:
-        do = "Leave the batch as it is: noise and drift of a step are about equal."
+        do = "Leave the batch as it is: it is near the noise scale."
     return Advised(
         about="batch",
         do=do,

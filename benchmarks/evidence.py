@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from driftline.studies.rates import MODELS
+from driftline.studies.rates import MODELS, plan
 from driftline.studies.weight_targets import SAID
 from tables import ROOT, Row, Table, read
 
@@ -291,7 +291,10 @@ def main(files: list[str]) -> None:
         if study["quick"]:
             sys.exit(f"{file} is of a smoke-sized study: run it without --quick")
         if study["study"] == "rates":
-            table = Table(command_of(study), RATES, rates(study), source_of(study), zero=False)
+            source = source_of(study)
+            if study["runs"]:  # it was stopped, and what was done then measured
+                source += f", {len(study['runs'])} of the {len(plan(quick=False))} runs"
+            table = Table(command_of({**study, "runs": []}), RATES, rates(study), source, zero=False)
             table.keep(EVIDENCE / f"rates{'-' + study['task'] if 'task' in study else ''}.json")
             continue
         columns = EVIDENCE / f"{study['study']}.json"

@@ -203,8 +203,8 @@ def learning_rate(known: Situation) -> Advised | str:
         about="learning rate",
         do=do,
         why=f"Persistence of {_of(found.persistence)} steps and noise {_of(found.noise)} times the drift of a step put the largest "
-        f"useful rate at {_of(factor)} times this one, over {found.span} steps; about a quarter of it was best in the lab, and "
-        "most runs above half of it collapsed, none below. It falls as the reward saturates.",
+        f"useful rate at {_of(factor)} times this one, over {found.span} steps; about a quarter of it was best in the lab over 30 steps, "
+        "less at their end; most runs above half of it collapsed, none below. It falls as the reward saturates.",
         figure=factor.value,
         interval=_ends(factor),
     )

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from driftline.studies.rates import MODELS, plan
 from driftline.studies.weight_targets import SAID
 from tables import ROOT, Row, Table, read
 
@@ -163,6 +164,45 @@ BESIDE = (
 )
 
 
+def rates(study: Study) -> list[Row]:
+    """A row for each batch and seed: what came of it, and what each model had said of it."""
+    found: list[Row] = []
+    for (batch, seed), rows in by([{**row, **row["prediction"]} for row in study["rows"]], "batch", "seed").items():
+        first = rows[0]
+        collapsed = [run["rate"] for run in first["runs"] if run["collapsed"]]
+        row: dict[str, Any] = {
+            "batch": batch,
+            "seed": seed,
+            "best": power(first["best"]),
+            "end": power(first["best_at_the_end"]),
+            "collapsed": power(min(collapsed, default=None)),
+        }
+        for one in rows:
+            limit, (low, _) = one["factor"] * one["rate"], one["factor_interval"]
+            over = "" if first["best"] is None else f"; best at {first['best'] / limit:.2f} of it"
+            row[f"limit {one['model']}"] = f"{power(limit)} ({power(low * one['rate'])} up){over}"
+            ends = [np.inf if end is None else end for end in one["noise_scale_interval"]]
+            row[f"noise {one['model']}"] = f"{one['noise_scale']:.0f} ({ends[0]:.0f} to {ends[1]:.0f})"
+        found.append(row)
+    return sorted(found, key=lambda row: (row["batch"], row["seed"]))
+
+
+def power(value: float | None) -> str | None:
+    """A learning rate as one writes it."""
+    return None if value is None else f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e")
+
+
+RATES = (
+    {"key": "batch", "title": "batch"},
+    {"key": "seed", "title": "seed"},
+    {"key": "best", "title": "best rate"},
+    {"key": "end", "title": "best at step 30"},
+    {"key": "collapsed", "title": "lowest that collapsed"},
+    *({"key": f"limit {model}", "title": f"κη, {model}"} for model in MODELS),
+    *({"key": f"noise {model}", "title": f"B_noise, {model}"} for model in MODELS),
+)
+
+
 def output_targets(study: Study) -> list[Row]:
     found: list[Row] = []
     for (name, alpha), rows in by(
@@ -250,6 +290,13 @@ def main(files: list[str]) -> None:
         study = json.loads(Path(file).read_text(encoding="utf-8"))
         if study["quick"]:
             sys.exit(f"{file} is of a smoke-sized study: run it without --quick")
+        if study["study"] == "rates":
+            source = source_of(study)
+            if study["runs"]:  # it was stopped, and what was done then measured
+                source += f", {len(study['runs'])} of the {len(plan(quick=False))} runs"
+            table = Table(command_of({**study, "runs": []}), RATES, rates(study), source, zero=False)
+            table.keep(EVIDENCE / f"rates{'-' + study['task'] if 'task' in study else ''}.json")
+            continue
         columns = EVIDENCE / f"{study['study']}.json"
         record = EVIDENCE / f"{study['study']}{'-' + study['task'] if 'task' in study else ''}.json"
         table_of(study, read(columns)).keep(record)

@@ -28,7 +28,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 DOCUMENTS = tuple(
-    ROOT / name for name in ("docs/findings.md", "docs/extrapolate.md", "docs/big-models.md", "benchmarks/RESULTS.md")
+    ROOT / name
+    for name in (
+        "docs/findings.md",
+        "docs/advise.md",
+        "docs/extrapolate.md",
+        "docs/big-models.md",
+        "benchmarks/RESULTS.md",
+    )
 )
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 

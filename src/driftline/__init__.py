@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 from driftline._version import __version__
 
 if TYPE_CHECKING:
-    from driftline.api import activations, analyze, backtest, compare, evaluate, extrapolate, inspect, logprobs, sweep
+    from driftline.api import (
+        activations,
+        advise,
+        analyze,
+        backtest,
+        compare,
+        evaluate,
+        extrapolate,
+        inspect,
+        logprobs,
+        sweep,
+    )
     from driftline.checkpoints.trajectory import Trajectory, open_trajectory
     from driftline.decoding.processor import ExtrapolatedLogits
     from driftline.errors import InputError
@@ -28,6 +39,7 @@ _HOMES = {
     "TensorScan": "driftline.linearity.scan",
     "Trajectory": "driftline.checkpoints.trajectory",
     "activations": "driftline.api",
+    "advise": "driftline.api",
     "analyze": "driftline.api",
     "backtest": "driftline.api",
     "compare": "driftline.api",
@@ -52,6 +64,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "activations",
+    "advise",
     "analyze",
     "backtest",
     "compare",

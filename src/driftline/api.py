@@ -35,6 +35,11 @@ def backtest(run: RunLike, out: str | Path, **options: Any) -> Any:
     return _run("backtest", run=run, out=out, **options)
 
 
+def advise(run: RunLike, **options: Any) -> Any:
+    """What a run says to do next, with the evidence behind each line; nothing is written, the record is returned."""
+    return _run("advise", run=run, **options)
+
+
 def extrapolate(run: RunLike, out: str | Path, **options: Any) -> Any:
     """Write forecast models into `out`: one of them there itself, several into `out/checkpoint-STEP`.
 

@@ -22,6 +22,7 @@ Start here:
   driftline inspect RUN             what a folder of checkpoints holds
   driftline analyze RUN --out DIR   how straight it is, and what that means
   driftline backtest RUN --out DIR  how far ahead it can be forecast
+  driftline advise RUN              what it says to do next
   driftline extrapolate RUN --to STEP --out MODEL    the forecast model
 
 All commands: driftline --help; what one takes: driftline COMMAND --help

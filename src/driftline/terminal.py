@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from driftline.checkpoints.trajectory import Trajectory
     from driftline.decoding.generate import GenerateReport
     from driftline.evaluation.records import EvaluationRecord, SweepRecord
+    from driftline.forecast.advice import Advice
     from driftline.forecast.record import BacktestRecord
     from driftline.lab.record import DemoScores, ScoredStep
     from driftline.linearity.comparison import Comparison
@@ -249,6 +250,18 @@ def backtest(record: BacktestRecord) -> None:
     _console().print(f"\n{record.sentence}\n")
     if record.learning_rate:
         _console().print(f"{record.learning_rate.sentence}\n")
+
+
+def advice(record: Advice) -> None:
+    """What to do, and why, line by line; then what the run does not tell."""
+    say = _console().print
+    say(f"{record.run}: {len(record.steps)} checkpoints to step {record.steps[-1]}")
+    for line in record.lines:
+        say(f"\n{line.about}: {line.do}\n  {line.why}")
+    if record.not_told:
+        say("\nnot told:")
+    for one in record.not_told:
+        say(f"  {one.about}: {one.why}")
 
 
 def forecast(written: WrittenForecasts, out: Path) -> None:

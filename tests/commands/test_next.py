@@ -28,10 +28,11 @@ def test_after_an_analysis(linear: bool, said: str) -> None:
     summary = former("analysis", WeightsSummary)
     summary = replace(summary, verdict=replace(summary.verdict, linear=linear))
     asked = make(analyze.Analyze, run="my run", out="an out", steps="0:9", overwrite=True, engine="ray")
-    (step,) = analyze.next_steps(summary, asked)
+    step, advice = analyze.next_steps(summary, asked)
     assert said in step.why
     options = ["--steps", "0:9", "--out", "an out-backtest", "--analysis", "an out"]
     assert words(step.request) == ["driftline", "backtest", "my run", *options]
+    assert words(advice.request) == ["driftline", "advise", "my run", "--steps", "0:9", "--analysis", "an out"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from evidence import EVIDENCE, SUMMARIES, over_seeds, table_of  # noqa: E402
+from evidence import EVIDENCE, RATES, SUMMARIES, over_seeds, power, rates, table_of  # noqa: E402
 from tables import DOCUMENTS, RECORDS, Table, cell, read, rendered  # noqa: E402
 
 _MARKED = re.compile(r"<!-- table: (\S+) -->.*?<!-- end of table -->", re.DOTALL)
@@ -48,6 +48,25 @@ def test_a_study_makes_its_record_anew(name: str, tmp_path: Path) -> None:
     table.keep(tmp_path / "record.json")
     assert read(tmp_path / "record.json").markdown() == table.markdown()
     assert len(table.markdown().splitlines()) > 2
+
+
+def test_a_study_of_rates_makes_a_row_for_each_batch_and_seed() -> None:
+    study = json.loads((ROOT / "tests" / "records" / "former" / "study-rates.json").read_text(encoding="utf-8"))
+    rows = rates(study)
+    assert [(row["batch"], row["seed"]) for row in rows] == [(2, 0)]
+    assert set(rows[0]) == {column["key"] for column in RATES}
+    assert [power(rate) for rate in (1e-4, 1.64e-4, 3e-10, None)] == ["1e-4", "1.6e-4", "3e-10", None]
+
+
+def test_what_was_predicted_is_kept_beside_what_came() -> None:
+    """Every prediction of the tables is in the file that was written before the runs."""
+    for name in ("rates", "rates-strategy"):
+        written = json.loads((EVIDENCE / name / "predictions.json").read_text(encoding="utf-8"))["predictions"]
+        told = {(p["batch"], p["seed"], p["model"]): p["factor"] * p["rate"] for p in written}
+        for row in read(EVIDENCE / f"{name}.json").rows:
+            for model in ("plain", "through momentum", "through momentum, settled"):
+                limit = power(told[row["batch"], row["seed"], model])
+                assert row[f"limit {model}"].startswith(f"{limit} (")
 
 
 def test_cells() -> None:

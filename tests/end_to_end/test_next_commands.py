@@ -38,10 +38,10 @@ def shell(tmp_path: Path) -> Callable[[str], str]:
     return run
 
 
-def next_command(page: Path) -> str:
+def next_commands(page: Path) -> list[str]:
     """What someone copies from the page."""
-    (found,) = re.findall(r'<div class="command"><pre><code>(.*?)</code></pre>', page.read_text(), re.DOTALL)
-    return html.unescape(re.sub(r"<[^>]*>", "", found))
+    found = re.findall(r'<div class="command"><pre><code>(.*?)</code></pre>', page.read_text(), re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]*>", "", one)) for one in found]
 
 
 def made(make_run: MakeRun, rng: np.random.Generator, place: Path, name: str, drift: float = 0.5) -> None:
@@ -69,15 +69,18 @@ def test_from_an_analysis_to_the_model(
     asked: str,
     out: str,
 ) -> None:
-    """Analyze, then what its page says (back-tests), then what that page says (the model), each as it stands."""
+    """Analyze, then what its page says (back-tests, advice), then what that page says (the model), each as it stands."""
     place = tmp_path / "place"
     (place / run).parent.mkdir(exist_ok=True)
     made(make_run, rng, place, run)
     shell(asked)
-    shell(next_command(place / out / "report.html"))
+    forecast, advice = next_commands(place / out / "report.html")
+    assert "driftline advise" in advice
+    assert "target: Extrapolate to step" in shell(advice)
+    shell(forecast)
     tested = place / f"{out}-backtest"
     assert (tested / "backtest.json").is_file()
-    then = next_command(tested / "report.html")
+    (then,) = next_commands(tested / "report.html")
     assert "driftline extrapolate" in then
     shell(then)
     (model,) = place.glob("*-step-*")
@@ -91,7 +94,7 @@ def test_from_a_back_test_without_a_horizon_to_the_watch(
     place = tmp_path / "place"
     made(make_run, rng, place, "a walk", drift=0.0)
     shell("driftline backtest 'a walk' --out tested")
-    then = next_command(place / "tested" / "report.html")
+    (then,) = next_commands(place / "tested" / "report.html")
     assert then == "driftline watch 'a walk' --out tested-watch"
     shell(f"{then} --once --settle 0")
     assert (place / "tested-watch" / "summary.json").is_file()

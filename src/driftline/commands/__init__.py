@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 
 GROUPS = {
     "measure": ("analyze", "inspect", "compare", "watch", "logprobs", "activations", "rollouts"),
-    "forecast": ("backtest", "extrapolate"),
+    "forecast": ("backtest", "extrapolate", "advise"),
     "act": ("evaluate", "sweep", "generate", "serve", "reground"),
     "lab": ("demo", "train", "study"),
 }

@@ -66,7 +66,8 @@ def show(summary: WeightsSummary, request: Analyze) -> None:
 
 
 def next_steps(summary: WeightsSummary, request: Analyze) -> list[Next]:
-    """Back-tests of the same run, from what was read already."""
+    """Back-tests of the same run and advice on it, from what was read already."""
+    from driftline.commands.advise import Advise
     from driftline.commands.backtest import Backtest
 
     if summary.verdict.linear:
@@ -83,4 +84,5 @@ def next_steps(summary: WeightsSummary, request: Analyze) -> list[Next]:
         memory=request.memory,
         analysis=out,
     )
-    return [Next(why, asked)]
+    advice = Advise(source=request.source, clock=request.clock, analysis=out)
+    return [Next(why, asked), Next("See what the run says to do: rate, batch, target, stop.", advice)]

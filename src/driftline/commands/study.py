@@ -20,7 +20,7 @@ class Study:
     """An experiment of the paper, at the size of this machine, or on more under accelerate launch or Ray."""
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
-    """robustness, rl-vs-sft, noise, output-change, weight-targets, output-targets, speedup, filter-bias or rank"""
+    """robustness, rl-vs-sft, noise, output-change, weight-targets, output-targets, speedup, filter-bias, rank or rates"""
     out: Annotated[Path, arg(metavar="DIR")]
     """folder to write; a second call goes on with what is not finished"""
     quick: bool = False

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from driftline.report import page
 from driftline.report.page import Steps
-from driftline.report.studies import chance, robustness, speedup, targets, training
+from driftline.report.studies import chance, rates, robustness, speedup, targets, training
 
 if TYPE_CHECKING:
     from driftline.studies.record import StudyRecord
@@ -55,4 +55,5 @@ _DRAWN: Mapping[str, Callable[[Any], list[Markup]]] = {
     "speedup": speedup.speedup,
     "filter-bias": chance.filter_bias,
     "rank": chance.rank,
+    "rates": rates.rates,
 }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from driftline.files.record import UNSET, Record, UnsetType
 from driftline.lab.settings import LabRun
@@ -64,4 +64,19 @@ class Experiment(Protocol):
 
         Raises:
             InputError: one of them cannot be used.
+        """
+
+
+@runtime_checkable
+class Registered(Experiment, Protocol):
+    """An experiment that writes what it expects before it makes the runs that it is about."""
+
+    def parts(self, plan: LabRuns) -> Iterable[tuple[LabRuns, LabRuns]]:
+        """The plan in parts: of each, the runs that predictions are made from, and those that they are of."""
+
+    def register(self, out: Path, first: Mapping[str, Path], others: Mapping[str, Path]) -> None:
+        """Write what is predicted from the first runs, in the study's folder, before the others are begun.
+
+        Raises:
+            InputError: one of the others is there already.
         """

@@ -20,7 +20,7 @@ from driftline.errors import InputError
 from driftline.files.output import output_folder
 from driftline.files.record import UNSET, read_record, write_record
 from driftline.lab.record import finished
-from driftline.studies.record import SUMS, Asked, Experiment, LabRuns, StudyRecord
+from driftline.studies.record import SUMS, Asked, Experiment, LabRuns, Registered, StudyRecord
 
 MARK = "study.json"
 PAGE = "report.html"  # written after it, from what it holds
@@ -35,6 +35,7 @@ STUDIES = (
     "speedup",
     "filter-bias",
     "rank",
+    "rates",
 )
 
 Say = Callable[[str], None]
@@ -82,7 +83,7 @@ def run_study(
             return read_record(out / MARK, experiment.RECORD, what="driftline study")
     started = time.monotonic()
     folders = (
-        {run: Path(run) for run in runs} if runs else lab_runs(out / "runs", experiment.plan(quick, task), say, engine)
+        {run: Path(run) for run in runs} if runs else _made(experiment, out, experiment.plan(quick, task), say, engine)
     )
     if not first:
         return None
@@ -101,6 +102,19 @@ def run_study(
     (out / PAGE).unlink(missing_ok=True)  # a former result's
     write_record(out / MARK, record)
     return record
+
+
+def _made(experiment: Experiment, out: Path, plan: LabRuns, say: Say, engine: Engine | None) -> dict[str, Path]:
+    """The runs of a plan; what an experiment predicts is written before the runs that it is of are begun."""
+    if not isinstance(experiment, Registered):
+        return lab_runs(out / "runs", plan, say, engine)
+    folders: dict[str, Path] = {}
+    for before, after in experiment.parts(plan):
+        first = lab_runs(out / "runs", before, say, engine)
+        if os.environ.get("RANK", "0") == "0":
+            experiment.register(out, first, {label: out / "runs" / label for label in after})
+        folders |= first | lab_runs(out / "runs", after, say, engine)
+    return folders
 
 
 def lab_runs(folder: Path, plan: LabRuns, say: Say, engine: Engine | None = None) -> dict[str, Path]:

@@ -66,8 +66,9 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
         if tokenizer.chat_template is None:
             raise InputError(f"{where} has messages, but the model has no chat template: give prompt instead")
         must_be_messages(messages, where)
+        said = [_as_text(message, where) for message in messages]
         try:
-            rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            rendered = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, KeyError) as error:
             raise InputError(
                 f"{where} does not fit the model's chat template ({error}): mend the messages, or give prompt"
@@ -77,6 +78,26 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
         raise InputError(f"{where} has neither prompt (a text) nor messages: add one")
     begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     return Prompt(text, tokenizer(text, add_special_tokens=not begun).input_ids)
+
+
+def _as_text(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A message whose content is text, since templates write anything else out as Python does: parts are put together.
+
+    Content may be null beside tool calls, as templates know.
+
+    Raises:
+        InputError: the content is something else, such as an image.
+    """
+    content = message["content"]
+    if isinstance(content, str) or (content is None and message.get("tool_calls")):
+        return dict(message)
+    if isinstance(content, list) and content and all(map(_is_text, content)):
+        return {**message, "content": "\n".join(part["text"] for part in content)}  # joined as vLLM joins them
+    raise InputError(f"{where} has a message whose content is not text: give a text, or a list of parts of type text")
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def must_fit(ids: Sequence[int], context: int | None, what: str) -> None:

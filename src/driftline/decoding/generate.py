@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from driftline.decoding.backends.decoder import Decoder, Job, Response
+from driftline.decoding.backends.endpoint import served
 from driftline.decoding.backends.opening import must_be_positive, open_decoder
 from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
@@ -71,6 +72,9 @@ def generate(
         return GenerateReport(present, 0, 0, 0.0, float("nan"), float("nan"))
     started, tokens = time.perf_counter(), 0
     with open_decoder(settings, batch_size) if decoder is None else nullcontext(decoder) as model:
+        if more := served(settings.backend):
+            record |= more
+            _present(out, record, settings.samples, len(rows), overwrite=overwrite)
         encoded = [model.prompt(row, f"{prompts}, row {index}") for index, row in enumerate(rows)]
         asked = [Job(index, sample, encoded[index]) for index, sample in jobs]
         waiting = iter(asked)

@@ -23,6 +23,7 @@ import numpy as np
 
 from driftline._version import __version__
 from driftline.decoding.backends.decoder import Decoder
+from driftline.decoding.backends.endpoint import served
 from driftline.decoding.backends.opening import must_be_positive, open_decoder
 from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
@@ -105,7 +106,7 @@ def evaluate(
         elif control and beside is not None:
             late = opened.enter_context(open_decoder(replace(settings, late=beside), batch_size))
             named = (settings.late, beside)
-        work = opened.enter_context(resumable(out, request))
+        work = opened.enter_context(resumable(out, {**request, **served(settings.backend)}))
 
         def draw(arm: str, decoder: Decoder, settings: GenerationSettings) -> list[Row]:
             samples = Samples(work.folder / f"{arm}.jsonl", task, settings)

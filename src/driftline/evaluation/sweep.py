@@ -19,6 +19,7 @@ from pathlib import Path
 from driftline._version import __version__
 from driftline.checkpoints.identity import identity
 from driftline.checkpoints.trajectory import Trajectory
+from driftline.decoding.backends.endpoint import served
 from driftline.decoding.backends.opening import must_be_positive
 from driftline.decoding.settings import GenerationSettings
 from driftline.engines import Engine, LocalEngine
@@ -109,6 +110,7 @@ def sweep(
     asked = {**identity(trajectory, (), kind="sweep", task=task.digest), "output_space": output_space}
     if compared:
         asked["checkpoints"] = compared
+    asked |= served(settings.backend, (None,) if alphas else (*compared, seen[-1]))
     with resumable(out, {**asked, "settings": settings.record(), "request": repr(request)}) as work:
         how = Running(settings, batch_size)
         candidates, forecast = checkpoints(trajectory, compared, how), None

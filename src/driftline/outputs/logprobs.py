@@ -94,9 +94,14 @@ def logprobs(
         missing,
         lambda item: progress(f"step {item[0]}", tokens),
     )
-    for (step, _), new in scored:
-        work.save(step, new)
-        found[step] = new
+    try:
+        for (step, _), new in scored:
+            work.save(step, new)
+            found[step] = new
+    except BaseException:
+        if all(values is None for values in found.values()):
+            work.remove()
+        raise
     values = np.stack([value for value in found.values() if value is not None])
     summary = summarize(values, len(rollouts), facts)
     _write_tokens(folder / "tokens.parquet", values, rollouts, tokenizer, facts.clock_values, trajectory.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ from tiny_models import pair, tokenizer
 
 from driftline.decoding.backends import connection
 from driftline.decoding.backends.backend import Backend
-from driftline.decoding.backends.endpoint import Endpoint
+from driftline.decoding.backends.decoder import Job
+from driftline.decoding.backends.endpoint import Endpoint, served
 from driftline.decoding.backends.opening import open_decoder, scorer
+from driftline.decoding.generate import generate
 from driftline.decoding.sampler import Sampler
+from driftline.decoding.server.application import application
 from driftline.errors import InputError
 
 
@@ -216,3 +220,35 @@ def test_a_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(connection, "_TIMEOUT", 0.2)
     said = sentence_of(Fake(seconds=lambda body: 5.0))
     assert "does not answer in time" in said
+
+
+def test_a_server_that_comes_back_with_another_model_of_the_same_name_is_noticed() -> None:
+    early, late = pair()
+    with driftlines(Sampler(early, tokenizer())) as address:
+        decoder = Endpoint(named(address, model="tiny"))
+        asked = [Job(0, 0, decoder.prompt(ROWS[0], "row 0"))]
+        assert [answer.ids for answers in decoder.complete(asked, SETTINGS) for answer in answers]
+        former = served(named(address, model="tiny"))
+    port = int(address.rsplit(":", 1)[1].split("/")[0])
+    with decoder, running(application(Sampler(late, tokenizer()), "tiny"), port):
+        with pytest.raises(InputError, match="started anew with another model, also called 'tiny'"):
+            list(decoder.complete(asked, SETTINGS))
+        assert served(named(address, model="tiny")) != former
+
+
+def test_samples_of_another_model_of_the_same_name_are_not_continued(tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "w5"}\n{"prompt": "w6"}\n')
+    fake = Fake(models=[{"id": "fake", "root": "/models/one", "created": 1}])
+    with running(fake.app) as address:
+        settings = replace(SETTINGS, late="fake", backend=named(address), samples=1)
+        generate(prompts, out, settings)
+        first = out.read_text().splitlines(keepends=True)
+        out.write_text(first[0])
+        fake.models[0] |= {"created": 2}
+        assert generate(prompts, out, settings).new_rows == 1
+        assert out.read_text().splitlines(keepends=True) == first
+        out.write_text(first[0])
+        fake.models[0] |= {"root": "/models/two"}
+        with pytest.raises(InputError, match=r"made with other settings \(served .*/models/one"):
+            generate(prompts, out, settings)

@@ -136,3 +136,14 @@ def test_driftlines_own_server_scores_as_the_embedded_backend_does() -> None:
     with driftlines(Sampler(model, tokenizer())) as address:
         found = ServedScore(named(address, "{step}iny"))("t", HERE, ROLLOUTS, lambda count: None)  # type: ignore[arg-type]
     assert found == pytest.approx(token_logprobs(model, ROLLOUTS), abs=1e-4)
+
+
+def test_a_call_that_scored_nothing_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    rollouts, folder = tmp_path / "rollouts.jsonl", tmp_path / "out"
+    rollouts.write_text('{"prompt_ids": [5, 6], "response_ids": [7, 8, 9]}\n')
+    folder.mkdir()
+    before = sorted(tmp_path.iterdir())
+    fake = Fake(models=[{"id": "other"}])
+    with running(fake.app) as address, pytest.raises(InputError, match="has no model 'run-0'"):
+        logprobs(open_trajectory(run), rollouts, folder, folder, score=scorer(named(address, "run-{step}"), "auto"))
+    assert sorted(tmp_path.iterdir()) == before

@@ -174,3 +174,14 @@ def test_a_port_in_use_is_refused():
             listen("127.0.0.1", port)
     with pytest.raises(InputError, match="choose another"):
         listen("203.0.113.1", 8000)
+
+
+def test_content_in_parts_reads_as_the_text_that_they_make():
+    asked = {"model": "tiny", "max_tokens": 1, "return_token_ids": True}
+    parts = [{"type": "text", "text": "w5 w6"}, {"type": "text", "text": "w7"}]
+    with endpoint(endpoints.sampler()) as served:
+        found = [
+            served.send({**asked, "messages": [{"role": "w4", "content": content}]}, "chat/completions")[1]
+            for content in ("w5 w6\nw7", parts)
+        ]
+    assert found[0]["prompt_token_ids"] == found[1]["prompt_token_ids"] == [4, 5, 6, 7, 9]

@@ -65,12 +65,27 @@ def test_a_body_made_to_break_a_reader_is_refused(served, body):
         [{"role": "user"}],
         [{"content": "w5"}],
         [{"role": 5, "content": "w5"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": 5}],
+        [{"role": "user", "content": []}],
+        [{"role": "user", "content": [{"type": "text"}]}],
+        [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "w5"}, {"type": "image_url", "image_url": {"url": "x"}}],
+            }
+        ],
         ["w5"],
         "w5",
     ],
 )
 def test_messages_that_are_none_are_refused(served, messages):
     refused(served.send({"model": "tiny", "messages": messages, "max_tokens": 1}, "chat/completions"), 400)
+
+
+@pytest.mark.parametrize("prompt", [["w5", [5]], [5, "w5"], [[5], "w5"], [True], [5.0], {"a": 1}])
+def test_a_prompt_of_another_form_is_told_the_forms_there_are(served, prompt):
+    assert "give a text, a list of texts, a list of token ids" in refused(served.send(GOOD | {"prompt": prompt}), 400)
 
 
 def test_an_unknown_model_of_a_long_name_gets_a_short_answer(served):

@@ -105,7 +105,7 @@ class Connection:
         return self._wait(self._asked(lambda: self._client.get(path, cast_to=str), _FIRST_TRIES))
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The first choice of an answer, and its `usage`, in a few tries.
+        """The first choice of an answer, and its `usage` and `system_fingerprint`, in a few tries.
 
         Raises:
             Refusal: likewise, or there is no choice in it.
@@ -155,7 +155,7 @@ class Connection:
     async def _posted(self, path: str, body: dict[str, Any], tries: int) -> dict[str, Any]:
         answer = await self._asked(lambda: self._client.post(path, cast_to=str, body=body), tries)
         try:
-            return {**answer["choices"][0], "usage": answer.get("usage")}
+            return {**answer["choices"][0], **{name: answer.get(name) for name in ("usage", "system_fingerprint")}}
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise self._unlike_openai("an answer without choices") from error
 

@@ -33,6 +33,7 @@ Sources = Callable[[], AbstractContextManager[Sampler]]
 """The models that a server has, here, for what needs whole distributions."""
 
 STEP = "{step}"
+_LASTING = ("root", "parent", "max_model_len", "meta", "driftline")  # what stays as it is when a server starts again
 _ENDS = {
     **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), "stop"),
     **dict.fromkeys(("length", "max_tokens"), "length"),
@@ -160,6 +161,12 @@ class Endpoint:
         """
         return find_model(self._connection, self.model)
 
+    @property
+    def _mark(self) -> str | None:
+        """What `driftline serve` marks every answer with; others' marks tell of their software, not of the model."""
+        own = self._served.get("driftline")
+        return own.get("fingerprint") if isinstance(own, dict) else None
+
     def _given(self, given: dict[str, Any]) -> dict[str, Any]:
         return {"model": self.model, **given}
 
@@ -188,6 +195,11 @@ class Endpoint:
         }
 
     def _response(self, answer: dict[str, Any]) -> Response:
+        if self._mark is not None and answer.get("system_fingerprint") != self._mark:
+            raise Refusal(
+                f"{self._connection.shown} was started anew with another model, also called {self.model!r}: serve the former "
+                "and make the same call again, or begin a new --out"
+            )
         ended = _ENDS.get(str(answer.get("finish_reason")))
         if ended is None:
             raise Refusal(
@@ -240,6 +252,24 @@ def find_model(connection: Connection, model: str) -> dict[str, Any]:
         few = ", ".join(list(found)[:8]) + (", ..." if len(found) > 8 else "")
         raise InputError(f"{connection.shown} has no model {model!r}: choose {few} for --model")
     return found.get(model, {})
+
+
+def served(backend: Backend, steps: Sequence[int | None] = (None,)) -> dict[str, Any]:
+    """What a server tells of its model, or of that of each step, for a record: another of the same name is noticed.
+
+    Nothing of other backends.
+
+    Raises:
+        InputError: it lists other models only, or cannot be reached.
+    """
+    if backend.name != "http":
+        return {}
+    connection = Connection(backend)
+    try:
+        found = {name: find_model(connection, name) for name in (model_name(backend, step) for step in steps)}
+    finally:
+        connection.close()
+    return {"served": {model: {key: one[key] for key in _LASTING if key in one} for model, one in found.items()}}
 
 
 def _asked(prompt: Prompt) -> tuple[str, dict[str, Any]]:

@@ -154,9 +154,10 @@ class Choice:
 class Answer:
     """The frame of an answer: who, when, what it cost."""
 
-    def __init__(self, form: Form, name: str, wanted: Wanted, choices: Sequence[Choice]) -> None:
+    def __init__(self, form: Form, name: str, wanted: Wanted, choices: Sequence[Choice], fingerprint: str) -> None:
         self._form, self._wanted, self._choices = form, wanted, choices
         self._frame = {"id": f"{form.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+        self._frame["system_fingerprint"] = fingerprint
 
     def whole(self) -> dict[str, Any]:
         choices = [choice.whole() for choice in self._choices]

@@ -28,6 +28,7 @@ from driftline.decoding.server.bodies import (
     tokens_of,
 )
 from driftline.decoding.server.exchange import Exchange, TimeIsUp, unless_gone
+from driftline.decoding.server.identity import fingerprint
 from driftline.decoding.server.metrics import Metrics
 from driftline.decoding.server.scheduler import Busy, Failed, Scheduler
 from driftline.errors import InputError, first_line
@@ -80,6 +81,7 @@ def application(sampler: Sampler, name: str, key: str | None = None, limits: Lim
     limits = limits or Limits()
     scheduler = Scheduler(sampler, max_batch=limits.max_batch, max_queue=limits.max_queue, max_tokens=limits.max_tokens)
     metrics, bodies, created = Metrics(scheduler), Bodies(limits.read_timeout), int(time.time())
+    mark = fingerprint(sampler)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -107,7 +109,7 @@ def application(sampler: Sampler, name: str, key: str | None = None, limits: Lim
         wanted = await _in_thread(partial(make, await bodies.read(request)), limits.timeout)
         choices = [Choice(sampler, wanted, place, form) for place in range(len(wanted.rows))]
         exchange = Exchange(scheduler, wanted.rows, wanted.stop, limits.timeout)
-        made = Answer(form, name, wanted, choices)
+        made = Answer(form, name, wanted, choices, mark)
         metrics.tokens.labels("prompt").inc(tokens_of(wanted.prompts))
 
         async def steps() -> AsyncIterator[Any]:
@@ -170,7 +172,7 @@ def application(sampler: Sampler, name: str, key: str | None = None, limits: Lim
     async def models() -> dict[str, Any]:
         early = sampler.early is not None
         entry = {"id": name, "object": "model", "created": created, "owned_by": "driftline"}
-        own = {"early": early, "alpha": sampler.alpha if early else None}
+        own = {"early": early, "alpha": sampler.alpha if early else None, "fingerprint": mark}
         return {"object": "list", "data": [{**entry, "max_model_len": sampler.context, "driftline": own}]}
 
     @app.get("/health")

@@ -49,6 +49,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields that change nothing at these values; any other field does not where it is empty, 0 or false."""
 
 
+_SHAPES: dict[int | str, str] = {
+    "prompt": "a text, a list of texts, a list of token ids, or a list of such lists",
+    "stop": "a text, or a list of texts",
+}
+
+
 class StreamOptions(BaseModel):
     """How a stream is sent."""
 
@@ -123,6 +129,8 @@ def parsed(kind: type[_Kind], body: bytes) -> _Kind:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
+        if len(first["loc"]) > 1 and first["loc"][0] in _SHAPES:  # each form it has, or not, has an error of its own
+            raise InputError(f"{first['loc'][0]} is of another form: give {_SHAPES[first['loc'][0]]}") from None
         where = ".".join(str(part)[:40] for part in first["loc"]) or "the body"
         raise InputError(f"{where}: {first['msg'][:300]}") from None
 

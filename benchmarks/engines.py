@@ -190,6 +190,8 @@ def arguments(doc: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--early", metavar="MODEL", help="folder of the early model")
     parser.add_argument("--late", metavar="MODEL", help="folder of the late model")
+    parser.add_argument("--new", type=int, default=NEW, metavar="TOKENS", help="of each completion")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each way, by turns")
     parser.add_argument("--keep", action="store_true", help="write the record that RESULTS.md is rendered from")
     asked = parser.parse_args()
     if bool(asked.early) != bool(asked.late):
@@ -202,7 +204,8 @@ def main() -> None:
     default_device()
     quiet_libraries()
     with pair_of(asked.early, asked.late) as (early, late):
-        rows, scored = speeds(early, late), scoring(late)
+        rows = speeds(early, late, new=asked.new, rounds=asked.rounds)
+        scored = scoring(late, rounds=asked.rounds)
     Table("python benchmarks/engines.py", SPEED, rows).show("engines", keep=asked.keep)
     Table("python benchmarks/engines.py", SCORING, scored).show("engines-logprobs", keep=asked.keep)
 

@@ -178,9 +178,10 @@ def rates(study: Study) -> list[Row]:
             "collapsed": power(min(collapsed, default=None)),
         }
         for one in rows:
-            limit, (low, _) = one["factor"] * one["rate"], one["factor_interval"]
+            limit, (low, high) = one["factor"] * one["rate"], one["factor_interval"]
+            to = "up" if high is None else f"to {power(high * one['rate'])}"
             over = "" if first["best"] is None else f"; best at {first['best'] / limit:.2f} of it"
-            row[f"limit {one['model']}"] = f"{power(limit)} ({power(low * one['rate'])} up){over}"
+            row[f"limit {one['model']}"] = f"{power(limit)} ({power(low * one['rate'])} {to}){over}"
             ends = [np.inf if end is None else end for end in one["noise_scale_interval"]]
             row[f"noise {one['model']}"] = f"{one['noise_scale']:.0f} ({ends[0]:.0f} to {ends[1]:.0f})"
         found.append(row)

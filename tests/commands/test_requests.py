@@ -30,7 +30,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "activations": {**_RUN, "rollouts": "F", "layers": (0, 3), "units": 8},
     "rollouts": {"model": "M", "prompts": "P", "out": "O", "samples": 3},
     "backtest": {**_RUN, "analysis": "A", "rank": 2, "quiet": True},
-    "advise": {"run": ("R",), "analysis": "A", "batch": 16.0, "quiet": True},
+    "advise": {"run": ("R",), "analysis": "A", "quiet": True},
     "extrapolate": {**_RUN, "to": "40,50", "from_": (10, 20), "keep": ("a*", "b"), "alpha": 1.5, "dtype": "bfloat16"},
     "evaluate": {"early": "E", "late": "L", "alpha": -1e-5, "task": "sums", "out": "O", "temperature": 0.0},
     "sweep": {

@@ -45,7 +45,6 @@ def situation(weights: np.ndarray, steps: np.ndarray = STEPS, beta1: float = 0.0
         "useful": None,
         "rate": None,
         "rates": 1.0,
-        "batch": None,
         "schedule": "",
         "left": math.inf,
     }
@@ -95,21 +94,20 @@ def test_a_rate_that_is_not_known_is_a_multiple_of_the_present_one(straight: Sit
 
 
 @pytest.mark.parametrize(
-    ("noise", "batch", "said"),
+    ("noise", "said"),
     [
-        ((6.0, 3.0, 9.0), 8, "A larger batch would still make each step better, up to about 48 a step"),
-        ((6.0, 3.0, 9.0), None, "A larger batch would still make each step better, up to about 6 times this one"),
-        ((0.2, 0.1, 0.4), 100, "Do not raise the batch: it is well above the noise scale"),
-        ((1.0, 0.3, 3.0), 8, "Leave the batch as it is"),
+        ((6.0, 3.0, 9.0), "A larger batch would still make each step better."),
+        ((0.2, 0.1, 0.4), "Do not raise the batch"),
+        ((1.0, 0.3, 3.0), "Leave the batch as it is"),
     ],
 )
-def test_a_batch_is_held_against_the_noise_scale(
-    straight: Situation, noise: tuple[float, float, float], batch: float | None, said: str
+def test_a_batch_is_judged_by_the_noise_of_a_step(
+    straight: Situation, noise: tuple[float, float, float], said: str
 ) -> None:
-    found = told(advice.batch(replace(straight, useful=useful((20, 10, 40), noise), batch=batch)))
+    found = told(advice.batch(replace(straight, useful=useful((20, 10, 40), noise))))
     assert found.do.startswith(said)
-    assert found.figure == pytest.approx(noise[0] * (batch or 1))
-    assert found.interval == pytest.approx([noise[1] * (batch or 1), noise[2] * (batch or 1)])
+    assert found.figure == noise[0]
+    assert found.interval == [noise[1], noise[2]]
 
 
 @pytest.mark.parametrize("line", [advice.learning_rate, advice.batch])
@@ -173,7 +171,7 @@ def test_no_drift_left_is_seldom_said_of_a_run_that_drifts_and_nearly_always_of_
 def test_checkpoints_are_held_against_the_optimizers_memory(steps: np.ndarray, beta1: float, said: str) -> None:
     gram = np.outer(steps, steps).astype(float)
     observed = Observations(steps, steps.astype(float), beta1, {"w": gram})
-    none: dict[str, Any] = {"backtest": None, "test": None, "late": None, "useful": None, "rate": None, "batch": None}
+    none: dict[str, Any] = {"backtest": None, "test": None, "late": None, "useful": None, "rate": None}
     known = Situation(observed=observed, rates=1.0, schedule="", left=math.inf, **none)
     assert told(advice.checkpoints(known)).do.startswith(said)
 
@@ -194,10 +192,10 @@ def run(make_run: Callable[..., Path], rng: np.random.Generator) -> Path:
 def test_the_command_the_function_and_an_analysis_say_the_same(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = driftline.advise(run, batch=16)
+    found = driftline.advise(run)
     driftline.analyze(run, tmp_path / "analysis")
     capsys.readouterr()
-    words = ["driftline", "advise", str(run), "--batch", "16", "--json", "--analysis", str(tmp_path / "analysis")]
+    words = ["driftline", "advise", str(run), "--json", "--analysis", str(tmp_path / "analysis")]
     monkeypatch.setattr(sys, "argv", words)
     cli.main()
     out, error = capsys.readouterr()
@@ -205,11 +203,10 @@ def test_the_command_the_function_and_an_analysis_say_the_same(
     assert error == ""
     assert {line.about for line in found.lines} | {one.about for one in found.not_told} == set(advice.LINES)
     assert found.drift_found
-    assert found.batch == 16
     monkeypatch.setattr(sys, "argv", [*words[:3], "--quiet"])
     cli.main()
     printed = capsys.readouterr().out
-    assert all(line.do in printed for line in found.lines if line.about != "batch")
+    assert all(line.do in printed for line in found.lines)
     assert "not told:" in printed
 
 
@@ -261,9 +258,3 @@ def test_a_schedule_is_read_from_the_trainers_files(
     else:
         assert schedules[0].startswith(told)
         assert said in rates[0]
-
-
-@pytest.mark.parametrize("batch", ["0", "-3", "nan", "inf"])
-def test_a_batch_that_is_none_is_refused(run: Path, batch: str) -> None:
-    with pytest.raises(driftline.InputError, match=r"--batch is .*: it must be above 0"):
-        driftline.advise(run, batch=float(batch))

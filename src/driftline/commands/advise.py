@@ -19,8 +19,6 @@ class Advise:
     """What the run says to do next, with the evidence: rate, batch, target, stop."""
 
     source: Source
-    batch: float | None = None
-    """what one step takes (problems, prompts or tokens): the noise scale is told in the same"""
     clock: Clock = "step"
     """what lines are drawn against: step, or summed learning rate"""
     analysis: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -30,19 +28,16 @@ class Advise:
 
 def run(request: Advise) -> Advice:
     """The record, which is printed and written nowhere."""
-    from driftline.errors import InputError
     from driftline.forecast.advice import advise
     from driftline.forecast.observations import observe
     from driftline.progress import progress_bar
 
-    if request.batch is not None and not 0 < request.batch < float("inf"):
-        raise InputError(f"--batch is {request.batch:g}: it must be above 0")
     trajectory = request.source.open(needed=3, quiet=request.printing.json)
     with progress_bar(
         "reading weights", trajectory.nbytes, quiet=request.printing.quiet or request.printing.json
     ) as advance:
         observed = observe(trajectory, clock=request.clock, analysis=request.analysis, progress=advance)
-    return advise(trajectory, observed, clock=request.clock, batch=request.batch)
+    return advise(trajectory, observed, clock=request.clock)
 
 
 def show(record: Advice, request: Advise) -> None:

@@ -60,7 +60,6 @@ class Advice(Record, kw_only=True):
     clock: str
     drift_found: bool
     learning_rate: Figure
-    batch: Figure
     lines: list[Advised]
     not_told: list[Untold]
 
@@ -74,7 +73,6 @@ class Situation:
         useful: of a run at a rate that is as good as constant, and moves.
         rate: the last learning rate that is known.
         rates: the highest over the lowest, over the checkpoints.
-        batch: what one step takes, in whatever it is counted.
     """
 
     observed: Observations
@@ -84,7 +82,6 @@ class Situation:
     useful: UsefulRate | None
     rate: float | None
     rates: float
-    batch: float | None
     schedule: str
     left: float
 
@@ -97,16 +94,13 @@ class Situation:
         return int(self.observed.steps[_later(self.observed)[0]])
 
 
-def advise(
-    trajectory: Trajectory, observed: Observations, *, clock: str = "step", batch: float | None = None
-) -> Advice:
+def advise(trajectory: Trajectory, observed: Observations, *, clock: str = "step") -> Advice:
     """All that the run tells; no weight is read.
 
     Args:
         observed: its Grams, see `observations.observe`.
-        batch: what one step takes: problems, prompts or tokens; the noise scale is told in the same unit.
     """
-    known = situation_of(trajectory, observed, clock=clock, batch=batch)
+    known = situation_of(trajectory, observed, clock=clock)
     told = [(about, advice(known)) for about, advice in LINES.items()]
     return Advice(
         driftline=__version__,
@@ -115,13 +109,12 @@ def advise(
         clock=clock,
         drift_found=bool(known.test and known.test.found),
         learning_rate=known.rate,
-        batch=batch,
         lines=[line for _, line in told if isinstance(line, Advised)],
         not_told=[Untold(about=about, why=why) for about, why in told if isinstance(why, str)],
     )
 
 
-def situation_of(trajectory: Trajectory, observed: Observations, *, clock: str, batch: float | None) -> Situation:
+def situation_of(trajectory: Trajectory, observed: Observations, *, clock: str) -> Situation:
     """Tests, back-tests and the useful rate of a run, and what its own files say of its schedule."""
     ahead, change = ahead_of(trajectory, clock), changed(trajectory)
     logged = {} if trajectory.regrounded else learning_rates(trajectory)
@@ -141,7 +134,6 @@ def situation_of(trajectory: Trajectory, observed: Observations, *, clock: str, 
         useful=useful_rate.useful_rate(gram, steps, beta1) if rates < _CONSTANT and moves.all() else None,
         rate=logged[max(logged)] if logged else None,
         rates=rates,
-        batch=batch,
         schedule=ahead.sentence if ahead.end is not None else "",
         left=ahead.left,
     )
@@ -211,26 +203,24 @@ def learning_rate(known: Situation) -> Advised | str:
 
 
 def batch(known: Situation) -> Advised | str:
-    """Whether noise or drift rules a step."""
+    """Whether noise or drift rules a step. How large a batch should be it does not say: that was not borne out."""
     found = _useful(known)
     if isinstance(found, str):
         return found
     noise = found.noise
-    scale = Estimate(*(end * (known.batch or 1) for end in (noise.value, noise.low, noise.high)))
-    unit = " a step" if known.batch else " times this one"
     if noise.low > 2:
-        do = f"A larger batch would still make each step better, up to about {_short(scale.value)}{unit}."
+        do = "A larger batch would still make each step better."
     elif noise.high < 0.5:
-        do = "Do not raise the batch: it is well above the noise scale already."
+        do = "Do not raise the batch: drift rules a step already."
     else:
-        do = "Leave the batch as it is: it is near the noise scale."
+        do = "Leave the batch as it is: noise and drift of a step are about equal."
     return Advised(
         about="batch",
         do=do,
-        why=f"The noise scale, at which noise and drift of a step are equal, is {_of(scale)}{'' if known.batch else unit}"
-        f"{f', the batch {_short(known.batch)}' if known.batch else ''}.",
-        figure=scale.value,
-        interval=_ends(scale),
+        why=f"The noise of a step is {_of(noise)} times its drift, squared lengths both; where it was 9 to 11 in the lab, "
+        "four times the batch was better. How large a batch should be the run does not tell.",
+        figure=noise.value,
+        interval=_ends(noise),
     )
 
 

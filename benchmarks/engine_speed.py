@@ -62,7 +62,7 @@ def theirs(early: Path | None, late: Path, batches: Sequence[int], new: int) -> 
     """The same by vLLM's engine, once it has started."""
     engine = engine_of(Weights(late, early))
     alpha = None if early is None else ALPHA
-    size = load_model_size(late)
+    size = vocabulary_of(late)
 
     def draw(count: int, tokens: int) -> None:
         asked = (
@@ -85,7 +85,7 @@ def size_of(sampler: Sampler) -> int:
     return sampler.late.config.get_text_config().vocab_size
 
 
-def load_model_size(folder: Path) -> int:
+def vocabulary_of(folder: Path) -> int:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(folder).get_text_config().vocab_size
@@ -120,7 +120,7 @@ def speeds(
 
 def scoring(late: Path, *, count: int = 64, length: int = 128, rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """Log-probs of responses of random tokens by both, read at once."""
-    size = load_model_size(late)
+    size = vocabulary_of(late)
     draw = random.Random(0)
     rollouts = [
         Rollout(tuple(prompt), tuple(draw.randrange(size) for _ in range(length))) for prompt in prompts_of(count, size)

@@ -315,9 +315,7 @@ def test_a_sweep_chooses_the_same(cluster: Any, models: Path, tmp_path: Path, sp
     asked = ["--to", "40,60", "--task", "sums", "--problems", "4", "--samples", "1", "--observed", "2", *space]
     for name, options in {"local": [], "ray": ["--engine", "ray", "--ray-address", cluster.address]}.items():
         result = driftline(tmp_path, "sweep", "models", *asked, "--out", name, *options)
-        assert result.returncode == 0
-        said = [] if space else ["forecasts are written one at a time" + " on each machine" * (name == "ray")]
-        assert [line.partition(" and deleted")[0] for line in result.stderr.splitlines()] == said
+        assert (result.returncode, result.stderr) == (0, "")
     records = [json.loads((tmp_path / name / "sweep.json").read_text()) | {"seconds": 0} for name in ("local", "ray")]
     assert records[0] == records[1]
     assert not list(tmp_path.glob(".*"))

@@ -43,21 +43,3 @@ def serving(log: Path, *words: str, rest: tuple[str, ...] = (*EAGER, *SMALL)) ->
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             process.wait(60)
-
-
-def below_of(root: int) -> set[int]:
-    """All processes below one."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit():
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                parents.setdefault(parent, []).append(int(entry.name))
-        except (OSError, IndexError):
-            continue
-    found, open_ = set(), [root]
-    while open_:
-        below = parents.get(open_.pop(), [])
-        found |= set(below)
-        open_ += below
-    return found

@@ -11,7 +11,8 @@ import openai
 import pytest
 import torch
 from pairs import prompts
-from servers import below_of, serving
+from processes import children_of
+from servers import serving
 
 from driftline.decoding.sources import load_sampler
 
@@ -58,7 +59,7 @@ def test_an_adapter_on_its_base_and_the_end_by_sigterm(tmp_path, pair):
             answer = server.client().completions.create(model="driftline", prompt=prompt, temperature=0, max_tokens=12)
             expected = sampler.sample([prompt], temperature=0, max_new_tokens=12, seeds=[0])[0]
             assert answer.choices[0].text == sampler.text(expected)
-        below = below_of(server.process.pid)
+        below = children_of(server.process.pid)
         assert len(below) >= 2  # the server and its engine
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 143
@@ -77,6 +78,6 @@ def test_one_model_alone_refuses_alpha_and_dies_with_a_killed_parent(tmp_path, p
             assert answer.choices[0].text == sampler.text(expected)
         with pytest.raises(openai.BadRequestError, match="alpha needs an early model"):
             client.completions.create(model="driftline", prompt=[5], extra_body={"vllm_xargs": {"alpha": 1.5}})
-        below = below_of(server.process.pid)
+        below = children_of(server.process.pid)
         server.process.kill()
         assert gone(below)

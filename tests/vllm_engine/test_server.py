@@ -19,7 +19,7 @@ import openai
 import pytest
 import torch
 from pairs import prompts
-from servers import below_of
+from processes import children_of
 
 from driftline.decoding.distribution import SamplingParams, combine_logits, probabilities
 from driftline.decoding.sources import load_sampler
@@ -228,7 +228,7 @@ def test_the_key_is_asked_for_and_in_no_command_line(server):
         except urllib.error.HTTPError as refused:
             found = refused.code
         assert found == status
-    below = below_of(server.process.pid)
+    below = children_of(server.process.pid)
     words = [Path(f"/proc/{one}/cmdline").read_bytes() for one in below]
     assert len(below) >= 2  # the server and its engine
     assert not any(server.key.encode() in line for line in words)

@@ -17,6 +17,7 @@ from driftline.decoding.sources import load_sampler
 from driftline.errors import InputError
 
 try:
+    import torch
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
     from lm_eval.models.utils import normalize_gen_kwargs
@@ -47,6 +48,8 @@ class ExtrapolatedLM(TemplateLM):
         super().__init__()
         if sampler is None and late is None:
             raise InputError("the model driftline needs late=: give the folder of a model")
+        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+            device = None  # the harness's command line says cuda to every model, unless it is told otherwise
         self.sampler = sampler or load_sampler(str(late), early=early, alpha=alpha, dtype=dtype, device=device)
         self.tokenizer = self.sampler.tokenizer
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 16

@@ -119,7 +119,10 @@ def test_a_request_may_have_an_alpha_of_its_own(client, extra):
 
 
 def test_a_model_alone_refuses_alpha_and_says_what_it_is(client, served):
-    assert client.models.list().data[0].driftline == {"early": True, "alpha": 1.5}
+    told = client.models.list().data[0].driftline
+    answer = client.completions.create(model="tiny", prompt="w5", max_tokens=1)
+    assert told == {"early": True, "alpha": 1.5, "fingerprint": answer.system_fingerprint}
+    assert answer.system_fingerprint.startswith("driftline-")
     with endpoint(Sampler(pair()[1], tokenizer())) as running:
         status, answer, _ = running.send({"model": "tiny", "prompt": "w5", "alpha": 1.5})
         assert (status, "alpha needs an early model" in answer["error"]["message"]) == (400, True)

@@ -50,7 +50,8 @@ def test_figures_are_those_of_the_checkpoints(tmp_path):
     counts = np.array([tensor.populations[0].count for tensor in scans])
     means = np.array([tensor.populations[0].mean_r2 for tensor in scans])
     assert logged["linearity/r2_mean"] == pytest.approx(means @ counts / counts.sum(), abs=1e-3)
-    chance = null.null_r2(steps, steps, 0.9).mean_r2  # about .7: with momentum; .44 without
+    lengths = np.sqrt(np.diag(statistics.increments_gram(gram)))
+    chance = null.null_r2(steps, steps, 0.9, lengths=lengths).mean_r2  # about .7: with momentum; .44 without
     assert logged["linearity/null_r2_mean"] == pytest.approx(chance, abs=0.02)
     assert logged["linearity/direction_lost"] == 0
     assert "linearity/recommended_horizon" in logged

@@ -161,6 +161,8 @@ class _Drawn:
         for _ in range(_CORRECTIONS):
             parts = self.saved(root, _CORRECTED_BY)
             squares = sum(np.square(np.diff(part.astype(np.float64), axis=1)).sum(0) for part in parts)
+            if not np.any(squares):
+                break  # walks so small are saved as they were: nothing says how long they should be
             ratio = wanted / np.maximum(squares / np.mean(squares), 1e-12)
             if np.abs(np.log(ratio[wanted > 0])).max(initial=0.0) < _CORRECT:
                 break

@@ -122,6 +122,7 @@ def _walks(values: Array, steps: Sequence[int], beta1: float, rng: np.random.Gen
     squares = np.diff(values.astype(np.float64), axis=0) ** 2
     sizes = np.sqrt(np.mean(squares, axis=0))
     root = null.walk_root(np.asarray(steps), beta1, np.sqrt(squares.sum(1)))
-    root = root / np.sqrt(np.mean(np.sum(np.diff(root, axis=0) ** 2, axis=1)))
+    spread = np.sqrt(np.mean(np.sum(np.diff(root, axis=0) ** 2, axis=1)))
+    root = root / spread if spread else root  # of outputs that never change
     chosen = rng.choice(sizes, _WALKS)
     return (rng.standard_normal((_WALKS, root.shape[1])) @ root.T) * chosen[:, None]

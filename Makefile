@@ -42,6 +42,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/extrapolate.py
 	$(BIN)/python benchmarks/logprob_speed.py
 	$(BIN)/python benchmarks/generate_speed.py
+	if test -x .venv-vllm/bin/python; then .venv-vllm/bin/python benchmarks/engines.py; \
+		else echo "vLLM is not measured: make test-vllm makes its environment"; fi
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/monitor.py 80
 

@@ -330,3 +330,4 @@ def test_the_plugin_fails_in_no_process(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "vllm", None)
     plugin.register()
+    assert sys.modules["vllm"] is None

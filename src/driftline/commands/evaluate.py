@@ -84,11 +84,11 @@ def _settings(request: Evaluate, task: Task) -> GenerationSettings:
     from driftline.decoding.settings import GenerationSettings
 
     backend = request.decoding.choice.chosen()
-    given = {"model": request.model}
+    given = {"model": request.model, "late": request.late}
     if backend.name == "http":
-        given |= {"late": request.late, "early": request.early, "beside": request.beside}
+        given |= {"early": request.early, "beside": request.beside}
     return GenerationSettings(
-        late=model_of(backend, **given) if request.late is None or backend.name == "http" else request.late,
+        late=model_of(backend, **given),
         early=request.early,
         alpha=request.alpha,
         **asdict(request.tokens),

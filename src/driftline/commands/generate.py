@@ -94,10 +94,9 @@ def model_of(backend: Backend, **given: str | None) -> str:
                 f"{flag} is a model to run here, and --backend http has its own: name that with --model, leave {flag} out"
             )
         return str(backend.model)
-    first = next(iter(given))
-    if given[first] is None:
-        raise InputError(f"no model: give {flags[first]}, or --backend http with --endpoint and --model")
-    return str(given[first])
+    if not named:
+        raise InputError(f"no model: give {next(iter(flags.values()))}, or --backend http with --endpoint and --model")
+    return str(given[named[0]])
 
 
 def sample(

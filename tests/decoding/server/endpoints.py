@@ -92,12 +92,14 @@ def endpoint(sampler: Sampler, key: str | None = None, **limits: Any) -> Iterato
     listener = listen("127.0.0.1", 0)
     app = application(sampler, "tiny", key, Limits(**limits))
     server = Server(app, Limits(**limits), grace=0.2)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    wait_until(lambda: server.started, 30)
-    yield Endpoint("127.0.0.1", listener.getsockname()[1], app.state.scheduler)
-    server.should_exit = True
-    thread.join(30)
+    try:
+        wait_until(lambda: server.started, 30)
+        yield Endpoint("127.0.0.1", listener.getsockname()[1], app.state.scheduler)
+    finally:  # or a test that failed would keep the tests from ending
+        server.should_exit = True
+        thread.join(30)
     assert not thread.is_alive()
 
 

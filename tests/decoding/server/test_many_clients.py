@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -55,6 +56,7 @@ def test_32_clients_stream_at_once_what_each_would_get_alone(client, served):
         answers = [pool.submit(ask, k) for k in range(CLIENTS)]
         while not all(answer.done() for answer in answers):
             most = max(most, served.scheduler.decoding)
+            time.sleep(0.001)
     for k, answer in enumerate(answers):
         alone = Sampler(late, tokenizer(), early=early, alpha=(k % 4) / 2)
         settings: dict[str, Any] = SHAPES[k % 3]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +45,25 @@ def open(place: Path) -> Checkpoint:
     if not tensors:
         raise UnreadableCheckpoint(f"{place} holds no tensors of a model")
     return Checkpoint(place, NAME, tensors)
+
+
+def objects(place: Path, wanted: Callable[[str], bool], most: int = 256) -> dict[str, Any]:
+    """What it holds that is no tensor, such as an optimizer's settings, of the names that are `wanted`: the first `most`.
+
+    Raises:
+        UnreadableCheckpoint: no `.metadata`, or a file missing or damaged.
+    """
+    described, stored = _metadata(place / _METADATA)
+    names = {name for name, kind in described.items() if called(kind) == "BytesStorageMetadata" and wanted(name)}
+    found: dict[str, Any] = {}
+    for index, where in stored.items():
+        name = str(index.fields.get("fqn"))
+        if name in names and len(found) < most:
+            try:
+                found[name] = _read(place, where, name)[1]
+            except (KeyError, TypeError, ValueError) as error:
+                raise UnreadableCheckpoint(f"{place / _METADATA} describes {name!r} in a way not understood") from error
+    return found
 
 
 def _metadata(path: Path) -> tuple[dict[str, Node], dict[Node, Node]]:
@@ -102,6 +122,15 @@ def _counts(values: Any) -> tuple[int, ...]:
 
 def _box(place: Path, where: Node, name: str) -> tuple[Path, Any]:
     """The file and the part in it."""
+    file, value = _read(place, where, name)
+    part = part_of(value, f"{file}, at {name!r},")
+    if part is None:
+        raise UnreadableCheckpoint(f"{file} holds no plain tensor for {name!r}: damaged, or saved by another torch")
+    return file, part
+
+
+def _read(place: Path, where: Node, name: str) -> tuple[Path, Any]:
+    """The file, and what torch.save wrote into it there."""
     relative, start, length = (where.fields[key] for key in ("relative_path", "offset", "length"))
     if not isinstance(relative, str) or Path(relative).name != relative or relative in ("", ".", ".."):
         raise UnreadableCheckpoint(f"{place / _METADATA} names {relative!r}, which is outside its folder")
@@ -119,10 +148,7 @@ def _box(place: Path, where: Node, name: str) -> tuple[Path, Any]:
             value = read_torch_archive(_Window(opened, start, length), f"{file}, at {name!r},", start)
     except OSError as error:
         raise UnreadableCheckpoint(f"{file} cannot be read ({error.strerror}): still being written, or lost") from error
-    part = part_of(value, f"{file}, at {name!r},")
-    if part is None:
-        raise UnreadableCheckpoint(f"{file} holds no plain tensor for {name!r}: damaged, or saved by another torch")
-    return file, part
+    return file, value
 
 
 class _Window(io.RawIOBase, BinaryIO):

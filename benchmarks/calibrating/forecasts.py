@@ -11,6 +11,7 @@ from calibrating import walks
 from calibrating.row import Row
 from driftline.forecast import calibration
 from driftline.forecast.backtest import Scores, pool, score
+from driftline.forecast.choose import choose
 from driftline.forecast.extrapolators import methods
 from driftline.forecast.observations import Observations
 from driftline.linearity.persistence import drift_covariance, persistence
@@ -30,9 +31,7 @@ def turning(steps: np.ndarray, length: float, share: float) -> np.ndarray:
 
 
 def observed(cov: np.ndarray, steps: np.ndarray, directions: int, seed: int) -> Observations:
-    rng = np.random.default_rng([seed, len(steps), directions])
-    gram = gram_of_increments(walks.increments(cov, directions, rng))
-    return Observations(steps, steps.astype(float), BETA1, {"weights": gram})
+    return _seen(walks.increments(cov, directions, np.random.default_rng([seed, len(steps), directions])), steps)
 
 
 def above(T: int, length: float, share: float, directions: int, runs: int) -> dict[int, int]:
@@ -53,7 +52,44 @@ def above(T: int, length: float, share: float, directions: int, runs: int) -> di
     return found
 
 
+def _chosen(runs: int) -> Iterator[Row]:
+    """What `auto` says of lines, of runs that stand still at their end, and of walks."""
+    for T, before in ((5, "always"), (6, ""), (12, "")):
+        steps = np.arange(T) * 50
+        cov = walks.walk(steps, BETA1)
+        said = [choose(_seen(walks.increments(cov, 2000, _rng(seed, T), 20.0), steps)).sentence for seed in range(runs)]
+        worse = sum("worse" in one or "not reliably" in one for one in said)
+        note = f"two-point is taken: {sum(one.startswith('two-point') for one in said) / runs:.0%}"
+        what = f"almost perfect lines, {T} checkpoints: said that two-point did worse than holding"
+        yield Row(what, before, worse, runs, at_most=0.05, note=note)
+    steps = np.arange(21) * 50
+    cov = walks.walk(steps[:-1], BETA1)
+    far = 0
+    for seed in range(runs):
+        still = np.pad(walks.increments(cov, 2000, _rng(seed, 21)), (0, 1))
+        far += choose(_seen(still, steps)).horizon > 0
+    what = "driftless walks of 20 checkpoints and one equal to the last: two-point may go somewhere"
+    yield Row(what, "always, without limit", far, runs, at_most=0.05)
+    for T, directions in ((8, 300), (20, 300), (20, 100_000)):
+        steps = np.arange(T) * 20
+        cov = walks.walk(steps, BETA1)
+        far = sum(
+            choose(_seen(walks.increments(cov, directions, _rng(seed, T)), steps)).horizon > 0 for seed in range(runs)
+        )
+        what = f"driftless walks, {T} checkpoints 20 apart, {directions} directions: a forecast is recommended"
+        yield Row(what, "", far, runs, at_most=0.05)
+
+
+def _seen(increments: np.ndarray, steps: np.ndarray) -> Observations:
+    return Observations(steps, steps.astype(float), BETA1, {"weights": gram_of_increments(increments)})
+
+
+def _rng(*seed: int) -> np.random.Generator:
+    return np.random.default_rng([*seed, 4])
+
+
 def rows(runs: int) -> Iterator[Row]:
+    yield from _chosen(runs)
     for T, length, share, directions in _SKILL:
         hits = above(T, length, share, directions, runs)
         worst = max(hits, key=lambda ahead: hits[ahead])

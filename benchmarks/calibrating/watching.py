@@ -56,16 +56,47 @@ def _run(
     return walks.increments(cov, directions, np.random.default_rng([seed, directions]), lengths), steps
 
 
-def _warned(increments: np.ndarray, steps: np.ndarray) -> set[str]:
-    """What is said at any checkpoint of a run whose learning rate is constant."""
+def _warned(increments: np.ndarray, steps: np.ndarray, rates: np.ndarray | None = None) -> set[str]:
+    """What is said at any checkpoint of a run, with the mean learning rate of each interval; constant without."""
     said = set()
     for T in range(_EARLIEST, steps.size + 1):
         part, clock = increments[: T - 1, : T - 1], steps[:T].astype(float)
         if direction_lost(part, clock, BETA1) is not None:
             said.add("direction lost")
-        if moving_further(part, clock, np.zeros(T - 1)) is not None:
+        if moving_further(part, clock, np.zeros(T - 1) if rates is None else rates[: T - 1]) is not None:
             said.add("length")
     return said
+
+
+def _unchanged(runs: int) -> Iterator[Row]:
+    """Nothing happens, or the rate alone falls: neither is a loss of direction, and no increment is longer for its rate."""
+    steps, K = np.arange(_CHECKPOINTS) * 20, _CHECKPOINTS - 1
+    cov = walks.walk(steps, BETA1)
+    cosine = (1 + np.cos(np.pi * np.arange(K) / K)) / 2
+    for directions, drift, falls in ((2000, 0.0, False), (300, 0.3, False), (2000, 1.0, False), (2000, 1.0, True)):
+        rate = cosine if falls else np.ones(K)
+        said = [
+            _warned(
+                walks.increments(cov, directions, np.random.default_rng([seed, 7]), drift) * np.outer(rate, rate),
+                steps,
+                rate,
+            )
+            for seed in range(runs)
+        ]
+        whose = f"drift of {drift} of the noise, {directions} directions, {'cosine' if falls else 'constant'} rate"
+        for kind in ("direction lost", "length"):
+            yield Row(f"{whose}: warned of {kind}", "", sum(kind in one for one in said), runs, at_most=LEVEL)
+
+
+def _saturation(runs: int) -> Iterator[Row]:
+    """Drift that fades from the middle on, halving every two intervals: the run has learned what it could."""
+    steps, k = np.arange(_CHECKPOINTS) * 20, np.arange(_CHECKPOINTS - 1)
+    cov = walks.walk(steps, BETA1)
+    ways = 2.0 ** -(np.maximum(k - _CHANGE + 6, 0) / 2)
+    said = [_warned(walks.increments(cov, 2000, np.random.default_rng([seed, 8]), ways), steps) for seed in range(runs)]
+    hits = sum("direction lost" in one for one in said)
+    what = "runs whose drift fades away: direction lost (before: a collapse)"
+    yield Row(what, "97 %", hits, runs, note="true: no drift is left")
 
 
 def _changes(runs: int) -> Iterator[Row]:
@@ -112,6 +143,8 @@ def _no_drift(runs: int) -> Iterator[Row]:
 
 def rows(runs: int) -> Iterator[Row]:
     yield from _followed(runs)
+    yield from _unchanged(runs)
     yield from _changes(runs)
     yield from _plateau(runs)
+    yield from _saturation(runs)
     yield from _no_drift(runs)

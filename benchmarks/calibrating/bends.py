@@ -38,7 +38,9 @@ def rows(runs: int) -> Iterator[Row]:
             hits = sum(
                 cut(np.outer(rate, rate) * _straight(cov, directions, drift, seed), clock) for seed in range(runs)
             )
-            what = f"straight runs, drift of {drift} of the noise, {directions} directions, {name}, clock {clock_of}: cut"
+            what = (
+                f"straight runs, drift of {drift} of the noise, {directions} directions, {name}, clock {clock_of}: cut"
+            )
             slows = name != "a constant rate" and clock_of == "steps"  # they do change speed, and that is what is said
             note = 'true, as it is said: "changing speed or direction"' if slows else ""
             yield Row(what, before, hits, runs, at_most=None if slows else LEVEL, note=note)

@@ -125,6 +125,6 @@ def _errors(name: str, rate: float, runs: int) -> Row:
         guesses = [calibration.predicted(found, 20.0 * ahead, seen.clock, seen.clock[-1]) for ahead in _AHEAD]
         misses.append([log - guess for log, guess in zip(to_come.log, guesses, strict=True) if guess is not None])
     near, far = np.exp(np.mean(misses, axis=0))
-    what = f"blup's scaled errors, a band of 90 %: ratios inside, rate {name} ({runs} runs)"
-    note = f"to come, one and three checkpoints ahead: true over scaled {near:.2f}, {far:.2f}; ratios of a run overlap, so the interval is too narrow"
+    what = f"blup's scaled errors, a band of 90 %: ratios inside, rate {name}"
+    note = f"of {runs} runs; to come, one and three checkpoints ahead: true over scaled {near:.2f}, {far:.2f}; ratios of a run overlap, so the interval is too narrow"
     return Row(what, "0 to 3 %", sum(held), len(held), at_least=0.85, at_most=0.95, note=note)

@@ -14,7 +14,7 @@ from driftline.linearity.looks import LOOKS, Look, looked
 from driftline.linearity.statistics import gram_of_increments, rebased
 from driftline.watching.collapse import ENOUGH, direction_lost, moving_further
 
-_CHECKPOINTS, _CHANGE = 25, 14  # of a run in which something changes, and the interval at which it does
+CHECKPOINTS, CHANGE = 25, 14  # of a run in which something changes, and the interval at which it does
 _EARLIEST = 8  # checkpoints of a warning
 
 
@@ -56,7 +56,7 @@ def _run(
     return walks.increments(cov, directions, np.random.default_rng([seed, directions]), lengths), steps
 
 
-def _warned(increments: np.ndarray, steps: np.ndarray, rates: np.ndarray | None = None) -> set[str]:
+def warned(increments: np.ndarray, steps: np.ndarray, rates: np.ndarray | None = None) -> set[str]:
     """What is said at any checkpoint of a run, with the mean learning rate of each interval; constant without."""
     said = set()
     for T in range(_EARLIEST, steps.size + 1):
@@ -68,41 +68,10 @@ def _warned(increments: np.ndarray, steps: np.ndarray, rates: np.ndarray | None 
     return said
 
 
-def _unchanged(runs: int) -> Iterator[Row]:
-    """Nothing happens, or the rate alone falls: neither is a loss of direction, and no increment is longer for its rate."""
-    steps, K = np.arange(_CHECKPOINTS) * 20, _CHECKPOINTS - 1
-    cov = walks.walk(steps, BETA1)
-    cosine = (1 + np.cos(np.pi * np.arange(K) / K)) / 2
-    for directions, drift, falls in ((2000, 0.0, False), (300, 0.3, False), (2000, 1.0, False), (2000, 1.0, True)):
-        rate = cosine if falls else np.ones(K)
-        said = [
-            _warned(
-                walks.increments(cov, directions, np.random.default_rng([seed, 7]), drift) * np.outer(rate, rate),
-                steps,
-                rate,
-            )
-            for seed in range(runs)
-        ]
-        whose = f"drift of {drift} of the noise, {directions} directions, {'cosine' if falls else 'constant'} rate"
-        for kind in ("direction lost", "length"):
-            yield Row(f"{whose}: warned of {kind}", "", sum(kind in one for one in said), runs, at_most=LEVEL)
-
-
-def _saturation(runs: int) -> Iterator[Row]:
-    """Drift that fades from the middle on, halving every two intervals: the run has learned what it could."""
-    steps, k = np.arange(_CHECKPOINTS) * 20, np.arange(_CHECKPOINTS - 1)
-    cov = walks.walk(steps, BETA1)
-    ways = 2.0 ** -(np.maximum(k - _CHANGE + 6, 0) / 2)
-    said = [_warned(walks.increments(cov, 2000, np.random.default_rng([seed, 8]), ways), steps) for seed in range(runs)]
-    hits = sum("direction lost" in one for one in said)
-    what = "runs whose drift fades away: direction lost (before: a collapse)"
-    yield Row(what, "97 %", hits, runs, note="true: no drift is left")
-
-
 def _changes(runs: int) -> Iterator[Row]:
     """A change of spacing or batch is no loss of direction; that increments are longer is true of a smaller batch."""
-    K = _CHECKPOINTS - 1
-    late = np.arange(K) >= _CHANGE
+    K = CHECKPOINTS - 1
+    late = np.arange(K) >= CHANGE
     same = np.ones(K)
     for what, gaps, noise, before in (
         ("checkpoints four times as far apart", np.where(late, 40, 10), same, ("100 %", "0 %")),
@@ -110,7 +79,7 @@ def _changes(runs: int) -> Iterator[Row]:
         ("a batch an eighth as large", np.full(K, 20), np.where(late, np.sqrt(8), 1.0), ("100 %", "100 %")),
     ):
         for drift, measured in zip((0.0, 0.1), before, strict=True):  # no drift; as much as noise in 100 steps
-            said = [_warned(*_run(gaps, noise, drift, 2000, seed)) for seed in range(runs)]
+            said = [warned(*_run(gaps, noise, drift, 2000, seed)) for seed in range(runs)]
             whose = "straight runs" if drift else "driftless walks"
             hits = sum("direction lost" in one for one in said)
             longer = sum("length" in one for one in said) / runs
@@ -119,10 +88,10 @@ def _changes(runs: int) -> Iterator[Row]:
 
 
 def _plateau(runs: int) -> Iterator[Row]:
-    cov = walks.walk(np.arange(_CHECKPOINTS) * 20, BETA1)
-    ways = np.where(np.arange(_CHECKPOINTS - 1) < _CHANGE, 1.0, 0.0)
-    steps = np.arange(_CHECKPOINTS) * 20
-    said = [_warned(walks.increments(cov, 2000, np.random.default_rng(seed), ways), steps) for seed in range(runs)]
+    cov = walks.walk(np.arange(CHECKPOINTS) * 20, BETA1)
+    ways = np.where(np.arange(CHECKPOINTS - 1) < CHANGE, 1.0, 0.0)
+    steps = np.arange(CHECKPOINTS) * 20
+    said = [warned(walks.increments(cov, 2000, np.random.default_rng(seed), ways), steps) for seed in range(runs)]
     hits = sum("direction lost" in one for one in said)
     what = "runs that stand still from the middle on: direction lost (before: a collapse)"
     yield Row(what, "99.7 %", hits, runs, at_least=0.8)
@@ -143,8 +112,6 @@ def _no_drift(runs: int) -> Iterator[Row]:
 
 def rows(runs: int) -> Iterator[Row]:
     yield from _followed(runs)
-    yield from _unchanged(runs)
     yield from _changes(runs)
     yield from _plateau(runs)
-    yield from _saturation(runs)
     yield from _no_drift(runs)

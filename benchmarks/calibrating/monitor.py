@@ -48,6 +48,9 @@ def rows(runs: int) -> Iterator[Row]:
         yield Row(f"{whose}: drift_to_noise above {_AS_MUCH} at some log", "100 %", much, runs, at_most=LEVEL)
         yield Row(f"{whose}: a horizon is recommended at some log", "", ahead, runs, at_most=LEVEL)
         yield Row(f"{whose}: warned that direction is lost", "", lost, runs, at_most=LEVEL)
-    lost = sum(any(one.get("direction_lost", 0.0) > 0 for one in logged(seed, 10, 0.2)) for seed in range(runs))
-    what = f"straight runs, {_LOGS} logs 10 steps apart: warned that direction is lost"
-    yield Row(what, "", lost, runs, at_most=LEVEL)
+    straight = [logged(seed, 10, 0.2) for seed in range(runs)]
+    lost = sum(any(one.get("direction_lost", 0.0) > 0 for one in found) for found in straight)
+    ahead = sum(found[-1].get("recommended_horizon", 0.0) > 0 for found in straight)
+    whose = f"straight runs, {_LOGS} logs 10 steps apart"
+    yield Row(f"{whose}: warned that direction is lost", "", lost, runs, at_most=LEVEL)
+    yield Row(f"{whose}: a horizon is recommended at the last log", "", ahead, runs, at_least=0.9)

@@ -20,6 +20,7 @@ class Row:
         hits, runs: how many runs it was said of, of how many.
         at_most, at_least: the promise; false alarms have the first, power the second, coverage both.
         note: what else there is to say, such as a figure that is no share.
+        fails: it is known that the promise is not kept; docs/limits.md says so.
     """
 
     what: str
@@ -29,6 +30,7 @@ class Row:
     at_most: float | None = None
     at_least: float | None = None
     note: str = ""
+    fails: bool = False
 
     @property
     def share(self) -> float:

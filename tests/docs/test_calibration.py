@@ -1,4 +1,4 @@
-"""The short form of benchmarks/calibration.py: no promise is broken beyond chance."""
+"""The short form of benchmarks/calibration.py: no promise is broken beyond chance, but those that docs/limits.md names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from calibration import rooms, rows
 def test_no_promise_is_broken(room: str) -> None:
     found = list(rows(room, 60))
     assert found
-    assert [row for row in found if row.broken] == []
+    assert [row for row in found if row.broken and not row.fails] == []
 
 
 def test_a_row_says_what_holds() -> None:

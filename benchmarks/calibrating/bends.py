@@ -43,7 +43,7 @@ def rows(runs: int) -> Iterator[Row]:
             )
             slows = name != "a constant rate" and clock_of == "steps"  # they do change speed, and that is what is said
             note = 'true, as it is said: "changing speed or direction"' if slows else ""
-            yield Row(what, before, hits, runs, at_most=None if slows else LEVEL, note=note)
+            yield Row(what, before if drift > 1 else "", hits, runs, at_most=None if slows else LEVEL, note=note)
     for drift in (0.5, 2.0):
         hits = sum(cut(_turning(cov, 300, drift, seed), steps.astype(float)) for seed in range(runs))
         what = f"runs that turn by a right angle half-way, drift of {drift} of the noise, 300 directions: cut"

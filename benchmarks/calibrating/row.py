@@ -52,7 +52,9 @@ class Row:
 
     @property
     def holds(self) -> str:
-        """`yes`, `no`, or `too few runs` where the interval is too wide to say so."""
+        """`yes`, `no`, `cannot tell`, or `too few runs` where the interval is too wide to say so; "" of a row without a promise."""
+        if self.at_most is None and self.at_least is None:
+            return ""
         low, high = self.interval
         above = self.at_most is not None and self.share > self.at_most
         below = self.at_least is not None and self.share < self.at_least

@@ -116,18 +116,18 @@ def drift_test(
     )
 
 
-def breakdown(gram: Array, steps: Array, clock: Array, beta1: float) -> float | None:
-    """The largest momentum, of `beta1` and some above it, up to which drift is still found; None where it is not at `beta1`.
+def breakdown(gram: Array, steps: Array, clock: Array, beta1: float) -> float:
+    """The largest momentum up to which drift is still found, of some above `beta1`, at which it is: that one, if at no other.
 
     Momentum of long memory and a drift that turns look alike: this says how long a memory it takes.
     """
     tried = [beta1, *(other for other in _MOMENTA if other > beta1)]
-    held, failed = -1, len(tried)
+    held, failed = 0, len(tried)
     while failed - held > 1:
         middle = (held + failed) // 2
         test = drift_test(gram, steps, clock, tried[middle], draws=_BREAKDOWN_WALKS)
         held, failed = (middle, failed) if test is not None and test.found else (held, middle)
-    return tried[held] if held >= 0 else None
+    return tried[held]
 
 
 def _share(gram: Array, beyond: Array, clock: Array, pairs: tuple[Array, Array]) -> float:

@@ -4,14 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from driftline.checkpoints.trajectory import open_trajectory
+from driftline.files.record import write_record
+from driftline.forecast.advice import advise
+from driftline.forecast.observations import observe
 from driftline.linearity.analysis import RunTotals, analyze
 from driftline.linearity.drift import drift_test, without_start
 from driftline.linearity.scan import scan
 from driftline.linearity.shrinkage import Shrunk, share_of_drift
-from driftline.linearity.statistics import increments_gram, separated_pairs
+from driftline.linearity.statistics import increments_gram, rebased, separated_pairs
 
 MakeRun = Callable[..., Path]
 STEPS = np.arange(0, 220, 20)
@@ -140,6 +144,33 @@ def test_growth_is_drift(make_run: MakeRun, rng: np.random.Generator, tmp_path: 
     summary = analyze(open_trajectory(make_run(run)), tmp_path, beta1=0.0)
     assert summary.verdict.linear
     assert (summary.verdict.shrinkage.rate, summary.verdict.shrinkage.share) == (0.0, 0.0)
+
+
+def test_observations_have_it_from_a_scan_and_from_an_analysis(
+    make_run: MakeRun, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """And from one of a former release not at all."""
+    run = walked(rng, some(rng), {"up.weight": 1e-4, "down.weight": 1e-4}, noise=3e-6)
+    trajectory = open_trajectory(make_run(run))
+    write_record(tmp_path / "summary.json", analyze(trajectory, tmp_path, beta1=0.0))
+    scanned, read = observe(trajectory), observe(trajectory, analysis=tmp_path)
+    np.testing.assert_allclose(read.judged, scanned.judged, rtol=1e-12)
+    rounded = {step: {n: v.astype(np.float32).astype(float) for n, v in one.items()} for step, one in run.items()}
+    gram, part = of(rounded)
+    np.testing.assert_allclose(scanned.judged, gram - part, atol=1e-4 * gram.max())
+    rows = [2, 5, 9]
+    expected = rebased(gram - part, np.array(rows))
+    np.testing.assert_allclose(scanned.only(rows).judged, expected, atol=1e-4 * gram.max())
+    path = tmp_path / "tensors.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["along_start", "start_square"]), path)
+    former = observe(trajectory, analysis=tmp_path)
+    np.testing.assert_array_equal(former.judged, former.total)
+
+
+def test_advice_sees_no_direction_in_decay(make_run: MakeRun, rng: np.random.Generator) -> None:
+    run = walked(rng, some(rng), {"up.weight": 1e-4, "down.weight": 1e-4}, noise=3e-6)
+    trajectory = open_trajectory(make_run(run))
+    assert not advise(trajectory, observe(trajectory, beta1=0.0)).drift_found
 
 
 def test_the_share_is_by_separated_increments(rng: np.random.Generator) -> None:

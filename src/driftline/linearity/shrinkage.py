@@ -37,15 +37,25 @@ class Shrunk:
 
     def add(self, tensor: TensorScan) -> None:
         along, square = tensor.along_start, tensor.start_square
+        part = part_of(along, square)
         self.known |= square > 0
-        if square > 0 and along[-1] < 0:
-            self.gram = self.gram + np.outer(along, along) / square
-            self.lost += float(-along[-1] / square * along[-1] ** 2 / square)
+        self.gram = self.gram + part
+        self.lost += -along[-1] / square * float(part[-1, -1]) if square > 0 else 0.0
 
     def rate(self, steps: int) -> float:
         """Share of the first weights lost per step, of a run of so many: tensors count by how far shrinking moved them."""
-        squared = float(np.asarray(self.gram)[-1, -1]) if np.ndim(self.gram) else 0.0
+        squared = float(np.ravel(self.gram)[-1])
         return self.lost / squared / steps if squared > 0 else 0.0
+
+
+def part_of(along: Array, square: float) -> Array:
+    """Gram [T, T] of the parts of one tensor's deltas along its first weights; zero where it does not shrink.
+
+    Args:
+        along, square: products [T] of the deltas with the first weights, and the square of these; 0 where not known.
+    """
+    shrinks = square > 0 and along[-1] < 0
+    return np.outer(along, along) / square if shrinks else np.zeros((along.size, along.size))
 
 
 def share_of_drift(part: Array, gram: Array, clock: Array, pairs: tuple[Array, Array]) -> float | None:

@@ -46,6 +46,7 @@ from driftline.linearity.summary import (
 from driftline.linearity.verdict import verdict, with_left_out
 
 _FEWEST = 3  # checkpoints of a line
+_MOST = 0.5  # of the drift
 _HISTOGRAM_BINS = 100  # of histograms in the results; the scan's own are finer
 
 SomeSummary = TypeVar("SomeSummary", bound=Summary)
@@ -234,14 +235,12 @@ def _shrinkage(shrunk: Shrunk, gram: np.ndarray, facts: Facts, test: drift.Drift
         steps[rows],
         facts.clock_values[rows],
     )
-    alone = False
-    if not test.found and np.any(part):
-        whole = drift.drift_test(gram, steps, clock, facts.beta1)
+    pairs = statistics.separated_pairs(steps, statistics.optimizer_memory(facts.beta1), at_least=3)
+    share, alone = share_of_drift(part, gram, clock, pairs), False
+    if not test.found:
+        whole = drift.drift_test(gram, steps, clock, facts.beta1) if share is not None and share >= _MOST else None
         alone = whole is not None and whole.found
-    share = None
-    if test.found or alone:
-        pairs = statistics.separated_pairs(steps, statistics.optimizer_memory(facts.beta1), at_least=3)
-        share = share_of_drift(part, gram, clock, pairs)
+        share = share if alone else None
     return Shrinkage(share=share, rate=rate, alone=alone)
 
 

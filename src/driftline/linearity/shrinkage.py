@@ -11,7 +11,7 @@ and stays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,24 +28,29 @@ class Shrunk:
     Attributes:
         known: whether the first weights of any tensor are; those of bare adapters are not.
         gram: Gram [T, T] of the parts of the deltas along the first weights.
-        lost: share of the first weights lost by the end, times each tensor's squared part.
+        lost: of each tensor that shrinks, the share of its first weights that is lost by the end, and how many they are.
     """
 
     known: bool = False
     gram: Array | float = 0.0
-    lost: float = 0.0
+    lost: list[tuple[float, int]] = field(default_factory=list)
 
     def add(self, tensor: TensorScan) -> None:
         along, square = tensor.along_start, tensor.start_square
-        part = part_of(along, square)
         self.known |= square > 0
-        self.gram = self.gram + part
-        self.lost += -along[-1] / square * float(part[-1, -1]) if square > 0 else 0.0
+        self.gram = self.gram + part_of(along, square)
+        if square > 0 and along[-1] < 0:
+            self.lost.append((float(-along[-1] / square), tensor.size))
 
     def rate(self, steps: int) -> float:
-        """Share of the first weights lost per step, of a run of so many: tensors count by how far shrinking moved them."""
-        squared = float(np.ravel(self.gram)[-1])
-        return self.lost / squared / steps if squared > 0 else 0.0
+        """Share of the first weights lost per step, of a run of so many: the median over the weights of what shrinks.
+
+        Tensors that are not decayed, norms for one, have few weights, however long they are.
+        """
+        if not self.lost:
+            return 0.0
+        shares, sizes = np.array(sorted(self.lost)).T
+        return float(shares[np.searchsorted(sizes.cumsum(), sizes.sum() / 2)] / steps)
 
 
 def part_of(along: Array, square: float) -> Array:

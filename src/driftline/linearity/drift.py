@@ -73,6 +73,14 @@ class DriftTest:
         return self.cosine < LEAST_COSINE and self.share < LEAST_SHARE
 
     @property
+    def of_the_start(self) -> bool:
+        """Whether drift may be of the first intervals alone: not found without them, and there less than half as large.
+
+        Half a run sees less than a whole, so that not to find a weak drift in it says little.
+        """
+        return self.later is not None and not self.later.test.found and self.later.test.cosine < self.cosine / 2
+
+    @property
     def linear(self) -> bool:
         """Whether there is drift, and not a negligible one."""
         return self.found and not self.negligible

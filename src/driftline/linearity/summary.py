@@ -31,8 +31,6 @@ class Counts(Record):
 
 
 class R2(Record, rename=_R2_KEYS):
-    """R² over a population."""
-
     mean: Figure
     median: Figure
     q25: Figure
@@ -185,6 +183,7 @@ class WithoutStart(Record, rename=_ENDS):
 
     from_: int
     found: bool
+    cosine: Figure
     p: PValues
 
 

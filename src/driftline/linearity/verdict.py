@@ -61,13 +61,13 @@ def verdict(
     if test.linear:
         sentence = (
             f"{_where(found.regime.segments)}, drift above chance: {cosine}; {growth}; {chance}; {_use(found.skill)}."
-            f"{_breaks(test.holds_up_to)}{_starts(test.later)}{_shrinks(shrinkage)}"
+            f"{_breaks(test.holds_up_to)}{_starts(test)}{_shrinks(shrinkage)}"
         )
     elif test.found:
         sentence = (
             f"Detectable, negligible: drift is told from chance, but it gives separated increments a cosine of "
             f"{test.cosine:.3f} and makes {test.share:.0%} of the squared way; {growth}; {chance}."
-            f"{_starts(test.later)}{_shrinks(shrinkage)}"
+            f"{_starts(test)}{_shrinks(shrinkage)}"
         )
     elif shrinkage is not UNSET and shrinkage.alone:
         sentence = (
@@ -94,15 +94,16 @@ def _p(test: DriftTest) -> PValues:
 
 
 def _later(later: Later) -> WithoutStart:
-    return WithoutStart(from_=later.first, found=later.test.found, p=_p(later.test))
+    return WithoutStart(from_=later.first, found=later.test.found, cosine=later.test.cosine, p=_p(later.test))
 
 
-def _starts(later: Later | None) -> str:
-    if later is None or later.test.found:
+def _starts(test: DriftTest) -> str:
+    if test.later is None or not test.of_the_start:
         return ""
     return (
-        f" By the checkpoints from step {later.first} on alone, drift is not told from chance: it may be of the start, where "
-        "Adam's second moment has not settled and skewed gradients drift without a signal."
+        f" By the checkpoints from step {test.later.first} on alone, drift is not told from chance (a cosine of "
+        f"{test.later.test.cosine:.3f} beyond it, where all give {test.cosine:.3f}): it may be of the start, where Adam's "
+        "second moment has not settled and skewed gradients drift without a signal."
     )
 
 

@@ -31,8 +31,6 @@ class Counts(Record):
 
 
 class R2(Record, rename=_R2_KEYS):
-    """R² over a population."""
-
     mean: Figure
     median: Figure
     q25: Figure
@@ -117,8 +115,6 @@ class HeldOutSkill(Record):
 
 
 class StraightPiece(Record, rename=_ENDS):
-    """A straight piece of the run."""
-
     from_: int
     to: int
     r2: Figure
@@ -174,6 +170,23 @@ class Effect(Record):
     negligible: bool
 
 
+class Shrinkage(Record):
+    """Share of the squared drift along the first weights, share of these lost per step; `alone`: without it no drift is found."""
+
+    share: Figure
+    rate: Figure
+    alone: bool
+
+
+class WithoutStart(Record, rename=_ENDS):
+    """Whether drift is found by the checkpoints from that step on."""
+
+    from_: int
+    found: bool
+    cosine: Figure
+    p: PValues
+
+
 class Verdict(Record):
     linear: bool
     sentence: str
@@ -181,6 +194,8 @@ class Verdict(Record):
     p: PValues | UnsetType = UNSET
     effect: Effect | UnsetType = UNSET
     holds_up_to_beta1: float | UnsetType = UNSET
+    shrinkage: Shrinkage | UnsetType = UNSET
+    without_start: WithoutStart | UnsetType = UNSET
     provisional: bool | UnsetType = UNSET
 
 

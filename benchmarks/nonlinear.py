@@ -9,6 +9,7 @@ Runs are ones that `driftline train` made. Accuracy is on 512 held-out problems,
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Iterator
 from functools import reduce
@@ -24,7 +25,9 @@ from driftline.forecast.moves import try_next
 from driftline.forecast.observations import observe
 from driftline.forecast.rank_one import is_matrix_of_a_layer
 from driftline.forecast.request import ForecastRequest
-from driftline.lab.scoring import accuracy_of_folder
+from driftline.lab.model import load
+from driftline.lab.scoring import accuracy as scored
+from driftline.lab.tasks import lab_task
 from driftline.linearity.names import layer_and_module
 from driftline.writing.extrapolate import extrapolate
 from tables import Column, Table
@@ -92,8 +95,8 @@ def accuracy(run: Path) -> Iterator[dict[str, Any]]:
         cutoff = round(share * (len(steps) - 1))
         target = min(cutoff + AHEAD, len(steps) - 1)
         found = {
-            "held": _scored(run / f"checkpoint-{steps[cutoff]}"),
-            "real": _scored(run / f"checkpoint-{steps[target]}"),
+            "held": _scored(run / f"checkpoint-{steps[cutoff]}", run),
+            "real": _scored(run / f"checkpoint-{steps[target]}", run),
         }
         for name in ("next", "two-point", "damped", "least-squares"):
             with tempfile.TemporaryDirectory() as scratch:
@@ -101,14 +104,19 @@ def accuracy(run: Path) -> Iterator[dict[str, Any]]:
                 extrapolate(
                     open_trajectory(run, steps=f"0:{steps[cutoff]}"), out, ForecastRequest((steps[target],), name)
                 )
-                found[name] = _scored(out)
+                found[name] = _scored(out, run)
         for place, kind in enumerate(("greedy", "sampled")):
             where = {"run": run.name, "from": steps[cutoff], "to": steps[target], "accuracy": kind}
             yield where | {name: pair[place] for name, pair in found.items()}
 
 
-def _scored(folder: Path) -> tuple[float, float]:
-    found = accuracy_of_folder(folder, PROBLEMS, 0, samples=SAMPLES)
+def _scored(folder: Path, run: Path) -> tuple[float, float]:
+    """Greedy and sampled accuracy on the run's own held-out problems."""
+    settings = json.loads((run / "run.json").read_bytes())["settings"]
+    model, tokenizer = load(folder)
+    task = lab_task(settings["task"], settings["difficulty"])
+    problems = task.held_out(PROBLEMS, settings["seed"], chat=tokenizer.chat_template is not None)
+    found = scored(model, tokenizer, problems, seed=0, samples=SAMPLES)
     return float(found.greedy), float(found.sampled)
 
 

@@ -30,6 +30,7 @@ class ForecastRequest:
         interpolate: allow targets among the observed steps.
         scores, target_score: of `alpharl`: score of each step, and the score to reach.
         rollouts: of `auto`: fixed responses by whose log-probs forecasts are scored.
+        seed: of the networks of `next`.
     """
 
     targets: tuple[int, ...] = ()
@@ -45,6 +46,7 @@ class ForecastRequest:
     scores: Path | None = None
     target_score: float | None = None
     rollouts: Path | None = None
+    seed: int = 0
 
 
 def parse_targets(text: str) -> tuple[int, ...]:

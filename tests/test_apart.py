@@ -59,8 +59,8 @@ def test_it_returns_what_the_function_does_from_one_child(apart: Apart) -> None:
 @pytest.mark.parametrize(
     ("what", "value", "said"),
     [
-        ("hang", None, "more than 1 seconds"),
-        ("hang in C", None, "more than 1 seconds"),
+        ("hang", None, "more than 1 s"),
+        ("hang in C", None, "more than 1 s"),
         ("hoard", 1024, "more than 256 MiB of memory"),
         ("hoard for good", None, "more than 256 MiB of memory"),
         ("write much", None, "more than 256 MiB of memory"),

@@ -21,11 +21,12 @@ from typing import Any
 from driftline.errors import first_line
 
 _LONGEST = 64 << 20  # bytes of an answer
-_GRACE = 2.0  # seconds beyond its bound after which a child that has not ended itself is killed
+_GRACE = 2.0  # seconds within which a child that was killed has ended
+_WAITING = 12  # times its bound in seconds of the clock after which a child is killed: it sleeps, or the machine does
 
 
 class TooMuch(Exception):
-    """A bound was passed; the message says which: `more than 5 seconds`."""
+    """A bound was passed; the message says which: `more than 5 s`."""
 
 
 class Refused(Exception):
@@ -41,7 +42,7 @@ class Apart:
     def __init__(self, work: Callable[..., Any], *, seconds: float, mebibytes: int = 512) -> None:
         """
         Args:
-            seconds: of one call; mebibytes: that a call may take beyond what the process had when it was forked.
+            seconds: of one call, of the processor's time, so that no verdict depends on what else runs; mebibytes: that a call may take beyond what the process had when it was forked.
         """
         self._work, self._seconds, self._mebibytes = work, seconds, mebibytes
         self._lock = threading.Lock()
@@ -74,15 +75,15 @@ class Apart:
         connection = self._running()
         try:
             connection.send_bytes(asked)
-            if connection.poll(self._seconds + _GRACE):
+            if connection.poll(self._seconds * _WAITING):
                 return json.loads(connection.recv_bytes())
         except (EOFError, OSError):  # it ended itself, or was killed
             self._child.join(_GRACE)
-            if self._child.exitcode not in (-signal.SIGALRM, None):
+            if self._child.exitcode not in (-signal.SIGPROF, None):
                 self._end()
                 raise TooMuch(f"more than {self._mebibytes} MiB of memory") from None
         self._end()
-        raise TooMuch(f"more than {self._seconds:g} seconds")
+        raise TooMuch(f"more than {self._seconds:g} s")
 
     def _running(self) -> Connection:
         if self._connection is None or not self._child.is_alive():
@@ -116,15 +117,15 @@ def _serve(
     parents.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends it, and that even when the parent has gone
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends it, and that even when the parent has gone
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in a forked child
     _bound_memory(mebibytes << 20)
     with contextlib.suppress(EOFError, OSError):
         while True:
             asked = json.loads(connection.recv_bytes())
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             answer = _answer(work, asked, mebibytes)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             connection.send_bytes(answer)
 
 

@@ -79,7 +79,7 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], where: str, **how: Any) -> str:
     """A chat as the model's template writes it, for the assistant to go on unless `how` says otherwise.
 
-    The template is a program that came with the checkpoint: it runs apart, for five seconds at most.
+    The template is a program that came with the checkpoint: it runs apart, for five seconds of the processor at most.
 
     Raises:
         InputError: it refuses the messages, or passes a bound.
@@ -126,10 +126,10 @@ _workers: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, Apart]] = WeakKe
 
 
 def _apart(tokenizer: PreTrainedTokenizerBase) -> Apart:
-    """What works for a tokenizer: one process as long as it lives, and another once it was changed."""
-    state = (tokenizer.chat_template, len(tokenizer))
-    if tokenizer not in _workers or _workers[tokenizer][0] != state:
-        _workers[tokenizer] = state, Apart(partial(_work, ref(tokenizer)), seconds=_SECONDS)
+    """What works for a tokenizer: one process as long as it lives, and another once its template was changed."""
+    template = tokenizer.chat_template
+    if tokenizer not in _workers or _workers[tokenizer][0] != template:
+        _workers[tokenizer] = template, Apart(partial(_work, ref(tokenizer)), seconds=_SECONDS)
     return _workers[tokenizer][1]
 
 

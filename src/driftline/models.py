@@ -66,7 +66,13 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
         in_one_sentence(f"{source} cannot be loaded as a causal language model", "give the folder of a complete one"),
         _on_disk(source, weights=True) as folder,
     ):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, trust_remote_code=False, **given)
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=wanted, trust_remote_code=False, output_loading_info=True, **given
+        )
+        if lacking := sorted(told["missing_keys"]):  # transformers fills them at random, and goes on
+            raise InputError(
+                f"{source} lacks {len(lacking)} tensors of its model ({lacking[0]}): give the folder of a complete one"
+            )
         if given:
             _forget_quantisation(model)
         return model.to(device or default_device()).eval()

@@ -23,10 +23,32 @@ def read_json(path: Path) -> Any:
         text = file.read(LIMIT + 1)
     if len(text) > LIMIT:
         raise ValueError(f"more than {LIMIT >> 20} MiB")
+    return _loads(text)
+
+
+def json_line(text: str) -> Any:
+    """What a line of text of somebody else's holds.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has half a character (a lone surrogate), which no file or
+            tokenizer takes; says which.
+    """
+    value = _loads(text)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("half of a surrogate pair stands alone in it") from error
+    return value
+
+
+def _loads(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(error.msg) from error
 
 
 def json_text(value: Any) -> str:

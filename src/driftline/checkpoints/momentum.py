@@ -23,7 +23,8 @@ from typing import Any
 
 from driftline.checkpoints.layouts import dcp
 from driftline.checkpoints.optimizer_settings import NAMES, UNLIKE, WITHOUT, beta1_in_settings, decay
-from driftline.checkpoints.torch_file import Node, read_torch_file
+from driftline.checkpoints.torch_file import read_torch_file
+from driftline.checkpoints.unpickling import Node
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import read_json
@@ -211,7 +212,8 @@ def _of_betas(betas: Any) -> float | None:
 def _of_arguments(arguments: dict[str, Any]) -> float | None:
     """Of transformers' TrainingArguments; None where its optimizer's own arguments, or DeepSpeed's, may say otherwise."""
     optim = arguments.get("optim")
-    name = str(optim.args[0] if isinstance(optim, Node) and optim.args else optim).lower()
+    said = optim.args[0] if isinstance(optim, Node) and optim.args else optim
+    name = said.lower() if isinstance(said, str) else ""
     if arguments.get("optim_args") or arguments.get("deepspeed") or any(word in name for word in UNLIKE):
         return None
     if "lion" in name:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from driftline.errors import first_line
+from driftline.files.regular import open_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,7 +31,8 @@ NAMES = (
 )
 WITHOUT = ("sgd", "adafactor", "adagrad", "rmsprop", "lomo", "adalomo")  # no momentum unless their arguments say so
 UNLIKE = ("ademamix", "schedule_free", "schedulefree")  # which average over more than beta1 says
-_LIMIT = 1 << 20  # bytes; a configuration of a trainer is some ten thousand
+_LIMIT = 128 << 10  # bytes; a configuration of a trainer is some ten thousand
+_NUMBER = 40  # digits
 _OTHERS = ("critic", "reward", "teacher", "value", "reference", "inference", "orchestrator", "generator", "eval")
 _PAIRS = ("betas", "adam_betas")
 _FIRSTS = ("adam_beta1", "adam_betas1", "beta1", "beta_1", "betas1")
@@ -42,17 +44,17 @@ def beta1_in_settings(file: Path) -> float | None:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not YAML or TOML, or larger than 1 MiB.
+        ValueError: it is not YAML or TOML, or larger than 128 KiB.
     """
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         text = opened.read(_LIMIT + 1)
     if len(text) > _LIMIT:
-        raise ValueError(f"more than {_LIMIT >> 20} MiB")
+        raise ValueError(f"more than {_LIMIT >> 10} KiB")
     try:
         settings = tomllib.loads(text.decode()) if file.suffix == ".toml" else _yaml(text)
         found = list(_memories(settings, False, set()))
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    except (RecursionError, OverflowError) as error:
+        raise ValueError("nested too deeply, or of numbers too large") from error
     return None if None in found else max((value for value in found if value is not None), default=None)
 
 
@@ -65,8 +67,22 @@ def decay(value: Any) -> float | None:
 def _yaml(text: bytes) -> Any:
     import yaml  # slow to import, and seldom needed
 
+    class Plain(yaml.SafeLoader):
+        """Plain values only, as safe_load; `<<` is a key like others, since to merge is to copy, again and again."""
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            pass
+
+    def number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+        if len(node.value) > _NUMBER:
+            return None
+        return loader.construct_yaml_int(node) if node.tag.endswith("int") else loader.construct_yaml_float(node)
+
+    for kind in ("int", "float"):
+        Plain.add_constructor(f"tag:yaml.org,2002:{kind}", number)
+    Plain.add_constructor("tag:yaml.org,2002:merge", yaml.SafeLoader.construct_yaml_str)
     try:
-        return yaml.load(text, yaml.SafeLoader)  # plain values only, as safe_load
+        return yaml.load(text, Plain)
     except yaml.YAMLError as error:
         raise ValueError(first_line(error)) from error
 
@@ -80,6 +96,7 @@ def _memories(settings: Any, in_optimizer: bool, seen: set[int]) -> Iterator[flo
         for item in settings:
             yield from _memories(item, in_optimizer, seen)
         return
+    settings = _merged(settings)
     if settings.get("enabled") is False or settings.get("enable") is False:
         return
     found, known = _memory(settings, in_optimizer)
@@ -89,6 +106,19 @@ def _memories(settings: Any, in_optimizer: bool, seen: set[int]) -> Iterator[flo
         word = str(key).lower()
         if not any(other in word for other in _OTHERS):
             yield from _memories(value, in_optimizer or "optim" in word, seen)
+
+
+def _merged(settings: dict[Any, Any]) -> dict[Any, Any]:
+    """With what YAML's `<<` brings in, each key once."""
+    if "<<" not in settings:
+        return settings
+    own = {key: value for key, value in settings.items() if key != "<<"}
+    brought = settings["<<"]
+    for other in brought if isinstance(brought, list) else [brought]:
+        if isinstance(other, dict):
+            for key, value in other.items():
+                own.setdefault(key, value)
+    return _merged(own) if "<<" in own else own
 
 
 def _memory(settings: dict[Any, Any], in_optimizer: bool) -> tuple[float | None, bool]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from driftline.files import remote
+from driftline.files.regular import open_regular
 
 LIMIT = 64 << 20  # bytes; a log of a hundred thousand steps is a third of it
 
@@ -19,7 +20,7 @@ def read_json(path: Path) -> Any:
         OSError: it is not there, or cannot be read.
         ValueError: it is not JSON, is nested too deeply, or is larger than 64 MiB.
     """
-    with remote.faults(path), path.open("rb") as file:
+    with remote.faults(path), open_regular(path) as file:
         text = file.read(LIMIT + 1)
     if len(text) > LIMIT:
         raise ValueError(f"more than {LIMIT >> 20} MiB")

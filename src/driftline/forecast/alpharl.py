@@ -9,7 +9,6 @@ checkpoint. Written from the paper's method; its script adds to the last checkpo
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from driftline._version import __version__
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.errors import InputError
+from driftline.files.json import read_json
 from driftline.forecast.forecast import Forecast, Origin, Plan
 from driftline.forecast.rank_one import is_matrix_of_a_layer, read_matrix
 
@@ -53,8 +53,8 @@ class AlphaRL:
         except ImportError as error:
             raise InputError("--method alpharl needs scikit-learn: pip install 'driftline[alpharl]'") from error
         try:
-            read = {int(step): float(score) for step, score in json.loads(scores.read_bytes()).items()}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            read = {int(step): float(score) for step, score in read_json(scores).items()}
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(f"--scores {scores} is not a JSON object of step to score ({error}): write one") from error
         listed = tuple(read.get(step, math.nan) for step in trajectory.steps)
         for step, score in zip(trajectory.steps[1:], listed[1:], strict=True):

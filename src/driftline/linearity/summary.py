@@ -13,6 +13,7 @@ import msgspec
 from driftline.checkpoints.momentum import Momentum
 from driftline.errors import InputError
 from driftline.files.record import UNSET, Figure, Record, UnsetType, read_record
+from driftline.files.regular import read_regular
 
 _R2_KEYS = {"share_above_07": "share_above_0.7"}
 _ENDS = {"from_": "from"}
@@ -389,7 +390,7 @@ def read_summary(folder: Path) -> Summary:
     path = folder / "summary.json"
     what = "analyze, logprobs or activations"
     try:
-        kind = msgspec.json.decode(path.read_bytes(), type=_Kind).kind
+        kind = msgspec.json.decode(read_regular(path), type=_Kind).kind
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): name a folder that {what} wrote") from error
     except (ValueError, RecursionError) as error:

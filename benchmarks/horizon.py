@@ -28,6 +28,7 @@ import numpy as np
 
 from driftline import open_trajectory
 from driftline.evaluation.metrics import paired_difference
+from driftline.evaluation.records import Difference
 from driftline.files.lines import continued, whole_lines
 from driftline.forecast.choose import choose
 from driftline.forecast.observations import Observations, observe
@@ -35,6 +36,7 @@ from driftline.forecast.useful_rate import UsefulRate, useful_rate
 from driftline.lab.record import read_run
 from driftline.linearity.drift import drift_test
 from driftline.studies.rates import MODELS
+from tables import ROOT, Table
 
 MODEL = {"plain": MODELS["plain"], "settled": MODELS["through momentum, settled"]}
 RULES = (*MODEL, "again")
@@ -43,7 +45,9 @@ FEWEST = 8  # checkpoints of a prefix
 PROBLEMS, SAMPLES, SEED = 128, 4, 4242  # held-out problems, other ones for each run, of seeds that none was scored on
 LOOKED_AT = ("strategy, grpo, qwen2, 5e-06, batch 16, seed 0", "strategy, grpo, qwen2, 1e-05, batch 4, seed 0")
 
+Array = np.ndarray
 Point = dict[str, Any]
+Key = tuple[str, int, float]  # run, last step, horizon
 
 
 def target(useful: UsefulRate, seen: float, moved: float) -> float:
@@ -188,38 +192,78 @@ def kind(label: str) -> str:
 
 
 def gains(
-    points: Sequence[Point], scores: Mapping[tuple[str, int, float], Point], name: str, by: str
-) -> dict[str, Any]:
-    """Of each run, the mean accuracy at the horizon of a rule and at today's, over the points that the rule tells."""
+    points: Sequence[Point], scores: Mapping[Key, Point], name: str, by: str, against: str = "today"
+) -> dict[str, Array]:
+    """Of each run, the mean accuracy at the horizons of a rule and of another, over the points that the rule tells.
+
+    Where both go equally far it is not looked up: their difference is none. `against` may be `held`, horizon 0.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     for point in points:
-        if point[name] is None:
+        one, other = point[name], point.get(against, 0.0)
+        if one is None or other is None:
             continue
         pair = (0.0, 0.0)
-        if point[name] != point["today"]:
-            at = [scores.get((point["run"], point["last"], h)) for h in (point[name], point["today"])]
-            if None in at:
-                continue
-            pair = (at[0][by], at[1][by])
+        if one != other:
+            keys = [(point["run"], point["last"], horizon) for horizon in (one, other)]
+            if not all(key in scores for key in keys):
+                continue  # not scored yet
+            pair = (scores[keys[0]][by], scores[keys[1]][by])
         found.setdefault(point["run"], []).append(pair)
     return {run: np.mean(pairs, axis=0) for run, pairs in found.items()}
 
 
+def compared(found: Mapping[str, Array]) -> Difference:
+    first, second = np.array(list(found.values())).T
+    return paired_difference(first, second)
+
+
 def tell(out: Path, *, keep: bool) -> None:
+    """Of all runs, and of each kind: how far each rule goes, and what it gains over today's horizon."""
     points = whole_rows(out / "points.jsonl")
     scores = {(row["run"], row["last"], row["horizon"]): row for row in whole_rows(out / "scores.jsonl")}
-    for by in ("sampled", "greedy"):
-        for name in RULES:
-            found = gains(points, scores, name, by)
-            print(by, name, len(found), "runs", compared(found))
-            for one in dict.fromkeys(map(kind, sorted(found))):
-                of_kind = {run: pair for run, pair in found.items() if kind(run) == one}
-                print("   ", one, len(of_kind), compared(of_kind))
+    found = {
+        (one, other, by): gains(points, scores, one, by, other)
+        for one, other in (("today", "held"), *((name, "today") for name in RULES))
+        for by in ("sampled", "greedy")
+    }
+    runs = sorted({run for one in found.values() for run in one})
+    rows = []
+    for one in ("all", *dict.fromkeys(map(kind, runs))):
+        of_kind = [run for run in runs if one in ("all", kind(run))]
+        row: dict[str, Any] = {"kind": one, "runs": len(of_kind)}
+        for name in ("today", *RULES):
+            reach = [
+                point[name] / (point["last"] - point["first"])
+                for point in points
+                if point["run"] in of_kind and point["drift"] and point[name] is not None
+            ]
+            row[f"reach, {name}"] = float(np.median(reach)) if reach else None
+        for (*pair, by), gained in found.items():
+            mine = {run: gained[run] for run in of_kind if run in gained}
+            row[f"{pair[0]}, {by}"] = _gain(compared(mine), len(mine)) if mine else None
+        rows.append(row)
+    columns = [
+        {"key": "kind", "title": "runs"},
+        {"key": "runs", "title": "number"},
+        *(
+            {"key": f"reach, {name}", "title": f"{name}: horizon over steps seen", "decimals": 2}
+            for name in ("today", *RULES)
+        ),
+        *({"key": f"{one}, {by}", "title": f"{one} less {other}, {by}"} for one, other, by in found),
+    ]
+    table = Table("python benchmarks/horizon.py score OUT RUN...", columns, rows, zero=False)
+    print(table.text())
+    if keep:
+        table.keep(ROOT / "docs" / "evidence" / "horizon.json")
 
 
-def compared(found: Mapping[str, Any]) -> Any:
-    pairs = np.array(list(found.values()))
-    return paired_difference(pairs[:, 0], pairs[:, 1])
+def _gain(gained: Difference, runs: int) -> str:
+    """Mean, and from six runs on, below which nothing can be told, the interval and p."""
+    text = f"{gained.mean:+.3f}"
+    if runs >= 6:
+        text += " ({:+.3f} to {:+.3f}; p {:.4f})".format(*gained.interval, gained.p_value)
+    return text.replace("0.", ".")
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ class Case:
         return np.arange(self.checkpoints) * (self.steps // (self.checkpoints - 1))
 
 
-@njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, fastmath=True)
 def _update(w: Array, m: Array, v: Array, g: Array, decay: Array, rate: float, first: float, second: float) -> None:
     """One step of AdamW; `first` and `second` are the corrections of the moments' bias."""
     kept1, new1, kept2, new2 = _MOMENTS

@@ -57,6 +57,30 @@ def test_one_by_one_it_arrives_at_the_figures_of_analyze(
     assert again.lines == []
 
 
+def test_decay_is_left_out_as_by_analyze(rng: np.random.Generator, tmp_path: Path) -> None:
+    """By the sample, which is of all weights here; adapters without their base have no first weights to shrink along."""
+    start = {"up.weight": 0.03 * rng.standard_normal((60, 40)), "norm.weight": np.ones(40)}
+    run, now = tmp_path / "run", dict(start)
+    for step in range(0, 120, 10):
+        put(run, step, now)
+        now = {name: value + 1e-5 * rng.standard_normal(value.shape) for name, value in now.items()}
+        now["up.weight"] = now["up.weight"] * 0.999
+    summary = follow(run, tmp_path / "out", beta1=0.0)
+    (tmp_path / "analysis").mkdir()
+    exact = plain(analyze(open_trajectory(run), tmp_path / "analysis", beta1=0.0))
+    assert summary is not None
+    same(exact["verdict"]["shrinkage"], summary["verdict"]["shrinkage"], 1e-3)
+    assert exact["verdict"]["shrinkage"]["rate"] == pytest.approx(1e-4, rel=0.02)
+    assert exact["verdict"]["shrinkage"]["alone"]
+    assert not summary["verdict"]["linear"]
+    for path in (tmp_path / "out" / "state" / "rows").glob("*/row.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"whole": False}))
+    put(run, 120, now)
+    changes = follow(run, tmp_path / "out", beta1=0.0)
+    assert changes is not None
+    assert "shrinkage" not in changes["verdict"]
+
+
 def test_checkpoints_may_come_in_any_order(rng: np.random.Generator, tmp_path: Path) -> None:
     weights = walk_weights(rng, STEPS, SHAPES, drift=0.1)
     run = tmp_path / "run"

@@ -107,7 +107,7 @@ def observe(
     grams, shrinking = {}, Shrunk()
     for tensor in scan(part, clock=values[rows], sample=0, engine=engine, progress=progress):
         grams[tensor.name] = tensor.gram
-        shrinking.add(tensor)
+        shrinking.add(tensor.along_start, tensor.start_square, tensor.size)
     return Observations(np.asarray(chosen), values[rows], momentum, grams, shrinking.gram)
 
 

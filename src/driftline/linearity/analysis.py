@@ -50,7 +50,7 @@ class RunTotals:
         self.distinct = self.distinct + tensor.distinct
         self.parameters += tensor.size
         self.moves.append(tensor.moves)
-        self.shrunk.add(tensor)
+        self.shrunk.add(tensor.along_start, tensor.start_square, tensor.size)
 
 
 def analyze(

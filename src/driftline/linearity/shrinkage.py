@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from driftline.linearity.scan import TensorScan
 from driftline.linearity.statistics import drift_and_noise
 
 Array = np.ndarray
@@ -35,12 +34,12 @@ class Shrunk:
     gram: Array | float = 0.0
     lost: list[tuple[float, int]] = field(default_factory=list)
 
-    def add(self, tensor: TensorScan) -> None:
-        along, square = tensor.along_start, tensor.start_square
+    def add(self, along: Array, square: float, size: int) -> None:
+        """One tensor, of so many weights; see `part_of`."""
         self.known |= square > 0
         self.gram = self.gram + part_of(along, square)
         if square > 0 and along[-1] < 0:
-            self.lost.append((float(-along[-1] / square), tensor.size))
+            self.lost.append((float(-along[-1] / square), size))
 
     def rate(self, steps: int) -> float:
         """Share of the first weights lost per step, of a run of so many: the median over the weights of what shrinks.

@@ -19,6 +19,7 @@ class ReadCheckpoint:
         written: when the newest of them was written, ns.
         dtypes: of each tensor that is followed.
         products: content of each row that there was, this one among them -> inner product of the two sketches.
+        whole: whether it is of weights, and not of changes of some that are elsewhere; False where a row does not say.
     """
 
     step: int
@@ -29,6 +30,7 @@ class ReadCheckpoint:
     written: int
     dtypes: list[str]
     products: dict[str, float]
+    whole: bool = False
 
 
 def product(a: np.ndarray, b: np.ndarray) -> float:

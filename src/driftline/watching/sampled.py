@@ -9,6 +9,7 @@ import numpy as np
 from driftline.linearity import kernels
 from driftline.linearity.analysis import RunTotals
 from driftline.linearity.scan import Population
+from driftline.linearity.shrinkage import Shrunk
 from driftline.linearity.step_sizes import Moves, moves_of
 from driftline.linearity.summary import Sampled
 from driftline.watching.sketch import BUCKETS
@@ -26,17 +27,40 @@ def totals_of(state: State, steps: list[int], clock: np.ndarray, gram: np.ndarra
     sums, histograms = np.zeros((2, 3)), np.zeros((2, kernels.R2_BINS), np.int64)
     distinct, slopes, kept = np.zeros(4, np.int64), np.zeros(3), np.zeros(T - 1, np.int64)
     chosen = _chosen(state, T)
-    taken = []
+    taken, along = [], np.zeros((len(state.parts), T + 1))
     for start, raw in state.samples(steps, max(_BLOCK_VALUES // T, 1)):
         kernels.accumulate(raw, tau, kernels.block_size(T), sums, histograms, distinct, slopes, kept, np.zeros((T, T)))
         first, last = np.searchsorted(chosen, [start, start + raw.shape[1]])
         taken.append(raw[:, chosen[first:last] - start].T)
+        _add_along(state, start, raw, along)
     populations = [
         Population(int(row[kernels.COUNT]), float(row[kernels.SUM_R2]), int(row[kernels.STRONG]), histogram)
         for row, histogram in zip(sums, histograms, strict=True)
     ]
     moves = _moves(state, np.concatenate(taken), chosen, state.rows[steps[-1]].dtypes)
-    return RunTotals(populations, gram, kept, distinct, state.positions.size, moves)
+    return RunTotals(populations, gram, kept, distinct, state.positions.size, moves, _shrunk(state, steps[0], along))
+
+
+def _add_along(state: State, start: int, raw: np.ndarray, along: np.ndarray) -> None:
+    """Of a block [T, n] of the sample, each tensor's products of the deltas with the first weights, and the square of these."""
+    for row, part in zip(along, state.parts, strict=True):
+        ends = np.searchsorted(state.positions, [part.start, part.stop])
+        first, last = np.clip(ends - start, 0, raw.shape[1])
+        if first < last:
+            values = raw[:, first:last].astype(np.float64)
+            row[:-1] += (values - values[0]) @ values[0]
+            row[-1] += values[0] @ values[0]
+
+
+def _shrunk(state: State, first: int, along: np.ndarray) -> Shrunk:
+    """What lies along the first weights, of all of them as of those that were sampled."""
+    found = Shrunk()
+    for row, part in zip(along, state.parts, strict=True):
+        sampled = np.subtract(*np.searchsorted(state.positions, [part.stop, part.start]))
+        if sampled and state.rows[first].whole:
+            row = row * ((part.stop - part.start) / sampled)
+            found.add(row[:-1], float(row[-1]), part.stop - part.start)
+    return found
 
 
 def _chosen(state: State, T: int) -> np.ndarray:

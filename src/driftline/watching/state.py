@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from driftline.checkpoints.bases import is_change
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files.atomic import replace_text
@@ -109,6 +110,7 @@ class State:
             written,
             [dtypes[part.name] for part in self.parts],
             products,
+            whole=not is_change(checkpoint),
         )
         with output_folder(self._row(step), overwrite=True, mark="row.json") as folder:
             sample.tofile(folder / "sample.f32")

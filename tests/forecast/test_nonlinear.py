@@ -61,6 +61,7 @@ def test_a_rank_one_run_on_a_line_is_carried_on(make_run: MakeRun, tmp_path: Pat
         assert record["by_rule"] == [DOWN, UP] or record["by_rule"] == [UP, DOWN]
         assert (record["networks"].ahead, record["networks"].times) == (ahead, times)
         assert record["networks"].origins == [step for step in STEPS[1:] if step + ahead <= 90]
+        assert {source.step for source in record["sources"]} == set(STEPS)
         assert f"origins that look {ahead} steps ahead" in outcome.sentence
     told = json.loads((tmp_path / "210" / "driftline.json").read_text())["networks"]
     assert told["seed"] == 0

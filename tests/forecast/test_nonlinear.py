@@ -164,8 +164,8 @@ def test_lessons_look_as_far_ahead_as_the_target_where_three_origins_do() -> Non
 
 def test_a_back_test_takes_nothing_from_the_future(make_run: MakeRun, rng: np.random.Generator) -> None:
     """Rows beyond a cutoff are in no lesson of it, and its prediction does not change with them."""
-    for cutoff, learned in trials(np.arange(0.0, 200, 10))[1]:
-        assert max(later for _, later in learned.pairs) <= cutoff
+    for cutoff, taught in trials(np.arange(0.0, 200, 10))[1]:
+        assert max(later for _, later in taught.pairs) <= cutoff
     saved = walk_weights(rng, STEPS, SHAPES, drift=0.5)
     other = {step: {name: value + 0.1 * (step > 60) for name, value in saved[step].items()} for step in STEPS}
     training, clock = Training(width=16, epochs=20), np.arange(0.0, 70, 10)

@@ -61,6 +61,7 @@ def test_a_rank_one_run_on_a_line_is_carried_on(make_run: MakeRun, tmp_path: Pat
         assert record["by_rule"] == [DOWN, UP] or record["by_rule"] == [UP, DOWN]
         assert (record["networks"].ahead, record["networks"].times) == (ahead, times)
         assert record["networks"].origins == [step for step in STEPS[1:] if step + ahead <= 90]
+        assert {source.step for source in record["sources"]} == set(STEPS)
         assert f"origins that look {ahead} steps ahead" in outcome.sentence
     told = json.loads((tmp_path / "210" / "driftline.json").read_text())["networks"]
     assert told["seed"] == 0
@@ -163,8 +164,8 @@ def test_lessons_look_as_far_ahead_as_the_target_where_three_origins_do() -> Non
 
 def test_a_back_test_takes_nothing_from_the_future(make_run: MakeRun, rng: np.random.Generator) -> None:
     """Rows beyond a cutoff are in no lesson of it, and its prediction does not change with them."""
-    for cutoff, learned in trials(np.arange(0.0, 200, 10))[1]:
-        assert max(later for _, later in learned.pairs) <= cutoff
+    for cutoff, taught in trials(np.arange(0.0, 200, 10))[1]:
+        assert max(later for _, later in taught.pairs) <= cutoff
     saved = walk_weights(rng, STEPS, SHAPES, drift=0.5)
     other = {step: {name: value + 0.1 * (step > 60) for name, value in saved[step].items()} for step in STEPS}
     training, clock = Training(width=16, epochs=20), np.arange(0.0, 70, 10)

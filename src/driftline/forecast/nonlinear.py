@@ -200,7 +200,8 @@ def _sentence(trajectory: Trajectory, learned: Lesson, forecast: Forecast, matri
     rule = forecast.rule
     assert isinstance(rule, NExt)
     further = f", times {rule.times:.3g} to get to the target" if abs(rule.times - 1) > 1e-9 else ""
+    some = "1 matrix goes" if matrices == 1 else f"{matrices} matrices go"
     return (
-        f"next: {matrices} matrices go on from step {trajectory.steps[-1]} as networks learned from {len(learned.pairs)} "
-        f"origins that look {step_text(learned.ahead)} steps ahead{further}; the other tensors are held, as asked"
+        f"next, as asked: {some} on from step {trajectory.steps[-1]} as networks learned from {len(learned.pairs)} origins that "
+        f"look {step_text(learned.ahead)} steps ahead{further}; the other tensors are held"
     )

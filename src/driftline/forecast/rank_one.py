@@ -18,7 +18,7 @@ Array = np.ndarray
 
 _BLOCK = 8  # columns
 _SETTLED = 1e-6  # relative change of sigma from one round to the next
-_ROUNDS = 100
+_ROUNDS = 30  # where sigma does not settle there is no leading direction to speak of
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,12 @@ def _coefficients(trajectory: Trajectory, forecast: Forecast) -> tuple[str, dict
 
 
 def files_read(trajectory: Trajectory, forecasts: Iterable[Forecast]) -> list[tuple[int, Path]]:
-    """(step, file) of every file that the forecasts are made of, the last checkpoint's among them."""
-    vectors = {vector.tobytes(): vector for forecast in forecasts for vector in forecast.coefficients.values()}
+    """(step, file) of every file that the forecasts are made of, the last checkpoint's among them; a rule's are all."""
+    made = list(forecasts)
+    vectors = {vector.tobytes(): vector for forecast in made for vector in forecast.coefficients.values()}
     rows = {len(trajectory.steps) - 1}.union(*(vector.nonzero()[0].tolist() for vector in vectors.values()))
+    if any(forecast.rule is not None for forecast in made):
+        rows = set(range(len(trajectory.steps)))
     return [
         (trajectory.steps[row], file)
         for row in sorted(rows)

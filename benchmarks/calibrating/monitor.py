@@ -12,7 +12,7 @@ from driftline.linearity.drift import LEVEL
 from driftline.training.increments import Increments
 from driftline.training.logged import LoggedFigures
 
-_LOGS, _PARAMETERS, _BEFORE = 64, 400, 100
+_LOGS, _PARAMETERS, _BEFORE = 40, 400, 100
 _AS_MUCH = 0.8  # drift to noise: the least that was logged of pure noise before
 
 

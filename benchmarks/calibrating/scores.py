@@ -10,7 +10,7 @@ from calibrating.row import Row
 from driftline.evaluation.metrics import bootstrap_interval, paired_difference
 
 _MEANS, _PROBLEMS, _SAMPLES = (0.01, 0.05, 0.2, 0.5), (16, 30, 200), (1, 4, 64)
-_BEFORE = {(0.05, (16,)): "82 %", (0.05, (30,)): "88 %"}
+_BEFORE: dict[tuple[float, tuple[int, ...]], str] = {(0.05, (16,)): "82 %", (0.05, (30,)): "88 %"}
 _SMALL = 0.05  # the mean at which each number of problems has a row
 _ALIKE = 0.2  # correlation of two samples of one problem
 
@@ -25,8 +25,9 @@ def difficulty(kind: str, mean: float, problems: int, rng: np.random.Generator) 
 def rows(runs: int) -> Iterator[Row]:
     for kind in ("beta", "alike", "two kinds"):
         for mean in _MEANS:
-            for problems in [(n,) for n in _PROBLEMS] if mean == _SMALL else [_PROBLEMS]:
-                yield _covered(kind, mean, problems, runs)
+            apart: list[tuple[int, ...]] = [(P,) for P in _PROBLEMS]
+            for numbers in apart if mean == _SMALL else [_PROBLEMS]:
+                yield _covered(kind, mean, numbers, runs)
     for problems, mean in ((16, 0.05), (30, 0.2), (100, 0.5)):
         refused = disagree = 0
         for seed in range(runs):

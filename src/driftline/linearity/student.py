@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
 
+@lru_cache(maxsize=1024)
 def student(level: float, freedom: int) -> float:
     """The quantile of Student's t at `level` (above a half) with so many degrees of freedom, 1 or more.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-
 from attack import driftline, refused, save_run
+
 from driftline.checkpoints.configuration import clock_values
 from driftline.checkpoints.discovery import choose_steps
 from driftline.checkpoints.layouts import all_layouts

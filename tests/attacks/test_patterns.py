@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-
 from attack import refused
+
 from driftline.checkpoints.adapter_patterns import LONGEST, first_matches
 from driftline.checkpoints.opening import open_checkpoint
 from driftline.errors import UnreadableCheckpoint

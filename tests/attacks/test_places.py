@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from attack import driftline, refused, save_run
+
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files.regular import IRREGULAR, descriptor, open_regular, read_regular

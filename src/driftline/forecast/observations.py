@@ -16,6 +16,7 @@ from driftline.checkpoints import configuration
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError, first_line
+from driftline.files.parquet import read_table
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import scan
 from driftline.linearity.statistics import rebased
@@ -117,11 +118,10 @@ def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -
 
 
 def _read(analysis: Path, trajectory: Trajectory, clock: str) -> dict[str, Array]:
-    import pyarrow.parquet as pq  # slow to import, and not needed for a scan
 
     try:
         summary = read_summary(analysis)
-        rows = pq.read_table(analysis / "tensors.parquet", columns=["name", "gram"]).to_pydict()
+        rows = read_table(analysis / "tensors.parquet", columns=["name", "gram"]).to_pydict()
     except (InputError, OSError, ValueError) as error:
         reason = first_line(error.__cause__ or error)
         raise InputError(

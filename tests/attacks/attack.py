@@ -38,7 +38,10 @@ def driftline(*words: str | os.PathLike[str], memory: int = MEMORY, seconds: int
     """The answer of a command, which neither hangs nor shows a trace."""
     main = _MAIN.format(memory=memory, seconds=seconds)
     done = subprocess.run(
-        [sys.executable, "-c", main, *map(os.fspath, words)], capture_output=True, timeout=WAIT, check=False
+        [sys.executable, "-c", main, *(os.fspath(word) for word in words)],
+        capture_output=True,
+        timeout=WAIT,
+        check=False,
     )
     answer = Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
     assert "Traceback" not in answer.out + answer.said, answer.said
@@ -48,7 +51,7 @@ def driftline(*words: str | os.PathLike[str], memory: int = MEMORY, seconds: int
 def refused(*words: str | os.PathLike[str], out: Path | None = None) -> str:
     """The sentence with which a command refuses; it leaves nothing in the folder that `out` would be in."""
     before = sorted(out.parent.iterdir()) if out else []
-    answer = driftline(*words, *(["--out", out] if out else []))
+    answer = driftline(*words, "--out", out) if out else driftline(*words)
     assert answer.code == 2, answer
     *_, sentence = answer.said.splitlines()
     assert sentence.startswith("driftline: ")

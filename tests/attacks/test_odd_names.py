@@ -29,7 +29,7 @@ def test_commands_work(tmp_path: Path, name: str) -> None:
     assert (shown.code, "5 checkpoints" in shown.out) == (0, True), shown.said
     record = json.loads(driftline("inspect", run, "--json").out)
     assert record["steps"] == [0, 10, 20, 30, 40]
-    for words in (
+    calls: list[list[str | Path]] = [
         ["analyze", run, "--out", tmp_path / "a"],
         ["backtest", run, "--out", tmp_path / "b"],
         ["watch", run, "--once", "--settle", "0", "--out", tmp_path / "w"],
@@ -38,7 +38,8 @@ def test_commands_work(tmp_path: Path, name: str) -> None:
         ["advise", run],
         ["compare", tmp_path / "a", tmp_path / "w", "--out", tmp_path / "c"],
         ["analyze", run, "--out", tmp_path / f"{name}-out"],
-    ):
+    ]
+    for words in calls:
         answer = driftline(*words)
         assert answer.code == 0, (words, answer.said)
     for page in (tmp_path / "a" / "report.html", tmp_path / f"{name}-out" / "report.html"):

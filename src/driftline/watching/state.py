@@ -53,6 +53,7 @@ class State:
         self.refused: dict[int, tuple[str, str]] = self._load_refused()  # step -> digest of files, reason
         self.apart, self._dropped = 0.0, 0  # see `thinning`; how many are not kept
         self.passed: dict[int, Passed] = {}
+        self._many = _FEW
         self._load_passed()
 
     @property
@@ -152,12 +153,11 @@ class State:
         for other in [row for row in self.rows.values() if row.step > step and row.written < written]:
             self.refuse(other.step, other.files, f"rolled back: the run was started again and wrote step {step} anew")
             self._remove(other.step)
-        for gone, other in [
-            (later, one) for later, one in self.passed.items() if later >= step and one.written < written
-        ]:
-            if gone > step:
-                self.refuse(gone, other.files, f"rolled back: the run was started again and wrote step {step} anew")
-            del self.passed[gone]
+        later = {at: one for at, one in self.passed.items() if at >= step and one.written < written}
+        for at, one in later.items():
+            if at > step:
+                self.refuse(at, one.files, f"rolled back: the run was started again and wrote step {step} anew")
+            del self.passed[at]
             self._dropped -= 1
         self._write_passed()
 
@@ -270,7 +270,6 @@ class State:
         return {int(step): (files, reason) for step, (files, reason) in found.items()}
 
     def _load_passed(self) -> None:
-        self._many = _FEW
         found = self._read_json(self._folder / "passed.json")
         if found is None or not self.rows:
             return

@@ -80,9 +80,14 @@ def test_its_figures_are_those_of_the_checkpoints_that_are_judged(tmp_path: Path
     trajectory = open_trajectory(whole, steps=",".join(map(str, judged)))
     (tmp_path / "analysis").mkdir()
     expected = plain(analyze(trajectory, tmp_path / "analysis"))
-    for key in ("steps", "gram", "r2", "drift", "rank1", "skill", "regime"):
+    for key in ("steps", "gram", "r2", "skill", "regime"):
         same(found[key], expected[key])
-    same(found["persistence"], expected["persistence"], 1e-4)  # sought by steps, from a Gram of float32 sketches
+    for key in (
+        "drift",
+        "rank1",
+        "persistence",
+    ):  # differences of increments, of which float32 sketches are told apart less well
+        same(found[key], expected[key], 1e-4)
 
 
 @pytest.mark.usefixtures("small")

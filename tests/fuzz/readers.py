@@ -3,8 +3,9 @@
     python tests/fuzz/readers.py --cases 100000 --seed 0
 
 A case is a run of two checkpoints, one of which, or a file beside it, is damaged at random: bits flipped, bytes cut,
-doubled, moved or inserted, lengths of headers changed, and numbers, names and brackets of JSON replaced by ones made
-to hurt. It is then opened, inspected and read as `analyze`, `watch` and `inspect` do. The only exception allowed is
+doubled, moved or inserted, lengths of headers changed, numbers, names, patterns and brackets of JSON, YAML and TOML
+replaced by ones made to hurt, a pickle put in its place, its name made to claim a billion ranks or steps or not to be
+UTF-8, or a pipe, a socket, a device or a folder put in its place. It is then opened, inspected and read as `analyze`, `watch` and `inspect` do. The only exception allowed is
 InputError, with a message of one sentence. A failure is kept: its files are left and its number is printed, which
 makes it again with --first.
 """
@@ -12,6 +13,7 @@ makes it again with --first.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -29,9 +31,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors
+from hostile import PATTERNS, SETTINGS, hostile_pickle, put
 
 import driftline
-from driftline.checkpoints.configuration import clock_values, learning_rates
+from driftline.checkpoints.configuration import adam_beta1, clock_values, learning_rates
 from driftline.checkpoints.inspection import inspect
 from driftline.checkpoints.jumps import read_jumps, regrounded
 from driftline.checkpoints.trajectory import open_trajectory
@@ -156,6 +159,9 @@ def make_seeds(folder: Path) -> dict[str, bytes]:
         "sharded/part1.safetensors": (folder / "part1").read_bytes(),
         "jumps.json": json.dumps([jump]).encode(),
         "run.json": json.dumps({"optimizer": {"name": "adamw", "adam_beta1": 0.9}}).encode(),
+        "settings/model.safetensors": (folder / "whole").read_bytes(),
+        "settings/config.yaml": b"trainer: {lr: 1.0e-6}\nmodel: &m {hidden: 8}\noptimizer:\n  <<: *m\n  betas: [0.8, 0.99]\n",
+        "settings/trainer.toml": b"[optim]\nname = 'adamw'\nbetas = [0.8, 0.99]\n",
         **{
             str(path.relative_to(made_by_torch)): path.read_bytes()
             for path in sorted(made_by_torch.rglob("*"))
@@ -235,7 +241,10 @@ def read_everything(run: Path) -> str:
     if jumps:
         record_text(jumped(jumps)).encode()
     clock_values(trajectory, "step")
-    for folder in (run / "checkpoint-0", run / "checkpoint-10"):
+    adam_beta1(trajectory)
+    with contextlib.suppress(InputError):
+        clock_values(trajectory, "lr")
+    for folder in run.iterdir():
         files_of(folder)
     parts = parts_of(trajectory)
     for step in trajectory.steps:
@@ -301,7 +310,19 @@ def _write_case(run: Path, seeds: dict[str, bytes], rng: random.Random) -> str:
     layout = rng.choice(sorted({layout_of(name) for name in seeds}))
     name = rng.choice([name for name in seeds if layout_of(name) == layout])
     binary = name.endswith((".pt", ".metadata", ".distcp"))
-    _write(run, {name: mutate(seeds[name], rng, framed=name.endswith(".safetensors"), binary=binary)}, seeds, layout)
+    if rng.random() < 0.2:
+        _write(run, {}, seeds, layout)
+        return f"{name}, {put(run, name.replace(layout, 'checkpoint-10', 1), rng)}"
+    data = seeds[name]
+    if name.endswith(("config.yaml", "trainer.toml")) and rng.random() < 0.5:
+        data = rng.choice([b"", data]) + rng.choice(SETTINGS)
+    elif name.endswith("adapter_config.json") and rng.random() < 0.3:
+        data = data.replace(b'"k"', b'"' + rng.choice(PATTERNS).encode() + b'"')
+    elif name.endswith(".metadata") and rng.random() < 0.2:
+        data = hostile_pickle(rng)
+    if data is seeds[name] or rng.random() < 0.3:
+        data = mutate(data, rng, framed=name.endswith(".safetensors"), binary=binary)
+    _write(run, {name: data}, seeds, layout)
     return name
 
 

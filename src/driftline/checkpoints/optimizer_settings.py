@@ -32,7 +32,7 @@ NAMES = (
 WITHOUT = ("sgd", "adafactor", "adagrad", "rmsprop", "lomo", "adalomo")  # no momentum unless their arguments say so
 UNLIKE = ("ademamix", "schedule_free", "schedulefree")  # which average over more than beta1 says
 _LIMIT = 128 << 10  # bytes; a configuration of a trainer is some ten thousand
-_NUMBER = 40  # digits
+_NUMBER, _DOTS = 40, 200  # digits of a number, dots of a line
 _OTHERS = ("critic", "reward", "teacher", "value", "reference", "inference", "orchestrator", "generator", "eval")
 _PAIRS = ("betas", "adam_betas")
 _FIRSTS = ("adam_beta1", "adam_betas1", "beta1", "beta_1", "betas1")
@@ -51,7 +51,7 @@ def beta1_in_settings(file: Path) -> float | None:
     if len(text) > _LIMIT:
         raise ValueError(f"more than {_LIMIT >> 10} KiB")
     try:
-        settings = tomllib.loads(text.decode()) if file.suffix == ".toml" else _yaml(text)
+        settings = _toml(text) if file.suffix == ".toml" else _yaml(text)
         found = list(_memories(settings, False, set()))
     except (RecursionError, OverflowError) as error:
         raise ValueError("nested too deeply, or of numbers too large") from error
@@ -62,6 +62,12 @@ def decay(value: Any) -> float | None:
     """A number that can be a decay per step, else None."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
     return float(value) if known else None
+
+
+def _toml(text: bytes) -> Any:
+    if any(line.count(b".") > _DOTS for line in text.splitlines()):  # its reader takes the square of a key's parts
+        raise ValueError("a key of too many parts")
+    return tomllib.loads(text.decode())
 
 
 def _yaml(text: bytes) -> Any:

@@ -61,8 +61,18 @@ SomeRecord = TypeVar("SomeRecord", bound=Record)
 
 
 def record_text(record: Any) -> str:
-    """The JSON of a record, or of a list of them."""
-    return json_text(msgspec.to_builtins(record))
+    """The JSON of a record, or of a list of them; of names that are not UTF-8 the odd bytes are spelled out."""
+    plain = msgspec.to_builtins(record)
+    text = json_text(plain)
+    return json_text(_spelled_out(plain)) if "\\ud" in text else text  # half a character: no reader takes it
+
+
+def _spelled_out(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_spelled_out(key): _spelled_out(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelled_out(item) for item in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def write_record(path: Path, record: Any) -> None:

@@ -263,7 +263,8 @@ def measure(
 def write_groups(path: Path, tests: BackTests, steps: Array) -> None:
     """The forecasts of every layer and module, as a Parquet table."""
     import pyarrow as pa  # slow to import, and not needed to choose a forecast
-    import pyarrow.parquet as pq
+
+    from driftline.files.parquet import write_table
 
     groups = [
         {"method": method, "layer": layer, "module": module, **msgspec.structs.asdict(row)}
@@ -271,7 +272,7 @@ def write_groups(path: Path, tests: BackTests, steps: Array) -> None:
         for (layer, module), scores in scored.items()
         for row in _rows(method, scores, steps)
     ]
-    pq.write_table(pa.Table.from_pylist(groups), path, compression="zstd")
+    write_table(pa.Table.from_pylist(groups), path)
 
 
 def _pooled(one: Pooled) -> PooledSkill:

@@ -16,6 +16,7 @@ from driftline.checkpoints import configuration
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError, first_line
+from driftline.files.parquet import columns_of, read_table
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import scan
 from driftline.linearity.shrinkage import Shrunk, part_of
@@ -127,13 +128,11 @@ def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -
 
 
 def _read(analysis: Path, trajectory: Trajectory, clock: str) -> tuple[dict[str, Array], Array | float]:
-    import pyarrow.parquet as pq  # slow to import, and not needed for a scan
-
     try:
         summary = read_summary(analysis)
         path = analysis / "tensors.parquet"
-        known = [name for name in _ALONG if name in pq.read_schema(path).names]
-        rows = pq.read_table(path, columns=["name", "gram", *known]).to_pydict()
+        known = set(columns_of(path))
+        rows = read_table(path, columns=["name", "gram", *(name for name in _ALONG if name in known)]).to_pydict()
     except (InputError, OSError, ValueError) as error:
         reason = first_line(error.__cause__ or error)
         raise InputError(

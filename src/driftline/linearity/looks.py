@@ -10,6 +10,7 @@ nothing is remembered.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -24,14 +25,25 @@ EACH = (LEVEL - AT_END) / len(LOOKS)
 
 
 @dataclass(frozen=True)
+class First:
+    """The first checkpoints of a run: Gram [n, n], steps [n] and clock [n]."""
+
+    gram: Array
+    steps: Array
+    clock: Array
+
+
+@dataclass(frozen=True)
 class Look:
     """What is known of a run that is followed.
 
     Attributes:
         ended: whether its last checkpoint is that of its training's end.
+        first: its first checkpoints, as many as there are looks of, where those judged are only some of all.
     """
 
     ended: bool
+    first: First | None = None
 
 
 def looked(
@@ -46,13 +58,26 @@ def looked(
     if whole is None or look.ended:
         return None if whole is None else replace(whole, level=AT_END)
     test = None
+    if look.first is not None:
+        gram, steps, clock, whole = look.first.gram, look.first.steps, look.first.clock, None
     for count in [count for count in LOOKS if count <= steps.size]:
         rows = np.arange(count)
-        found = whole if count == steps.size else drift_test(rebased(gram, rows), steps[rows], clock[rows], beta1)
+        there = whole is not None and count == steps.size
+        found = whole if there else _test_of(rebased(gram, rows), steps[rows], clock[rows], beta1)
         test = None if found is None else replace(found, level=EACH)
         if test is not None and test.linear:
             return test
     return test
+
+
+def _test_of(gram: Array, steps: Array, clock: Array, beta1: float) -> DriftTest | None:
+    return _tested(gram.astype(np.float64).tobytes(), tuple(steps.tolist()), tuple(clock.tolist()), beta1)
+
+
+@lru_cache(maxsize=4 * len(LOOKS))  # the first checkpoints are looked at again with every one that follows
+def _tested(gram: bytes, steps: tuple[int, ...], clock: tuple[float, ...], beta1: float) -> DriftTest | None:
+    square = np.frombuffer(gram).reshape(len(steps), len(steps))
+    return drift_test(square, np.array(steps), np.array(clock), beta1)
 
 
 def last_look(checkpoints: int) -> int:

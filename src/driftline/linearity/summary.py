@@ -276,6 +276,8 @@ class Sampled(Record):
     sketch: int
     gram_standard_error: float
     sentence: str
+    checkpoints: int | UnsetType = UNSET
+    of_checkpoints: int | UnsetType = UNSET
 
 
 class Line(Record):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from driftline._version import __version__
+from driftline.files.regular import open_regular
 from driftline.linearity import figures
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import TensorScan
@@ -52,7 +53,8 @@ class TensorTable:
     def __init__(self, path: Path, steps: tuple[int, ...], filter: str) -> None:
         metadata = {"driftline": __version__, "filter": filter, "steps": ",".join(map(str, steps))}
         self._schema = pa.schema(list(_COLUMNS.items()), metadata=metadata)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._file = open_regular(path, "wb")  # pyarrow takes no path that is not UTF-8
+        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
         self._filter = filter
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
@@ -106,3 +108,4 @@ class TensorTable:
         if kind is None:
             self._flush()
         self._writer.close()
+        self._file.close()

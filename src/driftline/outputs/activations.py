@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from driftline import models
 from driftline._version import __version__
@@ -25,6 +24,7 @@ from driftline.checkpoints.identity import identity
 from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
+from driftline.files.parquet import write_table
 from driftline.files.work import Work
 from driftline.linearity import figures, null
 from driftline.linearity.names import layer_and_module
@@ -214,4 +214,4 @@ def _write(path: Path, values: Array, names: Sequence[str], clock: Array, steps:
         "values": pa.FixedSizeListArray.from_arrays(pa.array(flat.T.ravel()), len(steps)),
     }
     metadata = {"driftline": __version__, "steps": ",".join(map(str, steps)), "blocks": str(blocks)}
-    pq.write_table(pa.table(columns, metadata=metadata), path, compression="zstd")
+    write_table(pa.table(columns, metadata=metadata), path)

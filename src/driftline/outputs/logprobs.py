@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from driftline import models
 from driftline._version import __version__
@@ -25,6 +24,7 @@ from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
+from driftline.files.parquet import write_table
 from driftline.files.work import Work
 from driftline.linearity import figures
 from driftline.linearity.summary import Cost, LogprobsSummary
@@ -177,7 +177,7 @@ def _write_tokens(
         "logprob": pa.FixedSizeListArray.from_arrays(pa.array(values.T.ravel()), len(steps)),
     }
     metadata = {"driftline": __version__, "steps": ",".join(map(str, steps))}
-    pq.write_table(pa.table(columns, metadata=metadata), path, compression="zstd", row_group_size=_ROWS)
+    write_table(pa.table(columns, metadata=metadata), path, row_group_size=_ROWS)
 
 
 def _write_sequences(path: Path, values: np.ndarray, rollouts: Sequence[Rollout], steps: Sequence[int]) -> None:
@@ -193,4 +193,4 @@ def _write_sequences(path: Path, values: np.ndarray, rollouts: Sequence[Rollout]
         "logprob": pa.FixedSizeListArray.from_arrays(pa.array(sums.T.ravel()), len(steps)),
         "kl_from_first": pa.FixedSizeListArray.from_arrays(pa.array(k3.T.ravel()), len(steps)),
     }
-    pq.write_table(pa.table(columns, metadata={"steps": ",".join(map(str, steps))}), path, compression="zstd")
+    write_table(pa.table(columns, metadata={"steps": ",".join(map(str, steps))}), path)

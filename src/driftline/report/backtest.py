@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from driftline.files.parquet import read_table
 from driftline.forecast.record import BacktestRecord, Calibration
 from driftline.report import charts, maps, page
 from driftline.report.grid import layer_grid
@@ -99,7 +99,7 @@ def _by_cutoff(r: BacktestRecord) -> Markup:
 
 def _by_group(r: BacktestRecord, folder: Path) -> Markup:
     """Skill one interval ahead, the mean over cutoffs, of every layer and module."""
-    rows = pq.read_table(folder / "groups.parquet").to_pylist()
+    rows = read_table(folder / "groups.parquet").to_pylist()
     first = {
         cutoff: min(row["horizon"] for row in rows if row["cutoff"] == cutoff) for cutoff in {x["cutoff"] for x in rows}
     }

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from driftline.files.parquet import read_table
 from driftline.linearity.summary import ActivationsSummary, LogprobsSummary, Summary
 from driftline.report import analysis, charts, movement, page, tokens
 from driftline.report.page import Steps, number, section, table
@@ -23,13 +23,13 @@ _TERMS = (
 
 def write_logprobs(folder: Path, summary: LogprobsSummary, *, command: str, next_steps: Steps = ()) -> None:
     """`report.html` from the summary, and the tokens in `folder`; `command` made it, `next_steps` may follow."""
-    sequences = pq.read_table(folder / "sequences.parquet")
+    sequences = read_table(folder / "sequences.parquet")
     body = [
         analysis.verdict(summary),
         page.next_steps(next_steps),
         analysis.histogram(summary),
         _filter(summary),
-        *tokens.sections(pq.read_table(folder / "tokens.parquet"), sequences, summary.steps),
+        *tokens.sections(read_table(folder / "tokens.parquet"), sequences, summary.steps),
         _mean(summary, sequences),
         *_shape(summary),
         analysis.how(summary, command),

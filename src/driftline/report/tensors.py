@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from driftline.files.regular import open_regular
 from driftline.linearity import skill, statistics
 from driftline.report import charts, maps, page
 from driftline.report.grid import layer_grid
@@ -48,16 +49,17 @@ def read(folder: Path, clock: np.ndarray, line: str) -> list[dict[str, Any]]:
     """
     tensors: list[dict[str, Any]] = []
     left = max(_BYTES - _PER_CHECKPOINT * clock.size, _FEWEST)
-    for batch in pq.ParquetFile(folder / "tensors.parquet").iter_batches(64, columns=_COLUMNS):
-        grams = batch.column("gram").flatten().to_numpy().reshape(-1, clock.size, clock.size)
-        held = skill.held_out_skill(grams, clock)[line]
-        rows = batch.drop_columns(["gram"]).to_pylist()
-        for row, gram, figure in zip(rows, grams, held, strict=True):
-            row |= {"skill": float(figure), "norm": row.pop("update_norm")[-1]}
-            shown = {"r2_histogram": row.pop("r2_histogram"), "sample_values": row.pop("sample_values")}
-            row["section"] = _section(row, gram, clock, **shown) if left > 0 else None
-            left -= len(msgspec.json.encode(row["section"]))
-            tensors.append(row)
+    with open_regular(folder / "tensors.parquet") as file:
+        for batch in pq.ParquetFile(file).iter_batches(64, columns=_COLUMNS):
+            grams = batch.column("gram").flatten().to_numpy().reshape(-1, clock.size, clock.size)
+            held = skill.held_out_skill(grams, clock)[line]
+            rows = batch.drop_columns(["gram"]).to_pylist()
+            for row, gram, figure in zip(rows, grams, held, strict=True):
+                row |= {"skill": float(figure), "norm": row.pop("update_norm")[-1]}
+                shown = {"r2_histogram": row.pop("r2_histogram"), "sample_values": row.pop("sample_values")}
+                row["section"] = _section(row, gram, clock, **shown) if left > 0 else None
+                left -= len(msgspec.json.encode(row["section"]))
+                tensors.append(row)
     return tensors
 
 

@@ -24,6 +24,7 @@ class Lookout:
     def look(self, folders: dict[int, Path]) -> tuple[list[int], int]:
         """The steps that are new and ready to be read, and how many are still being written."""
         ready, waiting = [], 0
+        self._seen = {step: seen for step, seen in self._seen.items() if step in folders}
         for step, folder in folders.items():
             files, newest = files_of(folder)
             if self._known(step, files):
@@ -72,7 +73,7 @@ class Lookout:
         """
         reasons = self.found.skipped
         wanted = self.wanted(reasons)
-        return {step: reason for step, reason in reasons.items() if step in wanted and step not in self.state.rows}
+        return {step: reason for step, reason in reasons.items() if step in wanted and not self.state.has(step)}
 
     def wanted(self, found: Iterable[int]) -> set[int]:
         """The steps, there now or read before, that are to be used; listed ones may be yet to come."""
@@ -96,7 +97,12 @@ class Lookout:
 
     def _known(self, step: int, files: str) -> bool:
         row, refused = self.state.rows.get(step), self.state.refused.get(step)
-        return (row is not None and row.files == files) or (refused is not None and refused[0] == files)
+        passed = self.state.passed.get(step)
+        return (
+            (row is not None and row.files == files)
+            or (refused is not None and refused[0] == files)
+            or (passed is not None and passed.files == files)
+        )
 
     def _settled(self, step: int, files: str, newest: int) -> bool:
         """By the files' own times, or, where clocks differ, by what was seen of them."""

@@ -33,6 +33,16 @@ class ReadCheckpoint:
     whole: bool = False
 
 
+@dataclass(frozen=True)
+class Passed:
+    """One that was read and is not kept: where it is, its content, its files, and when they were written, as above."""
+
+    path: str
+    content: str
+    files: str
+    written: int
+
+
 def product(a: np.ndarray, b: np.ndarray) -> float:
     """Inner product of two sketches [m]: in float64, blocks added in order."""
     return sum(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 
 from driftline.linearity import kernels
@@ -83,17 +84,22 @@ def _moves(state: State, taken: np.ndarray, chosen: np.ndarray, dtypes: list[str
     return found
 
 
-def sampled(state: State) -> Sampled:
-    """What of the run the figures are of."""
+def sampled(state: State, judged: int) -> Sampled:
+    """What of the run the figures are of: of so many of its checkpoints."""
     N, n, m = state.parameters, state.positions.size, min(BUCKETS, state.parameters)
     gram = "every weight enters the Gram matrix" + ("" if N <= BUCKETS else f", by a sketch of {m:,} numbers")
     r2 = (
         "R² and shares are of every weight" if n == N else f"R² and shares are of {n:,} of {N:,} weights, spread evenly"
     )
-    return Sampled(
+    found = Sampled(
         weights=n,
         of=N,
         sketch=m,
         gram_standard_error=0.0 if N <= BUCKETS else math.sqrt(2 / m),
         sentence=f"{gram}; {r2}.",
     )
+    if not state.thinned:
+        return found
+    count = state.read_ever
+    some = f"the figures are of {judged:,} of {count:,} checkpoints, spread evenly"
+    return msgspec.structs.replace(found, sentence=f"{gram}; {r2}; {some}.", checkpoints=judged, of_checkpoints=count)

@@ -3,6 +3,7 @@
     DIR/state/plan/    which tensors are followed, which weights are sampled, and the first sketch that was taken
     DIR/state/rows/S/  checkpoint S: its sampled weights, its sketch less that first one, and inner products with
                        the sketches of every checkpoint that was read before it
+    DIR/state/passed.json     of a long run, the checkpoints that were read and are not kept, while their folders are there
     DIR/state/refused.json    checkpoints that were read and are not to be read again
 
 Each of these appears in one piece or not at all, and nothing else is remembered, so a process that is killed
@@ -31,10 +32,12 @@ from driftline.files.json import json_text
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder
 from driftline.files.regular import open_regular, read_regular
-from driftline.watching.row import ReadCheckpoint, product
+from driftline.watching.row import Passed, ReadCheckpoint, product
 from driftline.watching.sketch import SAMPLE, TensorRange, parts_of, read_checkpoint, sample_positions
+from driftline.watching.thinning import FIRST, spread
 
 _SEED = 0
+_FEW = 64  # that were read and are not kept, before it is looked which of them are still there
 
 
 class State:
@@ -49,10 +52,27 @@ class State:
         self.rows: dict[int, ReadCheckpoint] = {}
         self._load(run)
         self.refused: dict[int, tuple[str, str]] = self._load_refused()  # step -> digest of files, reason
+        self.apart, self._dropped = 0.0, 0  # see `thinning`; how many are not kept
+        self.passed: dict[int, Passed] = {}
+        self._many = _FEW
+        self._load_passed()
 
     @property
     def parameters(self) -> int:
         return self.parts[-1].stop if self.parts else 0
+
+    @property
+    def thinned(self) -> bool:
+        """Whether checkpoints were read that are not kept."""
+        return self._dropped > 0
+
+    @property
+    def read_ever(self) -> int:
+        return self._dropped + len(self.rows)
+
+    def has(self, step: int) -> bool:
+        """Whether it was read, kept or not."""
+        return step in self.rows or step in self.passed
 
     # -- adding a checkpoint
 
@@ -95,7 +115,12 @@ class State:
             self.rows[step] = replace(before, files=files, written=written)
             replace_text(self._row(step) / "row.json", json_text(asdict(self.rows[step])))
             return False
-        if before is not None:
+        passed = self.passed.get(step)
+        if passed is not None and passed.content == content:
+            self.passed[step] = replace(passed, files=files, written=written)
+            self._write_passed()
+            return False
+        if before is not None or passed is not None:
             self._roll_back(step, written)
         products = {row.content: product(delta, self._sketch(row.step)) for row in self.rows.values()}
         products[content] = product(delta, delta)
@@ -130,6 +155,36 @@ class State:
         for other in [row for row in self.rows.values() if row.step > step and row.written < written]:
             self.refuse(other.step, other.files, f"rolled back: the run was started again and wrote step {step} anew")
             self._remove(other.step)
+        later = {at: one for at, one in self.passed.items() if at >= step and one.written < written}
+        for at, one in later.items():
+            if at > step:
+                self.refuse(at, one.files, f"rolled back: the run was started again and wrote step {step} anew")
+            del self.passed[at]
+            self._dropped -= 1
+        self._write_passed()
+
+    def thin(self, used: list[int]) -> None:
+        """Keep of the checkpoints that are used the first ones and those that are spread over the run."""
+        chosen, self.apart = spread(used, self.apart)
+        gone = sorted(set(used[FIRST:]).difference(chosen))
+        if not gone:
+            return
+        for step in gone:
+            row = self.rows[step]
+            self.passed[step] = Passed(row.path, row.content, row.files, row.written)
+        self._dropped += len(gone)
+        if len(self.passed) > self._many:  # those whose folders were rotated away will not be asked for again
+            self.passed = {step: one for step, one in self.passed.items() if Path(one.path).is_dir()}
+            self._many = 2 * len(self.passed) + _FEW
+        self._write_passed()
+        for step in gone:
+            self._remove(step)
+
+    def _write_passed(self) -> None:
+        there = {step: asdict(one) for step, one in self.passed.items()}
+        if self._dropped or there:
+            text = json_text({"apart": self.apart, "dropped": self._dropped, "there": there})
+            replace_text(self._folder / "passed.json", text)
 
     def _differs(self, opened: Trajectory) -> str | None:
         shapes = {tensor.name: tensor.shape for tensor in opened}
@@ -215,6 +270,15 @@ class State:
     def _load_refused(self) -> dict[int, tuple[str, str]]:
         found = self._read_json(self._folder / "refused.json") or {}
         return {int(step): (files, reason) for step, (files, reason) in found.items()}
+
+    def _load_passed(self) -> None:
+        found = self._read_json(self._folder / "passed.json")
+        if found is None or not self.rows:
+            return
+        self.apart, self._dropped = found["apart"], found["dropped"]
+        self.passed = {int(step): Passed(**one) for step, one in found["there"].items()}
+        for step in self.passed.keys() & self.rows.keys():  # killed before they were removed
+            self._remove(step)
 
     def _row(self, step: int) -> Path:
         return self._folder / "rows" / str(step)

@@ -16,12 +16,13 @@ from driftline.errors import InputError
 from driftline.linearity import statistics
 from driftline.linearity.analysis import summarize
 from driftline.linearity.figures import Facts
-from driftline.linearity.looks import Look
+from driftline.linearity.looks import First, Look
 from driftline.linearity.summary import UNSET, Line, Watched, WeightsSummary
 from driftline.watching.collapse import skills_ahead
 from driftline.watching.request import Following
 from driftline.watching.sampled import sampled, totals_of
 from driftline.watching.state import State
+from driftline.watching.thinning import FIRST, spread
 from driftline.watching.warnings import new_warnings
 
 FEWEST = 3  # checkpoints of a line
@@ -31,7 +32,8 @@ _LONGEST = 10_000_000  # steps whose learning rates are added up
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """The checkpoints that are judged; their folders may be gone. The memory of updates is None where the user says nothing."""
+    """The checkpoints that are judged; their folders may be gone. The memory of updates is None where the user says nothing;
+    `first` are the steps of the first checkpoints, where those that are judged are some of all."""
 
     name: str
     steps: tuple[int, ...]
@@ -39,6 +41,7 @@ class WatchedRun:
     regrounded: Regrounded | None
     beta1: float | None = None
     ema: float | None = None
+    first: tuple[int, ...] = ()
 
 
 def judged(request: Following, state: State, steps: list[int]) -> WatchedRun:
@@ -48,8 +51,11 @@ def judged(request: Following, state: State, steps: list[int]) -> WatchedRun:
     if jumps is not None:
         steps = [step for step in steps if step not in jumps.discarded]
         jumps = regrounded(jumps.jumps, steps)
+    first: tuple[int, ...] = ()
+    if state.thinned and jumps is None:
+        first, (steps, _) = tuple(steps[:FIRST]), spread(steps, state.apart)
     folders = tuple(Path(state.rows[step].path) for step in steps)
-    return WatchedRun(request.name, tuple(steps), folders, jumps, request.beta1, request.ema)
+    return WatchedRun(request.name, tuple(steps), folders, jumps, request.beta1, request.ema, first)
 
 
 def gram_of(state: State, run: WatchedRun) -> np.ndarray:
@@ -57,12 +63,12 @@ def gram_of(state: State, run: WatchedRun) -> np.ndarray:
     return statistics.rebased(state.gram(list(run.steps)), np.arange(len(run.steps)))
 
 
-def line_of(step: int, run: WatchedRun, gram: np.ndarray) -> Line:
-    """The line of one checkpoint before the summary is known."""
+def line_of(step: int, run: WatchedRun, gram: np.ndarray, count: int = 0) -> Line:
+    """The line of one checkpoint before the summary is known; `count` are read, where not all are judged."""
     at = run.steps.index(step) if step in run.steps else -1
     ahead = float(skills_ahead(gram, np.asarray(run.steps, float))[-1]) if len(run.steps) >= FEWEST else UNSET
     moved = math.sqrt(max(gram[at, at], 0.0))
-    return Line(step=step, checkpoints=len(run.steps), update_norm=moved, skill_ahead=ahead)
+    return Line(step=step, checkpoints=count or len(run.steps), update_norm=moved, skill_ahead=ahead)
 
 
 def summary_of(
@@ -84,13 +90,13 @@ def summary_of(
     earlier = [lines.get(step, Line(step=step)) for step in run.steps if step != line.step]
     warned = [one for one in told.warnings if one.since <= run.steps[-1]] if told else []
     if line.step == run.steps[-1] and len(run.steps) >= _ENOUGH:
-        warned += new_warnings(summary, _rates(run), warned)
+        warned += new_warnings(summary, _rates(run), warned, state.read_ever if run.first else len(run.steps))
     watch = Watched(
         checkpoints=sorted([*earlier, line], key=lambda one: one.step),
         warnings=warned,
         skipped=len(summary.skipped),
     )
-    return msgspec.structs.replace(summary, sampled=sampled(state), watch=watch)
+    return msgspec.structs.replace(summary, sampled=sampled(state, len(run.steps)), watch=watch)
 
 
 def completed(line: Line, summary: WeightsSummary) -> Line:
@@ -118,8 +124,16 @@ def _facts(state: State, run: WatchedRun, skipped: dict[int, str]) -> Facts:
         left_out=state.left_out,
         skipped={**skipped, **discarded},
         jumps=run.regrounded,
-        look=Look(ended=planned is not None and run.steps[-1] >= planned),
+        look=Look(ended=planned is not None and run.steps[-1] >= planned, first=_first(state, run)),
     )
+
+
+def _first(state: State, run: WatchedRun) -> First | None:
+    if not run.first:
+        return None
+    steps = np.array(run.first)
+    gram = statistics.rebased(state.gram(list(run.first)), np.arange(steps.size))
+    return First(gram, steps, steps.astype(np.float64))
 
 
 def _rates(run: WatchedRun) -> np.ndarray:

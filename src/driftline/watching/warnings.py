@@ -13,16 +13,16 @@ from driftline.linearity.summary import UNSET, Warned, WeightsSummary
 from driftline.watching.collapse import ENOUGH, direction_lost, moving_further
 
 
-def new_warnings(summary: WeightsSummary, rates: np.ndarray, warned: Sequence[Warned]) -> list[Warned]:
+def new_warnings(summary: WeightsSummary, rates: np.ndarray, warned: Sequence[Warned], read: int) -> list[Warned]:
     """Each once.
 
     Args:
         rates: mean learning rate of each interval [T - 1], zeros where that is not known.
-        warned: the warnings there have been.
+        warned: the warnings there have been; read: how many checkpoints were, judged or not.
     """
     near = 2 * max(np.diff(summary.steps))
     found = [
-        _no_drift(summary, warned),
+        _no_drift(summary, warned, read),
         _direction(summary),
         _further(summary, rates),
         _bend(summary),
@@ -34,10 +34,10 @@ def new_warnings(summary: WeightsSummary, rates: np.ndarray, warned: Sequence[Wa
     ]
 
 
-def _no_drift(summary: WeightsSummary, warned: Sequence[Warned]) -> Warned | None:
+def _no_drift(summary: WeightsSummary, warned: Sequence[Warned], read: int) -> Warned | None:
     """Once in a run, and not of one whose drift was there before."""
     p = summary.verdict.p
-    checkpoints = len(summary.steps) if summary.jumps is UNSET else summary.jumps.judged.checkpoints
+    checkpoints = read if summary.jumps is UNSET else summary.jumps.judged.checkpoints
     if summary.verdict.provisional:
         checkpoints = last_look(checkpoints)
     if p is UNSET or checkpoints < ENOUGH or any(one.kind == "no drift" for one in warned):

@@ -3,7 +3,8 @@
 A checkpoint is read when it opens, so index, headers and sizes agree, and when none of its files has changed for
 `settle` seconds. It is read once and alone: not the others, nor the first, which may long be rotated away. That
 works because what is kept of a checkpoint (`sketch`, `watch_state`) is linear in its weights. Memory does not grow
-with the model, nor with the run but for its [T, T] matrices; disk by 8 MiB a checkpoint.
+with the model, nor with the run: beyond 128 checkpoints it is judged by some of them, see `thinning`. Of each that is
+kept 8 MiB are on the disk.
 
 What is exact and what is not, as `summary.json` says under "sampled":
 
@@ -39,6 +40,7 @@ from driftline.watching.looking import Lookout
 from driftline.watching.request import Following
 from driftline.watching.state import State, only_watch
 from driftline.watching.telling import FEWEST, completed, gram_of, judged, line_of, summary_of
+from driftline.watching.thinning import KEPT
 
 _PROMPT = 64  # up to so many checkpoints, each has its figures even when more are waiting to be read
 
@@ -143,10 +145,12 @@ class _Follower:
                 self.state.refuse(step, files, str(error))
             raise
         self._problems.pop(step, None)
+        if added and len(self.state.rows) > KEPT:
+            self.state.thin(self._used())
         return added
 
     def _skip(self, step: int, folder: Path, reason: str) -> None:
-        if step in self.state.rows and not is_usable(folder):
+        if self.state.has(step) and not is_usable(folder):
             return  # it was read before its weights were deleted
         self._problems[step] = reason
         self.say(f"skipped step {step}: {reason}")
@@ -173,8 +177,9 @@ class _Follower:
     def _report_if_behind(self) -> None:
         """A process that was killed may have read a checkpoint and not yet told of it."""
         told = {line.step for line in self._told.checkpoints} if self._told else set()
-        behind = [step for step in self._used() if step not in told]
-        if behind and len(self._used()) >= FEWEST:
+        used = self._used()
+        behind = [step for step in judged(self.request, self.state, used).steps if step not in told] if used else []
+        if behind and len(used) >= FEWEST:
             self._report(behind[-1], brief=False)
 
     def _used(self) -> list[int]:
@@ -184,7 +189,7 @@ class _Follower:
     def _report(self, step: int, *, brief: bool) -> None:
         run = judged(self.request, self.state, self._used())
         gram = gram_of(self.state, run)
-        line = line_of(step, run, gram)
+        line = line_of(step, run, gram, self.state.read_ever if run.first else 0)
         summary = None
         if not brief and len(run.steps) >= FEWEST and gram[-1, -1] > 0:
             summary = summary_of(self.state, run, gram, line, self.skipped, self._told)

@@ -15,6 +15,7 @@ from driftline.writing.record import Recipe
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NAMED_IN_CARD = re.compile(r"^base_model:\s*[\"']?([^\s\"']+)", re.MULTILINE)
+_LONGEST = 200  # characters of such a name; the Hub has fewer
 _CARD_LIMIT = 64 << 10  # bytes of a trainer's model card that are looked at
 
 
@@ -48,7 +49,9 @@ def base_model(trajectory: Trajectory) -> str | None:
         *_in_card(last.path / "README.md"),
         *_in_card(last.path.parent / "README.md"),
     )
-    return next((name for name in said if _HUB_NAME.fullmatch(name) and not Path(name).exists()), None)
+    return next(
+        (name for name in said if len(name) <= _LONGEST and _HUB_NAME.fullmatch(name) and not Path(name).exists()), None
+    )
 
 
 def _in_json(path: Path, key: str) -> Iterator[str]:

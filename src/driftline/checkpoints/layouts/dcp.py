@@ -24,6 +24,7 @@ from driftline.files.regular import open_regular
 
 NAME = "dcp"
 _METADATA = ".metadata"
+_LONGEST_NAME = 255  # characters, of a file
 # A box takes some sixty operations of the index, and stores six hundred bytes or more.
 _FEWEST_OPERATIONS, _MOST_OPERATIONS = 300_000, 10_000_000
 _SPARE = 64  # boxes that are described and empty
@@ -162,7 +163,7 @@ def _box(place: Path, where: Node, name: str) -> tuple[Path, Any]:
 def _read(place: Path, where: Node, name: str) -> tuple[Path, Any]:
     """The file, and what torch.save wrote into it there."""
     relative, start, length = (where.fields[key] for key in ("relative_path", "offset", "length"))
-    if not isinstance(relative, str):
+    if not isinstance(relative, str) or len(relative) > _LONGEST_NAME:
         raise ValueError
     if Path(relative).name != relative or relative in ("", ".", ".."):
         raise UnreadableCheckpoint(f"{place / _METADATA} names {relative!r}, which is outside its folder")

@@ -22,7 +22,7 @@ from driftline.checkpoints.unpickling import Node, counts
 from driftline.errors import UnreadableCheckpoint
 
 NAME = "deepspeed"
-_OPTIMIZER = re.compile(r"^(?:bf16_|fp16_)?zero_pp_rank_(\d{1,9})_mp_rank_00_optim_states\.pt$")
+_OPTIMIZER = re.compile(r"^(?:bf16_|fp16_)?zero_pp_rank_(\d{1,12})_mp_rank_00_optim_states\.pt$")
 _MODEL = re.compile(r"^(?:zero_pp_rank_(\d+)_)?mp_rank_00_model_states\.pt$")
 _FP32 = "F32"
 _MOST = 200_000  # parameters

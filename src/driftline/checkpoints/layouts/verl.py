@@ -25,7 +25,7 @@ from driftline.errors import UnreadableCheckpoint
 from driftline.files.json import read_json
 
 NAME = "verl-fsdp"
-_SHARD = re.compile(r"^model_world_size_(\d{1,9})_rank_(\d{1,9})\.pt$")
+_SHARD = re.compile(r"^model_world_size_(\d{1,12})_rank_(\d{1,12})\.pt$")
 _SAMPLE = 1 << 16  # elements at either end of a tensor, by which copies are told from cuts
 
 

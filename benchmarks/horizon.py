@@ -36,7 +36,7 @@ from driftline.forecast.useful_rate import UsefulRate, useful_rate
 from driftline.lab.record import read_run
 from driftline.linearity.drift import drift_test
 from driftline.studies.rates import MODELS
-from tables import ROOT, Table
+from tables import ROOT, Column, Table
 
 MODEL = {"plain": MODELS["plain"], "settled": MODELS["through momentum, settled"]}
 RULES = (*MODEL, "again")
@@ -111,7 +111,7 @@ def ends(steps: Sequence[int]) -> list[int]:
 
 def points_of(label: str, folder: Path) -> list[Point]:
     observed = observe(open_trajectory(folder))
-    return [{"run": label} | horizons(observed.only(range(row + 1))) for row in ends(observed.steps)]
+    return [{"run": label} | horizons(observed.only(range(row + 1))) for row in ends(observed.steps.tolist())]
 
 
 def score(out: Path, folders: Sequence[Path]) -> None:
@@ -246,7 +246,7 @@ def tell(out: Path, *, keep: bool) -> None:
             mine = {run: gained[run] for run in of_kind if run in gained}
             row[f"{pair[0]}, {by}"] = _gain(compared(mine), len(mine)) if mine else None
         rows.append(row)
-    columns = [
+    columns: list[Column] = [
         {"key": "kind", "title": "runs"},
         {"key": "runs", "title": "number"},
         {"key": "reach", "title": f"horizon over steps seen: today, {', '.join(RULES)}", "decimals": 2},

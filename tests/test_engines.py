@@ -230,6 +230,7 @@ def test_the_scan_is_the_same_to_the_last_bit_with_a_node_killed_in_it(
         assert ours.populations[0].sum_r2 == theirs.populations[0].sum_r2
         np.testing.assert_array_equal(ours.populations[1].histogram, theirs.populations[1].histogram)
         np.testing.assert_array_equal(ours.gram, theirs.gram)
+        np.testing.assert_array_equal(ours.along_start, theirs.along_start)
         np.testing.assert_array_equal(ours.sample, theirs.sample)
         np.testing.assert_array_equal(ours.positions, theirs.positions)
 

@@ -59,7 +59,7 @@ def rows(runs: int) -> Iterator[Row]:
         of = f"weights with drift of {drift} of the noise" if drift else "driftless weights"
         what = f"log-probs of {of}, {kl:.2f} nats of KL: drift found"
         yield Row(what, "" if drift else "17 % at .11 nats", hits, runs, at_most=None if drift else LEVEL)
-    dropping, few = np.where(np.arange(15) < 5, 1.0, 0.1), max(runs // 50, 2)
+    dropping, few = np.where(np.arange(15) < 5, 1.0, 0.1), max(runs // 10, 3)
     for name, rate, frozen, before in (
         ("a rate that drops to a tenth", dropping, 0.0, ".72 for .55"),
         ("nine weights of ten frozen", np.ones(15), 0.9, ".65 for .60"),

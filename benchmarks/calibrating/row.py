@@ -20,6 +20,7 @@ class Row:
         hits, runs: how many runs it was said of, of how many.
         at_most, at_least: the promise; false alarms have the first, power the second, coverage both.
         note: what else there is to say, such as a figure that is no share.
+        fails: it is known that the promise is not kept; docs/limits.md says so.
     """
 
     what: str
@@ -29,6 +30,7 @@ class Row:
     at_most: float | None = None
     at_least: float | None = None
     note: str = ""
+    fails: bool = False
 
     @property
     def share(self) -> float:
@@ -50,7 +52,9 @@ class Row:
 
     @property
     def holds(self) -> str:
-        """`yes`, `no`, or `too few runs` where the interval is too wide to say so."""
+        """`yes`, `no`, `cannot tell`, or `too few runs` where the interval is too wide to say so; "" of a row without a promise."""
+        if self.at_most is None and self.at_least is None:
+            return ""
         low, high = self.interval
         above = self.at_most is not None and self.share > self.at_most
         below = self.at_least is not None and self.share < self.at_least

@@ -10,6 +10,8 @@ from calibrating.row import Row
 from driftline.evaluation.metrics import bootstrap_interval, paired_difference
 
 _MEANS, _PROBLEMS, _SAMPLES = (0.01, 0.05, 0.2, 0.5), (16, 30, 200), (1, 4, 64)
+_BEFORE = {(0.05, (16,)): "82 %", (0.05, (30,)): "88 %"}
+_SMALL = 0.05  # the mean at which each number of problems has a row
 _ALIKE = 0.2  # correlation of two samples of one problem
 
 
@@ -23,27 +25,8 @@ def difficulty(kind: str, mean: float, problems: int, rng: np.random.Generator) 
 def rows(runs: int) -> Iterator[Row]:
     for kind in ("beta", "alike", "two kinds"):
         for mean in _MEANS:
-            covered = {
-                (problems, samples): sum(
-                    low <= mean <= high
-                    for low, high in (interval(kind, mean, problems, samples, seed) for seed in range(runs))
-                )
-                for problems in _PROBLEMS
-                for samples in _SAMPLES
-            }
-            worst = min(covered, key=lambda case: covered[case])
-            note = f"the worst: {covered[worst] / runs:.0%}, {worst[0]} problems of {worst[1]} samples"
-            every = sum(covered.values())
-            before = "82 % (16 problems)" if (kind, mean) == ("beta", 0.05) else ""
-            yield Row(
-                f"avg@k {mean} inside its interval, difficulty: {kind}",
-                before,
-                every,
-                runs * len(covered),
-                0.99,
-                0.93,
-                note,
-            )
+            for problems in [(n,) for n in _PROBLEMS] if mean == _SMALL else [_PROBLEMS]:
+                yield _covered(kind, mean, problems, runs)
     for problems, mean in ((16, 0.05), (30, 0.2), (100, 0.5)):
         refused = disagree = 0
         for seed in range(runs):
@@ -56,6 +39,23 @@ def rows(runs: int) -> Iterator[Row]:
         what = f"two equal models, {problems} problems of mean {mean}"
         yield Row(f"{what}: a difference is found", "", refused, runs, at_most=0.05)
         yield Row(f"{what}: test and interval disagree", "", disagree, runs, at_most=0.0)
+
+
+def _covered(kind: str, mean: float, problems: tuple[int, ...], runs: int) -> Row:
+    """How often the truth is inside, over numbers of problems and of samples alike."""
+    covered = {
+        (P, samples): sum(
+            low <= mean <= high for low, high in (interval(kind, mean, P, samples, seed) for seed in range(runs))
+        )
+        for P in problems
+        for samples in _SAMPLES
+    }
+    worst = min(covered, key=lambda case: covered[case])
+    note = f"the worst: {covered[worst] / runs:.0%}, {worst[0]} problems of {worst[1]} samples"
+    before = _BEFORE.get((mean, problems), "") if kind == "beta" else ""
+    of = f"{problems[0]} problems" if len(problems) == 1 else "16 to 200 problems"
+    what = f"avg@k {mean} inside its interval, {of}, difficulty: {kind}"
+    return Row(what, before, sum(covered.values()), runs * len(covered), 0.99, 0.93, note)
 
 
 def interval(kind: str, mean: float, problems: int, samples: int, seed: int) -> tuple[float, float]:

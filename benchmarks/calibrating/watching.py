@@ -14,7 +14,7 @@ from driftline.linearity.looks import LOOKS, Look, looked
 from driftline.linearity.statistics import gram_of_increments, rebased
 from driftline.watching.collapse import ENOUGH, direction_lost, moving_further
 
-_CHECKPOINTS, _CHANGE = 25, 14  # of a run in which something changes, and the interval at which it does
+CHECKPOINTS, CHANGE = 25, 14  # of a run in which something changes, and the interval at which it does
 _EARLIEST = 8  # checkpoints of a warning
 
 
@@ -56,22 +56,22 @@ def _run(
     return walks.increments(cov, directions, np.random.default_rng([seed, directions]), lengths), steps
 
 
-def _warned(increments: np.ndarray, steps: np.ndarray) -> set[str]:
-    """What is said at any checkpoint of a run whose learning rate is constant."""
+def warned(increments: np.ndarray, steps: np.ndarray, rates: np.ndarray | None = None) -> set[str]:
+    """What is said at any checkpoint of a run, with the mean learning rate of each interval; constant without."""
     said = set()
     for T in range(_EARLIEST, steps.size + 1):
         part, clock = increments[: T - 1, : T - 1], steps[:T].astype(float)
         if direction_lost(part, clock, BETA1) is not None:
             said.add("direction lost")
-        if moving_further(part, clock, np.zeros(T - 1)) is not None:
+        if moving_further(part, clock, np.zeros(T - 1) if rates is None else rates[: T - 1]) is not None:
             said.add("length")
     return said
 
 
 def _changes(runs: int) -> Iterator[Row]:
     """A change of spacing or batch is no loss of direction; that increments are longer is true of a smaller batch."""
-    K = _CHECKPOINTS - 1
-    late = np.arange(K) >= _CHANGE
+    K = CHECKPOINTS - 1
+    late = np.arange(K) >= CHANGE
     same = np.ones(K)
     for what, gaps, noise, before in (
         ("checkpoints four times as far apart", np.where(late, 40, 10), same, ("100 %", "0 %")),
@@ -79,7 +79,7 @@ def _changes(runs: int) -> Iterator[Row]:
         ("a batch an eighth as large", np.full(K, 20), np.where(late, np.sqrt(8), 1.0), ("100 %", "100 %")),
     ):
         for drift, measured in zip((0.0, 0.1), before, strict=True):  # no drift; as much as noise in 100 steps
-            said = [_warned(*_run(gaps, noise, drift, 2000, seed)) for seed in range(runs)]
+            said = [warned(*_run(gaps, noise, drift, 2000, seed)) for seed in range(runs)]
             whose = "straight runs" if drift else "driftless walks"
             hits = sum("direction lost" in one for one in said)
             longer = sum("length" in one for one in said) / runs
@@ -88,10 +88,10 @@ def _changes(runs: int) -> Iterator[Row]:
 
 
 def _plateau(runs: int) -> Iterator[Row]:
-    cov = walks.walk(np.arange(_CHECKPOINTS) * 20, BETA1)
-    ways = np.where(np.arange(_CHECKPOINTS - 1) < _CHANGE, 1.0, 0.0)
-    steps = np.arange(_CHECKPOINTS) * 20
-    said = [_warned(walks.increments(cov, 2000, np.random.default_rng(seed), ways), steps) for seed in range(runs)]
+    cov = walks.walk(np.arange(CHECKPOINTS) * 20, BETA1)
+    ways = np.where(np.arange(CHECKPOINTS - 1) < CHANGE, 1.0, 0.0)
+    steps = np.arange(CHECKPOINTS) * 20
+    said = [warned(walks.increments(cov, 2000, np.random.default_rng(seed), ways), steps) for seed in range(runs)]
     hits = sum("direction lost" in one for one in said)
     what = "runs that stand still from the middle on: direction lost (before: a collapse)"
     yield Row(what, "99.7 %", hits, runs, at_least=0.8)

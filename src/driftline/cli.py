@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
 import signal
 import sys
 import textwrap
@@ -33,6 +34,9 @@ Completion in your shell: driftline --tyro-print-completion bash (or zsh)
 def main() -> None:
     """Entry point: 0 done; 2 the input or the request is wrong, in one sentence; 1 a bug of ours."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written results are removed
+    for stream in (sys.stdout, sys.stderr):  # what is printed may have names in it that are not UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         match sys.argv[1:]:
             case []:

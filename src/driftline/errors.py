@@ -6,6 +6,14 @@ what to do; the command line prints it and exits with 2. Any other exception is 
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LONGEST = 400  # characters of another's message; a library may print a whole file
+
 
 class InputError(Exception):
     """The input or the request is wrong; the message says what, where and what to do."""
@@ -17,4 +25,27 @@ class UnreadableCheckpoint(InputError):
 
 def first_line(error: BaseException) -> str:
     """What a library says of its error, in one line: its first, or its type's name where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    said = f"no key {lines[0]}" if isinstance(error, KeyError) else lines[0]
+    if said.endswith(":") and len(lines) > 1:  # the first only says of what the next speaks
+        said = f"{said} {lines[1]}"
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
+
+
+@contextmanager
+def in_one_sentence(what: str, remedy: str) -> Iterator[None]:
+    """Whatever a library raises within becomes an `InputError`: `what` (its first line): `remedy`.
+
+    For input that a library reads by itself, which may raise anything for what is damaged. Its whole trace goes to
+    standard error where DRIFTLINE_DEBUG is 1.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if os.environ.get("DRIFTLINE_DEBUG") == "1":
+            traceback.print_exc(file=sys.stderr)
+        raise InputError(f"{what} ({first_line(error)}): {remedy}") from error

@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from driftline.errors import InputError, first_line
+from driftline.errors import InputError, in_one_sentence
 from driftline.files import remote
 from driftline.files.json import json_text, read_json
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -61,17 +61,21 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
         raise InputError(f"--dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
     quiet_libraries()
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
-    try:
-        with _on_disk(source, weights=True) as folder:
-            given = _gguf(source)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, trust_remote_code=False, **given)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(
-            f"{source} cannot be loaded as a causal language model ({first_line(error)}): give the folder of a complete one"
-        ) from error
-    if given:
-        _forget_quantisation(model)
-    return model.to(device or default_device()).eval()
+    given = _gguf(source)
+    with (
+        in_one_sentence(f"{source} cannot be loaded as a causal language model", "give the folder of a complete one"),
+        _on_disk(source, weights=True) as folder,
+    ):
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=wanted, trust_remote_code=False, output_loading_info=True, **given
+        )
+        if lacking := sorted(told["missing_keys"]):  # transformers fills them at random, and goes on
+            raise InputError(
+                f"{source} lacks {len(lacking)} tensors of its model ({lacking[0]}): give the folder of a complete one"
+            )
+        if given:
+            _forget_quantisation(model)
+        return model.to(device or default_device()).eval()
 
 
 def model_of(
@@ -97,17 +101,16 @@ def model_of(
     if dtype not in DTYPES[1:]:
         raise InputError(f"--dtype {dtype!r} is unknown: choose {', '.join(DTYPES)}")
     quiet_libraries()
-    try:
-        with _on_disk(source) as folder, tempfile.TemporaryDirectory(prefix="driftline-") as copy:
-            values = changed(read_json(Path(folder) / "config.json"))
-            (Path(copy) / "config.json").write_text(json_text(values))
-            config = AutoConfig.from_pretrained(copy, trust_remote_code=False)
+    with (
+        _configuration_loads(source),
+        _on_disk(source) as folder,
+        tempfile.TemporaryDirectory(prefix="driftline-") as copy,
+    ):
+        values = changed(read_json(Path(folder) / "config.json"))
+        (Path(copy) / "config.json").write_text(json_text(values))
+        config = AutoConfig.from_pretrained(copy, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(
-            f"{source} has no configuration that loads ({first_line(error)}): put that of its model there"
-        ) from error
-    return model.to(device or default_device()).eval()
+        return model.to(device or default_device()).eval()
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -121,18 +124,14 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     except ImportError as error:
         raise InputError(f"running a model needs {error.name}: pip install 'driftline[models]'") from error
     quiet_libraries()
-    try:
-        with _on_disk(source) as folder:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, padding_side="left", trust_remote_code=False, **_gguf(source)
-            )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(
-            f"{source} has no tokenizer that loads ({first_line(error)}): save that of its model beside it"
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    with (
+        in_one_sentence(f"{source} has no tokenizer that loads", "save that of its model beside it"),
+        _on_disk(source) as folder,
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False, **_gguf(source))
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
 
 
 def refuse_different_vocabularies(early: str | Path, late: str | Path) -> None:
@@ -155,32 +154,44 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def context_of(source: str | Path) -> int | None:
-    """The same of a saved model, from its configuration alone."""
-    from transformers import AutoConfig
+def configuration_of(source: str | Path) -> PretrainedConfig:
+    """A saved model's configuration as transformers reads it.
 
+    Raises:
+        InputError: there is none that loads.
+    """
     try:
-        with _on_disk(source) as folder:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{source} has no configuration that loads ({first_line(error)}): put that of its model there"
-        ) from error
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+        from transformers import AutoConfig
+    except ImportError as error:
+        raise InputError(f"running a model needs {error.name}: pip install 'driftline[models]'") from error
+    quiet_libraries()
+    with _configuration_loads(source), _on_disk(source) as folder:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config.get_text_config()  # which a damaged one does not have
+        return config
+
+
+def context_of(source: str | Path) -> int | None:
+    """Positions that a saved model was made for, from its configuration alone."""
+    return getattr(configuration_of(source).get_text_config(), "max_position_embeddings", None)
 
 
 def declared_ends(source: str | Path) -> frozenset[int]:
     """The tokens that end a completion, as a saved model's generation settings say, or its configuration without them."""
     from transformers import GenerationConfig
 
-    with _on_disk(source) as folder:
+    with _configuration_loads(source), _on_disk(source) as folder:
         try:
             settings = GenerationConfig.from_pretrained(folder)
         except OSError:
             settings = GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
-    declared = settings.eos_token_id
-    several = declared if isinstance(declared, (list, tuple)) else [declared]
-    return frozenset(token for token in several if token is not None)
+        declared = settings.eos_token_id
+        several = declared if isinstance(declared, (list, tuple)) else [declared]
+        return frozenset(token for token in several if token is not None)
+
+
+def _configuration_loads(source: str | Path) -> AbstractContextManager[None]:
+    return in_one_sentence(f"{source} has no configuration that loads", "put that of its model there")
 
 
 @contextmanager
@@ -218,3 +229,15 @@ def _must_look_like_a_model(folder: str | Path, source: str | Path) -> None:
         raise InputError(f"{source} has no config.json: give the folder of a model")
     if not path.exists() and (str(source).startswith((".", "/", "~")) or str(source).count("/") != 1):
         raise InputError(f"{source} does not exist: give a model's folder, or a Hub name such as owner/model")
+    refuse_pipes(path)
+
+
+def refuse_pipes(folder: Path) -> None:
+    """A library that opens what it finds in a folder would wait for ever for what a pipe says.
+
+    Raises:
+        InputError: something in it is neither a file nor a folder.
+    """
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.exists() and not entry.is_file() and not entry.is_dir():
+            raise InputError(f"{entry} is no file but a pipe, socket or device: take it out of the folder")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
@@ -28,6 +28,17 @@ def unseen(amount: int) -> None:
 def no_progress(what: str, total: int) -> Advance:
     """A `StartStage` that shows nothing."""
     return unseen
+
+
+class OpenBar(Protocol):
+    """Opens a bar for what is done in so many units: a context that gives what advances it."""
+
+    def __call__(self, what: str, total: int, /, *, unit: str = "bytes") -> AbstractContextManager[Advance]: ...
+
+
+def no_bar(what: str, total: int, /, *, unit: str = "bytes") -> AbstractContextManager[Advance]:
+    """An `OpenBar` that shows nothing."""
+    return nullcontext(unseen)
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
 
+from driftline.apart import Apart, Refused, TooMuch
 from driftline.errors import InputError
+from driftline.files.json import json_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,9 +45,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}, is not JSON ({error.msg}): write one object a line") from error
+            row = json_line(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}, is not JSON ({error}): write one object a line") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}, is not a JSON object: write one a line")
         rows.append(row)
@@ -57,27 +60,88 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
     """The prompt of a row with `prompt` (text) or `messages` (a list of role and content); `where` names it in errors.
 
     Raises:
-        InputError: it has neither, or the tokenizer has no chat template or the template refuses the messages.
+        InputError: it has neither, the tokenizer has no chat template, or refuses it, or takes too long over it.
     """
-    from jinja2 import TemplateError
-
     text, messages = row.get("prompt"), row.get("messages")
     if messages is not None:
         if tokenizer.chat_template is None:
             raise InputError(f"{where} has messages, but the model has no chat template: give prompt instead")
         must_be_messages(messages, where)
         said = [_as_text(message, where) for message in messages]
-        try:
-            rendered = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{where} does not fit the model's chat template ({error}): mend the messages, or give prompt"
-            ) from error
-        return Prompt(rendered, tokenizer(rendered, add_special_tokens=False).input_ids)
+        rendered = render(tokenizer, said, where)
+        return Prompt(rendered, token_ids(tokenizer, rendered, where, special=False))
     if not isinstance(text, str) or not text:
         raise InputError(f"{where} has neither prompt (a text) nor messages: add one")
     begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    return Prompt(text, tokenizer(text, add_special_tokens=not begun).input_ids)
+    return Prompt(text, token_ids(tokenizer, text, where, special=not begun))
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], where: str, **how: Any) -> str:
+    """A chat as the model's template writes it, for the assistant to go on unless `how` says otherwise.
+
+    The template is a program that came with the checkpoint: it runs apart, for five seconds of the processor at most.
+
+    Raises:
+        InputError: it refuses the messages, or passes a bound.
+    """
+    try:
+        return _apart(tokenizer)("render", list(messages), {"add_generation_prompt": True, **how})
+    except Refused as error:
+        raise InputError(
+            f"{where} does not fit the model's chat template ({error}): mend the messages, or give prompt"
+        ) from error
+    except TooMuch as error:
+        raise InputError(
+            f"{where} is not written by the model's chat template: it takes {error}; mend the template, or give prompt"
+        ) from error
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, where: str, *, special: bool) -> list[int]:
+    """The tokens of a text, made apart and within bounds; `special`: with those that the tokenizer puts around a text.
+
+    Raises:
+        InputError: the tokenizer cannot, or passes a bound.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where} has a text that the tokenizer refuses (half of a surrogate pair stands alone): mend the text"
+        ) from error
+    try:
+        return _apart(tokenizer)("tokens", text, special)
+    except Refused as error:
+        raise InputError(f"{where} has a text that the tokenizer refuses ({error}): mend the text") from error
+    except TooMuch as error:
+        raise InputError(f"{where} has a text over which the tokenizer takes {error}: give a shorter one") from error
+
+
+def make_ready(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Fork the process that works for the tokenizer, before there are threads."""
+    _apart(tokenizer).start()
+
+
+_SECONDS = 5.0
+_workers: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, Apart]] = WeakKeyDictionary()
+
+
+def _apart(tokenizer: PreTrainedTokenizerBase) -> Apart:
+    """What works for a tokenizer: one process as long as it lives, and another once its template was changed."""
+    template = tokenizer.chat_template
+    if tokenizer not in _workers or _workers[tokenizer][0] != template:
+        _workers[tokenizer] = template, Apart(partial(_work, ref(tokenizer)), seconds=_SECONDS)
+    return _workers[tokenizer][1]
+
+
+def _work(reference: ref[PreTrainedTokenizerBase], what: str, *arguments: Any) -> Any:
+    tokenizer = reference()
+    if tokenizer is None:
+        raise RuntimeError("the tokenizer has gone")
+    if what == "render":
+        messages, how = arguments
+        return tokenizer.apply_chat_template(messages, tokenize=False, **how)
+    text, special = arguments
+    return tokenizer(text, add_special_tokens=special).input_ids
 
 
 def _as_text(message: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 
 from driftline.errors import InputError, first_line
 from driftline.files.atomic import replace_text
+from driftline.files.json import read_json
 from driftline.files.record import Record
 from driftline.writing.record import Recipe, read_recipe
 
@@ -144,7 +144,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not files:
         raise InputError(f"{path} holds no result: give a folder that analyze, backtest, evaluate or sweep wrote")
     try:
-        read = json.loads(files[0].read_bytes())
+        read = read_json(files[0])
     except (OSError, ValueError) as error:
         raise InputError(f"{files[0]} cannot be read ({_line(error)}): give the folder of a result") from error
     if not isinstance(read, dict):
@@ -156,7 +156,7 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _leaves(item, f"{name}/{key}")
-    elif isinstance(value, (bool, int, float)) and math.isfinite(value):
+    elif isinstance(value, (bool, int, float)) and abs(value) <= sys.float_info.max:  # neither NaN nor infinite
         yield name, float(value)
 
 

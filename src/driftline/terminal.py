@@ -239,12 +239,14 @@ def comparison(record: Comparison) -> None:
 def backtest(record: BacktestRecord) -> None:
     """Skill of each method near and far, and how far ahead to trust it."""
     shown = {name: found for name, found in record.pooled.items() if name != "hold" and found}
-    rows, heads = [], ["", ""]
+    full = next(iter(shown.values()), [])
+    told = [full[0].horizon, full[(len(full) - 1) // 2].horizon] if full else []
+    rows = []
     for name, found in shown.items():
-        near, middle = found[0], found[(len(found) - 1) // 2]
-        heads = [f"{step_text(near.horizon)} steps", f"{step_text(middle.horizon)} steps"]
+        skills = {one.horizon: number(one.skill, 2) for one in found}
         horizon = number(float(record.horizons[name]), 0)
-        rows.append((name, number(near.skill, 2), number(middle.skill, 2), horizon))
+        rows.append((name, *(skills.get(one, "") for one in told), horizon))
+    heads = [f"{step_text(one)} steps" for one in told]
     _table(None, ["skill against holding", *heads, "good to"], rows)
     _persistence(record.persistence)
     _console().print(f"\n{record.sentence}\n")

@@ -1,4 +1,4 @@
-"""The short form of benchmarks/calibration.py: no promise is broken beyond chance."""
+"""The short form of benchmarks/calibration.py: no promise is broken beyond chance, but those that docs/limits.md names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from calibration import rooms, rows
 def test_no_promise_is_broken(room: str) -> None:
     found = list(rows(room, 60))
     assert found
-    assert [row for row in found if row.broken] == []
+    assert [row for row in found if row.broken and not row.fails] == []
 
 
 def test_a_row_says_what_holds() -> None:
@@ -26,6 +26,7 @@ def test_a_row_says_what_holds() -> None:
     assert Row("", "", 3, 10).interval == pytest.approx((0.067, 0.652), abs=0.001)
     assert Row("", "", 0, 300).interval == pytest.approx((0, 1 - 0.025 ** (1 / 300)))
     assert Row("", "", 6, 300, at_most=0.05).holds == "yes"
+    assert Row("", "", 6, 300).holds == ""
     assert Row("", "", 2, 60, at_most=0.05).holds == "too few runs"
     assert Row("", "", 4, 60, at_most=0.05).holds == "cannot tell"
     assert Row("", "", 60, 300, at_most=0.05).holds == "no"

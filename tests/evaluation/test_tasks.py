@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from driftline.errors import InputError
-from driftline.evaluation.tasks import Problem, Task, open_task
+from driftline.evaluation.tasks import Problem, Task, open_task, verifiers
 from driftline.evaluation.tasks.extraction import EXTRACTORS
 from driftline.evaluation.tasks.hub import INSTRUCTION
 from driftline.evaluation.tasks.verifiers import exact, math
@@ -291,6 +291,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch) -> None:
         with pytest.raises(InputError, match=f"needs {module}: pip install 'driftline\\[eval\\]'"):
             open_task(name)
     monkeypatch.setitem(sys.modules, "math_verify", None)
+    verifiers._math_verify.cache_clear()
     task = open_task(jsonl(tmp_path, {"prompt": "x", "answer": "1"}))
     with pytest.raises(InputError, match="needs math_verify"):
         task.score(r"\boxed{2}", 0)

@@ -34,6 +34,8 @@ def reference(run: dict[int, dict[str, np.ndarray]], name: str, dtype: str, cloc
         "r2": r2,
         "range": np.ptp(W, axis=0),
         "gram": D @ D.T,
+        "along_start": D @ W[0],
+        "lengths": np.sqrt((D**2).sum(1)),
         "distinct": distinct,
         "kept": (np.diff(W, axis=0) == 0).sum(1),
         "W": W,
@@ -68,6 +70,10 @@ def test_agrees_with_float64_over_whole_checkpoints(
         )
         np.testing.assert_array_equal(tensor.kept, expected["kept"])
         np.testing.assert_allclose(tensor.gram, expected["gram"], rtol=1e-5, atol=1e-6 * np.abs(expected["gram"]).max())
+        start = expected["W"][0]
+        assert tensor.start_square == pytest.approx(start @ start, rel=1e-5)
+        error = 1e-6 * np.sqrt(start @ start) * expected["lengths"].max()
+        np.testing.assert_allclose(tensor.along_start, expected["along_start"], rtol=1e-5, atol=error)
         assert tensor.largest_range == pytest.approx(expected["range"].max(), rel=1e-6)
         for position, values in zip(tensor.positions, tensor.sample, strict=True):
             np.testing.assert_array_equal(values, expected["W"][:, position].astype(np.float32))
@@ -133,11 +139,36 @@ def test_results_do_not_depend_on_threads_or_on_where_chunks_fall(
     (one,), (four,) = scan(trajectory, engine=LocalEngine(1)), scan(trajectory, engine=LocalEngine(4))
     assert one.populations[0].sum_r2 == four.populations[0].sum_r2
     np.testing.assert_array_equal(one.gram, four.gram)
+    np.testing.assert_array_equal(one.along_start, four.along_start)
+    assert one.start_square == four.start_square
     np.testing.assert_array_equal(one.positions, four.positions)
     monkeypatch.undo()
     (whole,) = scan(trajectory)
     np.testing.assert_array_equal(whole.populations[0].histogram, one.populations[0].histogram)
     np.testing.assert_allclose(whole.gram, one.gram, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_products_with_weights_whose_squares_leave_float32(
+    make_run: MakeRun, rng: np.random.Generator, size: float
+) -> None:
+    """A mask's constant, say: weights that huge are measured as they were, and what does not move stays exact."""
+    start = size * rng.standard_normal(3000)
+    run = {step: {"w": start * (1 - 1e-3 * step), "still": np.full(50, 3e38)} for step in (0, 1, 2, 3)}
+    found = {tensor.name: tensor for tensor in scan(open_trajectory(make_run(run)))}
+    if size > 1:
+        W = np.stack([run[step]["w"].astype(np.float32).astype(np.float64) for step in run])
+        np.testing.assert_allclose(found["w"].along_start, (W - W[0]) @ W[0], rtol=1e-6)
+    assert found["still"].start_square == pytest.approx(50 * 3e38**2, rel=1e-6)
+    np.testing.assert_array_equal(found["still"].along_start, np.zeros(4))
+
+
+def test_a_tensor_that_pauses_has_equal_products(make_run: MakeRun, rng: np.random.Generator) -> None:
+    first, later = rng.standard_normal((2, 40_000)).astype(np.float32)
+    rows = [first, first, later, later, first]
+    (tensor,) = scan(open_trajectory(make_run({step: {"w": row} for step, row in enumerate(rows)})))
+    assert tensor.along_start[0] == tensor.along_start[1] == tensor.along_start[4] == 0
+    assert tensor.along_start[2] == tensor.along_start[3] != 0
 
 
 def test_mixed_dtypes_are_read_each_in_its_own(make_run: MakeRun, rng: np.random.Generator) -> None:

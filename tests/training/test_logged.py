@@ -73,6 +73,12 @@ def test_of_pure_noise_nothing_is_said_of_drift_but_beside_chance():
     assert max(abs(one["increment_cosine"] - one["null_increment_cosine"]) for one in far) < 0.2
 
 
+def test_a_straight_run_has_a_horizon_once_its_drift_is_told_from_momentum():
+    found, _ = figures_of(walk(42, 1.0))
+    assert found[30]["recommended_horizon"] == 0
+    assert found[-1]["recommended_horizon"] > 0
+
+
 def test_a_direction_that_is_lost_is_told_with_its_step():
     found, _ = figures_of(walk(24, 1.0, turn=18), 0.0)
     assert found[16]["direction_lost"] == 0

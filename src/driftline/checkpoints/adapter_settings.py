@@ -7,12 +7,12 @@ peft's `adapter_config.json`, or verl's `lora_train_meta.json`; beside the weigh
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from driftline.checkpoints.adapter_patterns import first_matches
 from driftline.checkpoints.git_lfs import refuse_pointer
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
@@ -42,6 +42,7 @@ class AdapterSettings:
     Attributes:
         path: the file they were found in.
         alpha: lora_alpha, as it stands there; None where no file says it.
+        alpha_pattern: pattern -> alpha of the modules that match it; alphas: the same by module, see `for_modules`.
         tokens: token ids whose rows are trained, by the end of their module's name.
         taken_out: the init that changed the base, such as `pissa`; empty for those that leave it.
         model_type: of the model's configuration, where it is known.
@@ -51,6 +52,7 @@ class AdapterSettings:
     path: Path
     alpha: Any = None
     alpha_pattern: Mapping[str, Any] = field(default_factory=dict)
+    alphas: Mapping[str, Any] = field(default_factory=dict)
     stabilised: bool = False
     transposed: bool = False
     dora: bool = False
@@ -59,15 +61,32 @@ class AdapterSettings:
     keeps_tie: bool = False
     model_type: str = ""
 
+    def for_modules(self, modules: Iterable[str]) -> AdapterSettings:
+        """The settings with the alpha of each module that a pattern is of.
+
+        Raises:
+            UnreadableCheckpoint: the patterns take too long to match.
+        """
+        if self.alpha is None or not self.alpha_pattern:
+            return self
+        names, patterns = tuple(modules), tuple(self.alpha_pattern)
+        matches = first_matches(patterns, names)
+        if matches is None:
+            raise UnreadableCheckpoint(
+                f"{self.path} has an alpha_pattern that takes too long to match ({patterns[0][:60]!r}): name the modules plainly"
+            )
+        pairs = zip(names, matches, strict=True)
+        return replace(self, alphas={name: self.alpha_pattern[patterns[i]] for name, i in pairs if i is not None})
+
     def scale(self, module: str, rank: int) -> float:
-        """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; 1 where alpha is not known.
+        """Of a module that `for_modules` was told of: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; 1 where alpha is not known.
 
         Raises:
             UnreadableCheckpoint: alpha is no number.
         """
         if self.alpha is None:
             return 1.0
-        alpha = _by_pattern(self.alpha_pattern, module, self.alpha)
+        alpha = self.alphas.get(module, self.alpha)
         if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not abs(alpha) < 1e15:
             raise UnreadableCheckpoint(f"{self.path} has no number as lora_alpha: the adapter's scale is not known")
         return alpha / (math.sqrt(rank) if self.stabilised else rank)
@@ -120,7 +139,8 @@ def read_settings(path: Path) -> AdapterSettings:
                 "merge_and_unload(), and name the merged folders"
             )
     alpha = config.get("lora_alpha", False)
-    init = str(config.get("init_lora_weights", ""))
+    init = config.get("init_lora_weights")
+    init = init if isinstance(init, str) else ""
     pattern = config.get("alpha_pattern")
     return AdapterSettings(
         path,
@@ -157,14 +177,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UnreadableCheckpoint(f"{path} is not of a LoRA adapter: merge each checkpoint into a full model first")
     return found
-
-
-def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
-    """peft's rule: the first key that is a regular expression for the end of the module's name."""
-    for pattern, value in patterns.items():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        except re.error:
-            continue
-    return otherwise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,7 +28,9 @@ from driftline.checkpoints.reasons import by_reason, grouped
 from driftline.errors import InputError
 from driftline.files import remote
 
-STEP_PAIR = re.compile(r"^(\d{1,12})=(.+)$")
+STEP, STRIDE = r"\d{1,12}", r"[1-9]\d{0,11}"
+STEP_PAIR = re.compile(rf"^({STEP})=(.+)$", re.DOTALL)
+CHOICE = rf"(?:{STEP})?:(?:{STEP})?(?::{STRIDE})?|{STEP}(?:,{STEP})*"  # of steps
 LOOKED_FOR = "checkpoint-N, global_step_N, step_N, step-N, iter_N, ckpt-N, epoch_N or N alone"
 _WITHIN = ("_actor", "", "checkpoints", "checkpoint", "weights")  # full precision before rounded copies
 
@@ -236,20 +239,21 @@ def choose_steps(available: Sequence[int], chosen: str | None, *, flag: str = "-
     """
     if chosen is None:
         return list(available)
-    if match := re.fullmatch(r"(\d*):(\d*)(?::([1-9]\d*))?", chosen):
-        first = int(match[1] or available[0])
-        last = int(match[2] or available[-1])
-        stride = int(match[3] or 1)
+    if not re.fullmatch(CHOICE, chosen, re.ASCII):
+        raise InputError(
+            f"{flag} {chosen!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200: give one of these"
+        )
+    if ":" in chosen:
+        first, last, stride = (
+            int(part) if part else whole
+            for part, whole in zip_longest(chosen.split(":"), [available[0], available[-1], 1])
+        )
         steps = [step for step in available if first <= step <= last and (step - first) % stride == 0]
-    elif re.fullmatch(r"\d+(,\d+)*", chosen):
+    else:
         steps = sorted({int(step) for step in chosen.split(",")})
         for step in steps:
             if step not in available:
                 raise InputError(f"step {step} is not in the run: choose among the steps {_listed(available)}")
-    else:
-        raise InputError(
-            f"{flag} {chosen!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200: give one of these"
-        )
     if not steps:
         raise InputError(f"{flag} {chosen} selects no checkpoint: choose among the steps {_listed(available)}")
     return steps

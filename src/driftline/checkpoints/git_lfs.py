@@ -6,6 +6,7 @@ from pathlib import Path
 
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
+from driftline.files.regular import open_regular
 
 BEGINNING = b"version https://git-lfs"
 _LARGEST = 1024  # bytes, by the specification
@@ -25,7 +26,7 @@ def is_pointer(path: Path) -> bool:
     try:
         if remote.is_remote(path) or not path.is_file() or path.stat().st_size > _LARGEST:
             return False
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(BEGINNING)) == BEGINNING
     except OSError:
         return False

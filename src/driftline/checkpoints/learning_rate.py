@@ -25,6 +25,7 @@ from driftline.checkpoints.torch_file import read_torch_file
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import LIMIT, read_json
+from driftline.files.regular import open_regular
 
 _CONSTANT = 0.999  # a rate that stays above this share of its highest does not fall
 
@@ -195,7 +196,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
         OSError: the file cannot be read.
         ValueError: a line is no object, or is too long for one of a log.
     """
-    with file.open("rb") as lines:
+    with open_regular(file) as lines:
         taken = 0
         while (line := lines.readline(_ROW_BYTES)) and taken < LIMIT:
             taken += len(line)

@@ -28,6 +28,7 @@ _PLAIN = re.compile(r"\.(?:modules_to_save|base_layer|token_adapter\.base_layer)
 _UNUSED = re.compile(r"\.(?:original_module|trainable_tokens_original|token_adapter\.(?!base_layer))(?:\.|$)")
 
 
+_WIDEST = 1 << 17  # what is written in a line and read as a square: the shorter side of any layer's matrix is less
 _MARKS = (".lora_", ".modules_to_save.", ".token_adapter.", ".base_layer.", "prompt_encoder.")
 
 
@@ -90,6 +91,7 @@ def assemble(tensors: Mapping[str, TensorInfo], where: Path, settings: AdapterSe
             f"{where} holds an adapter of peft that is not LoRA{f', around {min(foreign)!r}' if foreign else ''}: merge each "
             "checkpoint with peft's merge_and_unload(), and name the merged folders"
         )
+    settings = settings.for_modules(module for module, _ in pairs)
     for (module, embedding), pair in pairs.items():
         name = f"{module}.weight"
         product = _product(name, pair, where, settings, embedding)
@@ -197,6 +199,10 @@ def _product(
             f"linear and embedding layers are read{hint}"
         )
     rank, fan_in = right.shape
+    if min(left.shape[0], fan_in) > _WIDEST:
+        raise UnreadableCheckpoint(
+            f"{where}: {name!r} would be a matrix of {left.shape[0]:,} × {fan_in:,}, which no layer has: damaged"
+        )
     transposed = embedding or settings.transposed
     shape = (fan_in, left.shape[0]) if transposed else (left.shape[0], fan_in)
     factor = settings.scale(name.removesuffix(".weight"), rank)

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from driftline.checkpoints.folder_names import TAGGED, is_epoch, step_name
+from driftline.files.regular import open_regular
 
 _NUMBER = ("latest_checkpointed_iteration.txt", "latest_ckpt_global_step.txt")
 _TAG = "latest"
@@ -34,7 +35,7 @@ def after_marker(place: Path, family: str, steps: Collection[int]) -> tuple[dict
         try:
             if not path.is_file():
                 continue
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 text = file.read(_LONGEST).decode("utf-8", "replace").strip()
         except OSError:
             continue

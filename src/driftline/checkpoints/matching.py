@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 
 from driftline.checkpoints.composed import chain, window
 from driftline.checkpoints.layouts import Checkpoint
@@ -22,7 +22,7 @@ from driftline.checkpoints.torchtitan_names import are_torchtitan, as_hugging_fa
 
 _ENOUGH = 0.5  # of the weights: a checkpoint that shares fewer is of another model, or under names that are not known
 _EXPERT = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-_ONE_EXPERT = re.compile(r"^(.*experts)\.(\d+)\.(gate|up|down)_proj(\.weight)?$")
+_ONE_EXPERT = re.compile(r"^(.*experts)\.(\d{1,9})\.(gate|up|down)_proj(\.weight)?$")
 _FUSED_EXPERTS = re.compile(r"^(.*experts)\.(gate_up|gate|up|down)_proj$")
 _BACKBONES = ("transformer", "gpt_neox", "backbone")  # what the rest of a model is put around, at the front of a name
 _JOINED = {"gate_up_proj": ("gate_proj", "up_proj"), "qkv_proj": ("q_proj", "k_proj", "v_proj")}
@@ -148,7 +148,7 @@ def _by_plain_name(tensors: Shapes) -> dict[str, TensorInfo]:
     return {short: info for short, info in found.items() if short not in twice}
 
 
-@cache
+@lru_cache(1 << 16)
 def plain(name: str) -> str:
     """A name without what says in which model of a larger one it lies, and with one spelling for a mixture's experts."""
     parts = [part for part in name.split(".") if part not in ("model", "language_model", "text_model")]
@@ -178,10 +178,8 @@ def _made(name: str, wanted: TensorInfo, known: Shapes, sought: Shapes) -> Made 
     owner, _, projection = stem.rpartition(".")
     if projection in _JOINED:
         parts = [known.get(f"{owner}.{part}.{last}") for part in _JOINED[projection]]
-        if any(part is None or part.shape[1:] != wanted.shape[1:] for part in parts):
-            return None
-        there = [part for part in parts if part is not None]
-        if sum(part.shape[0] for part in there) != wanted.shape[0]:
+        there = [part for part in parts if part is not None and part.shape and part.shape[1:] == wanted.shape[1:]]
+        if not wanted.shape or len(there) < len(parts) or sum(part.shape[0] for part in there) != wanted.shape[0]:
             return None
         return chain(wanted.name, wanted.shape, there), {part.name for part in there}
     if projection in _OF_JOINED:

@@ -5,8 +5,10 @@ The momentum is read as data from what the trainer left; no pickle is executed. 
 - `run.json` beside the checkpoints (`optimizer.adam_beta1`);
 - the optimizer's state in the last checkpoint that has one: transformers and accelerate (`optimizer.pt`, `optimizer.bin`),
   verl (`optim_world_size_W_rank_0.pt`), DeepSpeed (`*zero_pp_rank_0_mp_rank_00_optim_states.pt`, or its configuration in
-  `mp_rank_00_model_states.pt`);
-- `training_args.bin` of transformers and TRL.
+  `mp_rank_00_model_states.pt`), Megatron (`common.pt`), and torch's distributed checkpoints (torchtitan, prime-rl,
+  NeMo-RL, accelerate's FSDP);
+- `training_args.bin` of transformers and TRL;
+- the trainer's configuration in YAML or TOML, see `optimizer_settings`.
 
 A file that is not understood is as if it were not there.
 """
@@ -19,7 +21,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from driftline.checkpoints.torch_file import Node, read_torch_file
+from driftline.checkpoints.layouts import dcp
+from driftline.checkpoints.optimizer_settings import NAMES, UNLIKE, WITHOUT, beta1_in_settings, decay
+from driftline.checkpoints.torch_file import read_torch_file
+from driftline.checkpoints.unpickling import Node
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import read_json
@@ -36,10 +41,13 @@ _STATES = (
     "global_step*/*zero_pp_rank_0_mp_rank_00_optim_states.pt",
     "mp_rank_00_model_states.pt",
     "global_step*/mp_rank_00_model_states.pt",
+    "common.pt",
+    "iter_*/common.pt",
+    "dist_ckpt/common.pt",
 )
+_DISTRIBUTED = ".metadata"
 _ARGUMENTS = "training_args.bin"
-_WITHOUT = ("sgd", "adafactor", "adagrad", "rmsprop", "lomo", "adalomo")  # no momentum unless their arguments say so
-_UNLIKE = ("ademamix", "schedule_free")  # which average over more than beta1 says
+_OUTPUTS = ("weights", "checkpoints", "ckpt", "ckpts")  # folders of a run that hold nothing but checkpoints
 
 
 @dataclass(frozen=True)
@@ -98,14 +106,14 @@ def beta1_of(folders: Sequence[Path]) -> tuple[float, str]:
     except (OSError, ValueError):
         record = None
     optimizer = record.get("optimizer") if isinstance(record, dict) else None
-    value = _decay(optimizer.get("adam_beta1")) if isinstance(optimizer, dict) else None
+    value = decay(optimizer.get("adam_beta1")) if isinstance(optimizer, dict) else None
     if value is not None:
         return value, "run.json"
     if not remote.is_remote(folders[-1]):  # where each look is a request
         for file in _files(folders):
             value = _beta1_in(file)
             if value is not None:
-                return value, file.name
+                return value, f"{file.parent.name}/{file.name}" if file.name == _DISTRIBUTED else file.name
     return DEFAULT_BETA1, ASSUMED
 
 
@@ -118,8 +126,14 @@ def _files(folders: Sequence[Path]) -> Iterator[Path]:
                     yield from sorted((folder / place).glob(name))
                 except OSError:
                     continue
-    for folder in (*last, folders[-1].parent):
+        for depth in range(4):
+            yield from sorted(folder.glob("*/" * depth + _DISTRIBUTED))
+    run = folders[-1].parent
+    for folder in (*last, run):
         yield folder / _ARGUMENTS
+    for folder in (*last, run, *([run.parent] if run.name in _OUTPUTS else [])):
+        for name in NAMES:
+            yield folder / name
 
 
 def _beta1_in(file: Path) -> float | None:
@@ -133,10 +147,32 @@ def _beta1_in(file: Path) -> float | None:
 @lru_cache(maxsize=256)  # a run that is watched is asked at every checkpoint
 def _read(file: Path, changed: int, size: int) -> float | None:
     try:
+        if file.suffix in (".yaml", ".yml", ".toml"):
+            return beta1_in_settings(file)
+        if file.name == _DISTRIBUTED:
+            return _of_objects(dcp.objects(file.parent, _says_of_momentum))
         content = read_torch_file(file)
-    except UnreadableCheckpoint:
+    except (UnreadableCheckpoint, OSError, ValueError):
         return None
     return _of_arguments(content.fields) if isinstance(content, Node) else _of_state(content)
+
+
+def _says_of_momentum(name: str) -> bool:
+    return name.rpartition(".")[2] in ("param_groups", "betas", "momentum", "beta1", "eps", "weight_sum")
+
+
+def _of_objects(objects: dict[str, Any]) -> float | None:
+    """Of an optimizer's groups in a distributed checkpoint, as lists of groups or a setting of each parameter."""
+    groups: list[Any] = []
+    settings: dict[str, dict[Any, Any]] = {}
+    for name, value in objects.items():
+        of, _, key = name.rpartition(".")
+        if key == "param_groups":
+            groups += value if isinstance(value, list) else []
+        else:
+            settings.setdefault(of, {})[key] = value
+    settings = {of: group for of, group in settings.items() if group.keys() != {"eps"}}
+    return _of_state({"param_groups": [*groups, *settings.values()]})
 
 
 def _of_state(state: Any, depth: int = 4) -> float | None:
@@ -162,30 +198,26 @@ def _of_group(group: dict[Any, Any]) -> float | None:
         if isinstance(betas, (tuple, list)) and (
             "eps" not in group or len(betas) != 2
         ):  # Lion's memory is the second's
-            return max((value for value in map(_decay, betas) if value is not None), default=None)
+            return max((value for value in map(decay, betas) if value is not None), default=None)
         return _of_betas(betas)
     if "beta1" in group:  # Adafactor
-        return 0.0 if group["beta1"] is None else _decay(group["beta1"])
-    return _decay(group.get("momentum"))
+        return 0.0 if group["beta1"] is None else decay(group["beta1"])
+    return decay(group.get("momentum"))
 
 
 def _of_betas(betas: Any) -> float | None:
-    return _decay(betas[0]) if isinstance(betas, (tuple, list)) and betas else None
+    return decay(betas[0]) if isinstance(betas, (tuple, list)) and betas else None
 
 
 def _of_arguments(arguments: dict[str, Any]) -> float | None:
     """Of transformers' TrainingArguments; None where its optimizer's own arguments, or DeepSpeed's, may say otherwise."""
     optim = arguments.get("optim")
-    name = str(optim.args[0] if isinstance(optim, Node) and optim.args else optim).lower()
-    if arguments.get("optim_args") or arguments.get("deepspeed") or any(word in name for word in _UNLIKE):
+    said = optim.args[0] if isinstance(optim, Node) and optim.args else optim
+    name = said.lower() if isinstance(said, str) else ""
+    if arguments.get("optim_args") or arguments.get("deepspeed") or any(word in name for word in UNLIKE):
         return None
     if "lion" in name:
-        return _decay(arguments.get("adam_beta2"))
+        return decay(arguments.get("adam_beta2"))
     if "adam" in name:
-        return _decay(arguments.get("adam_beta1"))
-    return 0.0 if name.startswith(_WITHOUT) else None
-
-
-def _decay(value: Any) -> float | None:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1
-    return float(value) if known else None
+        return decay(arguments.get("adam_beta1"))
+    return 0.0 if name.startswith(WITHOUT) else None

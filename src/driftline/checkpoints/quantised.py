@@ -69,7 +69,7 @@ def _block(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _scaled(info: TensorInfo, scale: TensorInfo, block: tuple[int, int] | None, where: Path) -> Scaled:
     """Raises `UnreadableCheckpoint` where the scale does not say which block has which."""
-    rows, columns = (info.shape[0], 1) if len(info.shape) == 1 else info.shape[-2:]
+    rows, columns = (1, 1, *info.shape)[-2:] if len(info.shape) != 1 else (info.shape[0], 1)
     blocks = _extents(rows, columns, info.shape[:-2], scale, block)
     if blocks is None or scale.dtype not in ("F32", "BF16", "F16", "F64"):
         raise UnreadableCheckpoint(

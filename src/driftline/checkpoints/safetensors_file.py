@@ -17,11 +17,13 @@ from driftline.checkpoints.git_lfs import BEGINNING, sentence
 from driftline.checkpoints.tensors import Opaque, Stored
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
+from driftline.files.regular import open_regular
 
 # The format allows headers of 100 MB; these, enough for 200,000 tensors in one file, bound the memory that a
 # hostile one can take when it is parsed.
 HEADER_LIMIT = 32 << 20  # bytes
 _ITEMS_LIMIT = 2_000_000  # brackets and commas
+_NAME, _AXES, _FAR = 1024, 64, 1 << 62  # characters of a name, axes of a tensor, and what no disk can hold
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -77,7 +79,7 @@ def _header_text(path: Path) -> tuple[int, bytes, int]:
         file_bytes = remote.size(path)
         length = _length(path, file_bytes, remote.read(path, 0, min(8, file_bytes)))
         return file_bytes, remote.read(path, 8, min(length, file_bytes - 8)), length
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file_bytes = os.fstat(file.fileno()).st_size
         length = _length(path, file_bytes, file.read(8))
         return file_bytes, file.read(length), length
@@ -96,10 +98,12 @@ def _length(path: Path, file_bytes: int, prefix: bytes) -> int:
 
 def _tensor(path: Path, name: str, entry: dict, data_start: int) -> Stored:
     name.encode()  # refuses half a character
+    if len(name) > _NAME:
+        raise ValueError(f"tensor {name[:40]!r}... has a name of {len(name):,} characters")
     shape, dtype, (begin, end) = tuple(entry["shape"]), entry["dtype"], entry["data_offsets"]
     if not isinstance(dtype, str):
         raise ValueError(f"tensor {name!r} has no dtype")
-    if any(type(extent) is not int or extent < 0 for extent in (*shape, begin, end)):
+    if len(shape) > _AXES or any(type(extent) is not int or not 0 <= extent < _FAR for extent in (*shape, begin, end)):
         raise ValueError(f"tensor {name!r} has a shape or offset that is not a count")
     if dtype not in ITEM_BYTES:
         return Opaque(name, shape, dtype, path, data_start + begin, end - begin)

@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from driftline.checkpoints.torch_file import Node, Part, called, part_of
+from driftline.checkpoints.torch_file import Part, part_of
+from driftline.checkpoints.unpickling import Node, called, counts
 from driftline.errors import UnreadableCheckpoint
+
+_MOST = 64  # dimensions of a mesh
 
 
 def is_dtensor(value: Any) -> bool:
@@ -24,14 +27,16 @@ def box_of(value: Node, rank: int, where: str) -> tuple[tuple[int, ...], tuple[i
     """
     try:
         _, _, made_with, states = value.args
-        state = {k: v for part in (states if isinstance(states, tuple) else (states,)) for k, v in (part or {}).items()}
-        shape = tuple(made_with[2])
+        state = {
+            k: v for part in (states if isinstance(states, tuple) else (states,)) for k, v in _few(part or {}).items()
+        }
+        shape = counts(made_with[2])
         spec = state["_spec"].fields
         local = part_of(state["_local_tensor"], where)
         mesh = spec["mesh"].fields
-        placements = list(spec["placements"])
+        placements = list(_few(spec["placements"]))
         extents = _mesh_shape(mesh)
-        coordinate = mesh.get("_coordinate_on_dim") or _unravel(rank, extents)
+        coordinate = counts(mesh.get("_coordinate_on_dim") or _unravel(rank, extents))
         if local is None or len(placements) != len(extents) or len(coordinate) != len(extents):
             raise ValueError
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -49,6 +54,13 @@ def box_of(value: Node, rank: int, where: str) -> tuple[tuple[int, ...], tuple[i
     return shape, tuple(begin), local
 
 
+def _few(values: Any) -> Any:
+    """Raises `ValueError` where there are more than any mesh has dimensions, or any tensor attributes."""
+    if len(values) > _MOST:
+        raise ValueError
+    return values
+
+
 def _cut(
     shape: tuple[int, ...], placements: list[Any], extents: tuple[int, ...], coordinate: Sequence[int], where: str
 ) -> tuple[list[int], list[int]]:
@@ -63,7 +75,7 @@ def _cut(
                 f"{where} holds a tensor placed by {kind or 'something else'}, which is not read: merge the ranks with "
                 "the trainer's own script"
             )
-        axis = placement.fields["dim"]
+        (axis,) = counts((placement.fields["dim"],))
         chunk = -(-extent[axis] // count)
         first = min(place * chunk, extent[axis])
         begin[axis] += first
@@ -76,9 +88,9 @@ def _mesh_shape(mesh: dict[str, Any]) -> tuple[int, ...]:
     if "_layout" in mesh:
         layout = mesh["_layout"].fields
         if "axes" in layout:
-            return tuple(math.prod(axis.fields["shape"]) for axis in layout["axes"])
+            return tuple(math.prod(counts(axis.fields["shape"])) for axis in _few(layout["axes"]))
         shape = layout.get("shape", mesh["_layout"].args[:1])
-        return tuple(shape) if not isinstance(shape, int) else (shape,)
+        return counts(shape if not isinstance(shape, int) else (shape,))
     tensor = part_of(mesh["mesh"], "mesh")
     if tensor is None:
         raise ValueError("no mesh")

@@ -19,7 +19,7 @@ import numpy as np
 
 from driftline.checkpoints import dtypes
 from driftline.errors import UnreadableCheckpoint
-from driftline.files import remote
+from driftline.files import regular, remote
 
 
 def read_range(file: Path, position: int, buffer: np.ndarray, what: str) -> None:
@@ -42,7 +42,7 @@ def read_range(file: Path, position: int, buffer: np.ndarray, what: str) -> None
                 raise UnreadableCheckpoint(f"{file} became shorter while {what!r} was read")
             view[:] = found
             return
-        descriptor = os.open(file, os.O_RDONLY)
+        descriptor = regular.descriptor(file)
         try:
             while view:
                 got = os.preadv(descriptor, [view], position)

@@ -34,6 +34,7 @@ _IN_LAYER = {
 }
 _EXPERTS = re.compile(r"^moe\.(?:routed_experts\.inner_|)experts\.(w[123])(?:_[A-Z]{3})?$")
 _PROJECTION = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+_MOST_EXPERTS = 1 << 16
 _KNOWN = ("llama", "qwen3", "qwen3_moe")
 
 
@@ -64,7 +65,7 @@ def as_hugging_face(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]
         if match is None:
             return None
         inner = match[2].replace("attention.qkv_linear.", "attention.")
-        if (experts := _EXPERTS.match(inner)) and len(info.shape) == 3:
+        if (experts := _EXPERTS.match(inner)) and len(info.shape) == 3 and info.shape[0] <= _MOST_EXPERTS:
             for expert in range(info.shape[0]):
                 one = f"model.layers.{match[1]}.mlp.experts.{expert}.{_PROJECTION[experts[1]]}.weight"
                 found[one] = window(one, info.shape[1:], info, expert * info.shape[1] * info.shape[2])
@@ -77,7 +78,7 @@ def as_hugging_face(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]
 
 
 def _turned(info: TensorInfo, heads: int | None) -> TensorInfo:
-    if heads is None or info.shape[0] % (2 * heads):
+    if heads is None or heads < 1 or not info.shape or info.shape[0] % (2 * heads):
         return info
     if isinstance(info, LowRank):  # the rows of B·A are those of B
         base = None if info.base is None else _turned(info.base, heads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,8 @@ class Backtest:
     memory: Memory = Memory()
     rank: int = 1
     """directions of relex"""
+    next_: Annotated[bool, arg(name="next")] = False
+    """test next too, which trains networks at every cutoff"""
     analysis: Annotated[Path | None, arg(metavar="DIR")] = None
     """a result of driftline analyze of these steps: nothing is read twice"""
     printing: Printing = Printing()
@@ -37,6 +40,7 @@ def run(request: Backtest) -> BacktestRecord:
     from driftline.files.record import UNSET, write_record
     from driftline.forecast.ahead import ahead_of
     from driftline.forecast.backtest import measure, write_groups
+    from driftline.forecast.moves import try_next
     from driftline.forecast.observations import observe
     from driftline.forecast.record import MARK
     from driftline.linearity.learning_rate import changed
@@ -57,6 +61,10 @@ def run(request: Backtest) -> BacktestRecord:
                 progress=advance,
             )
         note = trajectory.regrounded.sentence if trajectory.regrounded else ""
+        beside = {}
+        if request.next_:
+            bars = partial(progress_bar, quiet=request.printing.quiet)
+            beside = {"next": try_next(trajectory, observed, bars)}
         record, tests = measure(
             observed,
             run=trajectory.name,
@@ -65,6 +73,7 @@ def run(request: Backtest) -> BacktestRecord:
             note=note,
             ahead=ahead_of(trajectory, request.clock),
             learning_rate=changed(trajectory) if request.clock == "step" else UNSET,
+            beside=beside,
         )
         write_groups(folder / "groups.parquet", tests, observed.steps)
         write_record(folder / MARK, record)

@@ -38,7 +38,7 @@ class Extrapolate:
     to: Annotated[str | None, arg(metavar="STEP")] = None
     """step to forecast, a list 1200,1400, or FIRST:LAST:STRIDE"""
     method: str = "auto"
-    """auto, two-point, least-squares, anchored, damped, blup, relex, mean, ema, hold, alpharl"""
+    """auto, two-point, least-squares, anchored, damped, blup, relex, mean, ema, hold, next, alpharl"""
     from_: Annotated[tuple[int, ...], arg(name="from", metavar="STEP...")] = ()
     """observed steps to use; two-point: early and late"""
     alpha: float | None = None
@@ -50,7 +50,7 @@ class Extrapolate:
     rounding: Literal["nearest", "stochastic"] = "nearest"
     """stochastic: bfloat16 up or down by chance"""
     seed: int = 0
-    """of stochastic rounding"""
+    """of stochastic rounding, and of next's networks"""
     shard_size: Annotated[str, arg(metavar="SIZE")] = "5GB"
     """largest file, such as 5GB"""
     per: Literal["tensor", "group", "run"] | None = None
@@ -92,6 +92,7 @@ class Extrapolate:
             scores=self.scores,
             target_score=self.target_score,
             rollouts=self.rollouts,
+            seed=self.seed,
         )
 
     def storage(self) -> Storage:

@@ -35,6 +35,8 @@ class Serve:
     """what clients must send as their API key; better by --key-file or DRIFTLINE_KEY, which others on the machine cannot see"""
     key_file: Annotated[Path | None, arg(metavar="FILE")] = None
     """file that holds the key"""
+    no_key: bool = False
+    """ask for no key even where other machines reach the server"""
     max_batch: int = 32
     """completions decoded at once, of all clients"""
     max_queue: int = 128
@@ -56,11 +58,12 @@ class Serve:
 def run(request: Serve) -> None:
     """Serve until interrupted."""
     key = key_of(request)
+    if not request.no_key and not any(option.split("=")[0] == "--api-key" for option in request.rest):
+        _refuse_open(request.host, key)
     if request.backend == "vllm":
         from driftline.decoding.vllm import launch
 
         _refuse_limits(request)
-        _warn_if_open(request.host, key)
         names = ("late", "early", "alpha", "host", "port", "name", "dtype", "rest")
         sys.exit(launch.run(launch.Served(**{name: getattr(request, name) for name in names}, key=key)))
     if request.rest:
@@ -75,7 +78,6 @@ def run(request: Serve) -> None:
     listener = listen(request.host, request.port)
     sampler = load_sampler(request.late, early=request.early, alpha=request.alpha, dtype=request.dtype)
     address, taken = listener.getsockname()[:2]
-    _warn_if_open(address, key)
     shown = f"[{address}]" if ":" in address else address
     print(f"listening on http://{shown}:{taken}/v1 as {request.name!r}; Ctrl-C stops", flush=True)
     serve(sampler, listener, request.name, key=key, limits=limits, grace=request.grace)
@@ -92,15 +94,15 @@ def _refuse_limits(request: Serve) -> None:
             raise InputError(f"{flag} is of --backend transformers: give vLLM's own options after --")
 
 
-def _warn_if_open(host: str, key: str | None) -> None:
+def _refuse_open(host: str, key: str | None) -> None:
+    """Refuse to answer whoever reaches this machine, unless that was said."""
     try:
         near = ip_address(host).is_loopback
     except ValueError:
         near = host == "localhost"
     if key is None and not near:
-        print(
-            f"driftline: {host} is open to other machines and no key is asked for: give --key-file or DRIFTLINE_KEY",
-            file=sys.stderr,
+        raise InputError(
+            f"--host {host} is open to other machines and no key is asked for: give --key-file or DRIFTLINE_KEY, or --no-key"
         )
 
 
@@ -123,6 +125,8 @@ def key_of(request: Serve) -> str | None:
             raise InputError(f"{where} cannot be read ({reason}): give a file that holds the key") from error
     elif key is None:
         key, where = os.environ.get("DRIFTLINE_KEY"), "DRIFTLINE_KEY"
+    if key is not None and request.no_key:
+        raise InputError(f"--no-key is given beside {where}: give one")
     if key is not None and (not key.isascii() or not key.isprintable() or not key or " " in key):
         raise InputError(f"{where} holds no key: give one or more letters, digits and signs, without spaces")
     return key

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftline.checkpoints.adapter_settings import CONFIG
-from driftline.errors import InputError, first_line
+from driftline.errors import InputError, in_one_sentence
 from driftline.files.json import read_json
-from driftline.models import load_model
+from driftline.models import load_model, refuse_pipes
 
 if TYPE_CHECKING:
     import torch
@@ -89,13 +89,11 @@ def load_adapted(
             f"{late} is a LoRA adapter, which needs {error.name}: pip install 'driftline[lora]'"
         ) from error
     model = load_model(base, dtype=dtype, device=device)
-    try:
+    with in_one_sentence(f"the adapters cannot be loaded onto {base}", "give adapters of that model"):
+        for folder in (late, *([] if early is None else [early])):
+            refuse_pipes(Path(folder))
         adapted = PeftModel.from_pretrained(model, str(late), adapter_name="late")
         if early is not None:
             adapted.load_adapter(str(early), adapter_name="early")
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(
-            f"the adapters cannot be loaded onto {base} ({first_line(error)}): give adapters of that model"
-        ) from error
     adapted.eval()
     return Adapted(adapted, "late"), Adapted(adapted, None if early is None else "early")

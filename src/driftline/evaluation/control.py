@@ -25,6 +25,7 @@ from driftline.evaluation.records import UNSET, Control, MatchedFigures
 from driftline.evaluation.samples import figures, right
 from driftline.evaluation.tasks import Task
 from driftline.files.lines import Row
+from driftline.prompts import token_ids
 
 if TYPE_CHECKING:
     from driftline.decoding.sampler import Sampler
@@ -47,7 +48,7 @@ def _ids(row: Row, sampler: Sampler) -> list[int]:
     """A response's tokens; of a server that does not tell them, those of its text, with the end where it ended."""
     if row["response_ids"] is not None:
         return list(row["response_ids"])
-    ids = sampler.tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+    ids = token_ids(sampler.tokenizer, row["response"], "a response of the server", special=False)
     end = sampler.tokenizer.eos_token_id
     return [*ids, *([end] if row["finish_reason"] == "stop" and end is not None else [])]
 

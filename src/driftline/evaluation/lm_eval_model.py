@@ -15,6 +15,7 @@ from driftline.decoding.likelihood import log_probs
 from driftline.decoding.sampler import Sampler, row_seed
 from driftline.decoding.sources import load_sampler
 from driftline.errors import InputError
+from driftline.prompts import render, token_ids
 
 try:
     import torch
@@ -70,17 +71,13 @@ class ExtrapolatedLM(TemplateLM):
         return self.tokenizer.name_or_path.replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        go_on = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+        return render(self.tokenizer, chat_history, "a problem of the harness", **go_on)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         begun = bool(self.tokenizer.bos_token) and string.startswith(self.tokenizer.bos_token)
         special = not begun if add_special_tokens is None else add_special_tokens
-        return self.tokenizer(string, add_special_tokens=special).input_ids
+        return token_ids(self.tokenizer, string, "a problem of the harness", special=special)
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         pairs = [self._fitted(context, continuation) for _, context, continuation in requests]

@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from driftline.files.regular import open_regular
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A binary file to write; it becomes `path` when the block ends well, synced to the disk first."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "wb") as file:
+        with open_regular(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -27,7 +29,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def replace_text(path: Path, text: str) -> None:
     """Write a small text file, UTF-8, in one piece."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))  # of names that are not UTF-8
 
 
 def sync(path: Path) -> None:

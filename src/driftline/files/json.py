@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from driftline.files import remote
+from driftline.files.regular import open_regular
 
 LIMIT = 64 << 20  # bytes; a log of a hundred thousand steps is a third of it
 
@@ -19,14 +20,36 @@ def read_json(path: Path) -> Any:
         OSError: it is not there, or cannot be read.
         ValueError: it is not JSON, is nested too deeply, or is larger than 64 MiB.
     """
-    with remote.faults(path), path.open("rb") as file:
+    with remote.faults(path), open_regular(path) as file:
         text = file.read(LIMIT + 1)
     if len(text) > LIMIT:
         raise ValueError(f"more than {LIMIT >> 20} MiB")
+    return _loads(text)
+
+
+def json_line(text: str) -> Any:
+    """What a line of text of somebody else's holds.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has half a character (a lone surrogate), which no file or
+            tokenizer takes; says which.
+    """
+    value = _loads(text)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("half of a surrogate pair stands alone in it") from error
+    return value
+
+
+def _loads(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(error.msg) from error
 
 
 def json_text(value: Any) -> str:

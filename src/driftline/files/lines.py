@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from driftline.files.regular import open_regular, read_regular
+
 Row = dict[str, Any]
+_ODD = "backslashreplace"  # names that are not UTF-8: half a character becomes its escape, which is JSON
 
 
 def write_lines(path: Path, rows: Iterable[Row]) -> None:
     """All rows, at once, into a new file."""
-    with open(path, "w", encoding="utf-8") as file:
+    with open_regular(path, "w", encoding="utf-8", errors=_ODD) as file:
         file.writelines(map(_line, rows))
 
 
@@ -22,7 +25,7 @@ def whole_lines(path: Path) -> list[bytes]:
     """The lines that are complete; none where there is no file."""
     if not path.exists():
         return []
-    return path.read_bytes().split(b"\n")[:-1]  # what follows the last line's end was cut short
+    return read_regular(path).split(b"\n")[:-1]  # what follows the last line's end was cut short
 
 
 class Lines:
@@ -42,9 +45,9 @@ class Lines:
 def continued(path: Path) -> Iterator[Lines]:
     """A file to append rows to; what was cut short in it goes first."""
     if path.exists():
-        content = path.read_bytes()
+        content = read_regular(path)
         os.truncate(path, content.rfind(b"\n") + 1)
-    with open(path, "a", encoding="utf-8") as file:
+    with open_regular(path, "a", encoding="utf-8", errors=_ODD) as file:
         yield Lines(file)
 
 

@@ -16,6 +16,7 @@ from typing_extensions import dataclass_transform
 from driftline.errors import InputError, first_line
 from driftline.files.atomic import replace_text
 from driftline.files.json import LIMIT, finite, json_text
+from driftline.files.regular import open_regular
 
 __all__ = ["UNSET", "Figure", "Record", "UnsetType", "read_record", "record_text", "write_record"]
 
@@ -79,7 +80,7 @@ def read_record(path: Path, kind: type[SomeRecord], *, what: str) -> SomeRecord:
         InputError: the file cannot be read, or is no such record.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(LIMIT + 1)
         if len(text) > LIMIT:
             raise ValueError(f"more than {LIMIT >> 20} MiB")

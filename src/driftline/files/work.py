@@ -15,6 +15,7 @@ import numpy as np
 
 from driftline.errors import InputError
 from driftline.files.atomic import replacing
+from driftline.files.regular import open_regular, read_regular
 
 
 class Work:
@@ -25,7 +26,7 @@ class Work:
         text = json.dumps(request, sort_keys=True)
         note = self.folder / "request.json"
         try:
-            if not note.is_file() or note.read_text() != text:
+            if not note.is_file() or read_regular(note) != text.encode():
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir(parents=True)
                 note.write_text(text)
@@ -35,7 +36,10 @@ class Work:
     def load(self, step: int) -> np.ndarray | None:
         """The finished result of a step."""
         path = self.folder / f"{step}.npy"
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+        if not path.is_file():
+            return None
+        with open_regular(path) as file:
+            return np.load(file, allow_pickle=False)
 
     def save(self, step: int, values: np.ndarray) -> None:
         with replacing(self.folder / f"{step}.npy") as file:

@@ -118,7 +118,7 @@ def situation_of(trajectory: Trajectory, observed: Observations, *, clock: str) 
     """Tests, back-tests and the useful rate of a run, and what its own files say of its schedule."""
     ahead, change = ahead_of(trajectory, clock), changed(trajectory)
     logged = {} if trajectory.regrounded else learning_rates(trajectory)
-    steps, gram, beta1 = observed.steps, observed.total, observed.beta1
+    steps, gram, beta1 = observed.steps, observed.judged, observed.beta1
     moves = np.diag(increments_gram(gram)) > 0
     rates = 1.0 if change is UNSET else change.highest / change.lowest if change.lowest > 0 else math.inf
     later = _later(observed)
@@ -321,7 +321,7 @@ def _useful(known: Situation) -> UsefulRate | str:
     if known.rates >= _CONSTANT:
         how = "fell to 0" if known.rates == math.inf else f"changed {_short(known.rates)}-fold"
         return f"the learning rate {how} over these checkpoints: name a stretch of nearly constant rate with --steps"
-    if not (np.diag(increments_gram(known.observed.total)) > 0).all():
+    if not (np.diag(increments_gram(known.observed.judged)) > 0).all():
         return "the weights stand still between some of the checkpoints"
     if known.useful is None:
         return f"too few checkpoints: it takes {useful_rate.FEWEST}, the first steps of a new optimizer not counted"

@@ -9,7 +9,6 @@ checkpoint. Written from the paper's method; its script adds to the last checkpo
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,9 @@ import numpy as np
 from driftline._version import __version__
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.errors import InputError
+from driftline.files.json import read_json
 from driftline.forecast.forecast import Forecast, Origin, Plan
-from driftline.linearity.names import layer_and_module
+from driftline.forecast.rank_one import is_matrix_of_a_layer, read_matrix
 
 Array = np.ndarray
 
@@ -53,8 +53,8 @@ class AlphaRL:
         except ImportError as error:
             raise InputError("--method alpharl needs scikit-learn: pip install 'driftline[alpharl]'") from error
         try:
-            read = {int(step): float(score) for step, score in json.loads(scores.read_bytes()).items()}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            read = {int(step): float(score) for step, score in read_json(scores).items()}
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(f"--scores {scores} is not a JSON object of step to score ({error}): write one") from error
         listed = tuple(read.get(step, math.nan) for step in trajectory.steps)
         for step, score in zip(trajectory.steps[1:], listed[1:], strict=True):
@@ -70,19 +70,18 @@ class AlphaRL:
         return cls(listed, float(target))
 
     def applies(self, tensor: TensorSeries) -> bool:
-        layer, _ = layer_and_module(tensor.name)
-        return layer is not None and len(tensor.shape) == 2 and min(tensor.shape) > 1
+        return is_matrix_of_a_layer(tensor)
 
     def forecast(self, tensor: TensorSeries) -> Array:
         """The tensor at the target score, float32 [size]; one checkpoint of it in memory at a time."""
         from scipy.sparse.linalg import svds
         from sklearn.cross_decomposition import PLSRegression
 
-        first = _matrix(tensor, 0)
+        first = read_matrix(tensor, 0)
         path, right = np.zeros((len(tensor.stored) - 1, tensor.shape[0])), np.zeros(tensor.shape[1])
         start = np.ones(min(tensor.shape)) / math.sqrt(min(tensor.shape))
         for row in range(1, len(tensor.stored)):
-            update = _matrix(tensor, row) - first
+            update = read_matrix(tensor, row) - first
             if not update.any():
                 continue
             u, sigma, v = svds(update, k=1, v0=start)
@@ -121,9 +120,3 @@ def plan(trajectory: Trajectory, scores: Path | None, target: float | None) -> P
     )
     sentence = f"alpharl at score {target:g}, from {T} scored checkpoints"
     return Plan(trajectory, (Forecast(coefficients, origin, rule),), sentence, False)
-
-
-def _matrix(tensor: TensorSeries, row: int) -> Array:
-    values, scratch = np.empty((1, tensor.size), np.float32), np.empty(8 * tensor.size, np.uint8)
-    TensorSeries(tensor.name, tensor.shape, tensor.stored[row : row + 1]).read(0, tensor.size, values, scratch)
-    return values.reshape(tensor.shape)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -77,6 +78,11 @@ class Scores:
         return np.nan_to_num(_ratio(product, np.sqrt(self.size * self.hold_error)))
 
 
+# of a method that needs weights: the scores of each group (layer, module), and its skill by horizon
+Tested = tuple[dict[tuple[int | None, str], Scores], list[Pooled]]
+NONE: Mapping[str, Tested] = MappingProxyType({})
+
+
 def _ratio(above: Array, below: Array) -> Array:
     return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
 
@@ -93,7 +99,7 @@ def score(observed: Observations, method: Method) -> dict[tuple[int | None, str]
     groups: dict[tuple[int | None, str], Scores] = {}
     for key, _, gram in observed.units("tensor" if by_tensor else "group"):
         a = forecasts(method, clock, gram, cutoff, target) if shared is None else shared
-        found = Scores(cutoff, target, *(_quadratic(b, gram) for b in (a - true, last - true, a - last)))
+        found = Scores(cutoff, target, *(quadratic(b, gram) for b in (a - true, last - true, a - last)))
         groups[key] = groups[key] + found if key in groups else found
     return groups
 
@@ -109,10 +115,15 @@ def forecasts(method: Method, clock: Array, gram: Array, cutoff: Array, target: 
 
 def pool(scores: Scores, observed: Observations, method: Method) -> list[Pooled]:
     """Skill by horizon over all cutoffs, with its lower end (`pooling`), of the scores that a method has in a run."""
-    clock, gram, T = observed.clock, observed.total, observed.clock.size
-    a = forecasts(method, clock, gram, scores.cutoff, scores.target)
-    missed, held = a - np.eye(T)[scores.target], np.eye(T)[scores.cutoff] - np.eye(T)[scores.target]
-    directions = gaussian.directions(clock, gram, observed.beta1)
+    a = forecasts(method, observed.clock, observed.total, scores.cutoff, scores.target)
+    return pooled(scores, observed, a, observed.total)
+
+
+def pooled(scores: Scores, observed: Observations, a: Array, gram: Array) -> list[Pooled]:
+    """The same of any forecasts, by coefficients [F, n] of the checkpoints and what may follow them in the Gram [n, n]."""
+    clock, unit = observed.clock, np.eye(gram.shape[0])
+    missed, held = a - unit[scores.target], unit[scores.cutoff] - unit[scores.target]
+    directions = gaussian.directions(clock, observed.total, observed.beta1)
     found = []
     for horizon, rows, fewest in horizons(scores.cutoff, scores.target, scores.hold_error > 0, clock):
         error, hold = scores.error[rows], scores.hold_error[rows]
@@ -128,7 +139,7 @@ def pool(scores: Scores, observed: Observations, method: Method) -> list[Pooled]
     return found
 
 
-def _quadratic(b: Array, gram: Array) -> Array:
+def quadratic(b: Array, gram: Array) -> Array:
     """bᵀ G b of each row, 0 where it is no more than what rounding leaves of terms that cancel."""
     found = np.einsum("ft,tu,fu->f", b, gram, b, optimize=True)
     terms = np.abs(b) @ np.sqrt(np.clip(np.diag(gram), 0, None))
@@ -174,16 +185,20 @@ class BackTests:
         )  # of equals the plainest, listed first
 
 
-def backtest(observed: Observations, *, rank: int = 1, only: Sequence[str] | None = None) -> BackTests:
-    """Back-tests of all methods, or of those named in `only`; no weight is read."""
+def backtest(
+    observed: Observations, *, rank: int = 1, only: Sequence[str] | None = None, beside: Mapping[str, Tested] = NONE
+) -> BackTests:
+    """Back-tests of all methods, or of those named in `only`, and those `beside`; no weight is read."""
     test = drift_test(observed.total, observed.steps, observed.clock, observed.beta1)
     known = methods(beta1=observed.beta1, rank=rank)
     scores = {name: score(observed, known[name]) for name in only or known}
-    pooled = {
+    skills = {
         name: pool(reduce(Scores.__add__, groups.values()), observed, known[name]) for name, groups in scores.items()
     }
-    recommended = {name: recommended_horizon(found, test) for name, found in pooled.items() if name != "hold"}
-    return BackTests(scores, pooled, test, recommended)
+    for name, (groups, found) in beside.items():
+        scores[name], skills[name] = groups, found
+    recommended = {name: recommended_horizon(found, test) for name, found in skills.items() if name != "hold"}
+    return BackTests(scores, skills, test, recommended)
 
 
 def measure(
@@ -195,6 +210,7 @@ def measure(
     note: str = "",
     ahead: Ahead | None = None,
     learning_rate: LearningRate | UnsetType = UNSET,
+    beside: Mapping[str, Tested] = NONE,
 ) -> tuple[BacktestRecord, BackTests]:
     """Back-test every method: the contents of `backtest.json`, and the scores that it sums up.
 
@@ -202,6 +218,7 @@ def measure(
         note: of the run, to be said with the result.
         ahead: what lies ahead of the run; by default no schedule ends, and the clock is the step.
         learning_rate: how it changed, where that makes the step the wrong clock.
+        beside: the scores and pooled skills of methods that need weights.
 
     Raises:
         InputError: too few checkpoints to forecast one from three others, or none of them differs from another.
@@ -219,7 +236,7 @@ def measure(
             "choose other checkpoints with --steps"
         )
     started = time.monotonic()
-    tests = backtest(observed, rank=rank)
+    tests = backtest(observed, rank=rank, beside=beside)
     test, best = tests.test, tests.best
     kept = persistence(observed.total, steps, observed.beta1) if test else None
     record = BacktestRecord(

@@ -1,9 +1,9 @@
 """How honest the errors that `blup` expects are, and what to multiply them by: the run's own forecasts tell.
 
 The model behind them is too sure of itself where a run is not stationary: the true squared error is a part or a
-multiple of the expected one, and much the same part from one cutoff to the next. So the ratio at a horizon is
-predicted from the ratios of forecasts at that horizon which the run has verified already, the latest weighing most
-(as adaptive conformal inference does: Gibbs & Candes 2021). How well that predicts is tested the same way, cutoff by
+multiple of the expected one, and that part hardly changes from one cutoff to the next, or steadily (where the rate
+falls). So the ratio at a horizon is predicted from the ratios of forecasts at that horizon which the run has verified
+already, the latest weighing most (as adaptive conformal inference does: Gibbs & Candes 2021), and from their trend. How well that predicts is tested the same way, cutoff by
 cutoff: a band that should hold 90 % of the ratios to come is drawn from the misses so far. Errors are given only
 where it held 85 to 95 % of them.
 """
@@ -26,6 +26,7 @@ NOMINAL, HONEST = 0.9, (0.85, 0.95)  # what the band should hold, and what it mu
 FEWEST_SEEN = 3  # checkpoints, before the first forecast
 _MOST = 30  # cutoffs, and targets of each: thinned evenly in longer runs
 _FORGETTING = 0.7  # weight of a ratio against that of the next cutoff
+_TREND = 3  # cutoffs that have one
 _FEWEST = 3  # cutoffs with verified ratios, and misses, before a band is drawn
 _FEWEST_TESTED = 10  # ratios that a band was drawn for: fewer say nothing of 90 %
 
@@ -59,16 +60,24 @@ def ratios(observed: Observations, cutoffs: list[int], targets: dict[int, list[i
     return Ratios(rows[:, 0].astype(int), rows[:, 1].astype(int), rows[:, 2])
 
 
-def predicted(known: Ratios, horizon: float, clock: Array) -> float | None:
-    """The logarithm of the ratio at a horizon, from verified ones at the nearest; None without one half an interval near."""
+def predicted(known: Ratios, horizon: float, clock: Array, now: float) -> float | None:
+    """The logarithm of the ratio of a forecast made at `now`, from verified ones at the nearest horizon and their trend;
+    None without one half an interval near."""
     if not known.log.size:
         return None
     away = np.abs(clock[known.target] - clock[known.cutoff] - horizon)
     if away.min() > np.median(np.diff(clock)) / 2:
         return None
     near = away == away.min()
-    weight = _FORGETTING ** (known.cutoff.max() - known.cutoff[near])
-    return float(weight @ known.log[near] / weight.sum())
+    cutoff, log = known.cutoff[near], known.log[near]
+    weight = _FORGETTING ** (known.cutoff.max() - cutoff)
+    weight /= weight.sum()
+    middle, level = float(weight @ clock[cutoff]), float(weight @ log)
+    if np.unique(cutoff).size < _TREND:
+        return level
+    from_middle = clock[cutoff] - middle
+    slope = float(weight @ (from_middle * log)) / float(weight @ from_middle**2)
+    return level + slope * (now - middle)
 
 
 def tested(found: Ratios, clock: Array) -> Array:
@@ -84,7 +93,7 @@ def tested(found: Ratios, clock: Array) -> Array:
             continue
         for row in np.flatnonzero(found.cutoff == cutoff):
             target = int(found.target[row])
-            guess = predicted(known, clock[target] - clock[cutoff], clock)
+            guess = predicted(known, clock[target] - clock[cutoff], clock, clock[cutoff])
             if guess is None:
                 continue
             widening = math.sqrt(1 + (target - cutoff) / 4)  # the further a target, the older what is verified
@@ -106,7 +115,7 @@ def standard_error(observed: Observations, target: float) -> float | None:
     if fit is None:
         return None
     found = ratios(observed, *spread_rows(clock.size))
-    scale = predicted(found, target - float(clock[-1]), clock)
+    scale = predicted(found, target - float(clock[-1]), clock, float(clock[-1]))
     if scale is None or not honest(tested(found, clock)):
         return None
     return math.sqrt(gaussian.predict(clock, fit, target, observed.beta1).expected_error * math.exp(scale))

@@ -127,7 +127,7 @@ def method_named(name: str, *, beta1: float = 0.9, rank: int = 1) -> Method:
     """
     known = methods(beta1=beta1, rank=rank)
     if name not in known:
-        listed = ["auto", *known, "alpharl"]
+        listed = ["auto", *known, "next", "alpharl"]
         near = difflib.get_close_matches(name, listed, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(listed)}"
         raise InputError(f"--method {name!r} is unknown: {hint}")

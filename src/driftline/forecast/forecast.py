@@ -22,6 +22,25 @@ class Rule(Protocol):
         """Float32, flat, [size]."""
 
 
+class TrainedNetworks(Record):
+    """What the networks of `next` were trained on and how.
+
+    Attributes:
+        origins: steps that they look ahead from, all as far: `ahead`, on the clock.
+        times: what the change that they predict is multiplied by to get to the target.
+        training_error: mean absolute error of the elements of u and v in the last epoch, scaled to be of size 1.
+    """
+
+    origins: list[int]
+    ahead: float
+    times: float
+    width: int
+    epochs: int
+    learning_rate: float
+    seed: int
+    training_error: Figure
+
+
 class Origin(Record, kw_only=True):
     """How a forecast came about, as its recipe tells; a key that does not apply is absent.
 
@@ -32,7 +51,8 @@ class Origin(Record, kw_only=True):
         skill_in_logprobs: of each contender, where rollouts chose.
         observed: the steps that take part; fitted_per: `tensor`, `group` or `run`.
         rank, reconstruct: of `relex`; alpha: of `two-point`; standard_error: of `blup`, in the units of the weights.
-        scores, by_rule: of `alpharl`, the score of each step and the tensors that its rule makes.
+        scores: of `alpharl`, of each step; by_rule: the tensors that the rule of `alpharl` or `next` makes.
+        networks: of `next`.
     """
 
     driftline: str
@@ -50,6 +70,7 @@ class Origin(Record, kw_only=True):
     standard_error: Figure | UnsetType = UNSET
     scores: dict[str, float] | UnsetType = UNSET
     by_rule: list[str] | UnsetType = UNSET
+    networks: TrainedNetworks | UnsetType = UNSET
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,19 @@ from driftline.engines import Engine
 from driftline.errors import InputError, first_line
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import scan
+from driftline.linearity.shrinkage import Shrunk, part_of
 from driftline.linearity.statistics import rebased
 from driftline.linearity.summary import read_summary
 
 Array = np.ndarray
+_ALONG = ("along_start", "start_square")
 PER = ("tensor", "group", "run")
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Steps, clock [T], momentum, and each tensor's Gram [T, T], of one run.
+    """Steps, clock [T], momentum, and each tensor's Gram [T, T], of one run; and `shrunk`, the Gram of what lies along the
+    first weights of those that shrink, see `linearity.shrinkage`.
 
     The clock is in steps; with `--clock lr` in steps of the run's mean learning rate, so that horizons
     and the optimizer's memory mean the same on both.
@@ -37,18 +40,25 @@ class Observations:
     clock: Array
     beta1: float
     grams: dict[str, Array]
+    shrunk: Array | float = 0.0
 
     @cached_property
     def total(self) -> Array:
         """The whole run's Gram."""
         return np.sum(list(self.grams.values()), axis=0)
 
+    @property
+    def judged(self) -> Array:
+        """The same without what weights shrink by: the rest may have a signal in it."""
+        return self.total - self.shrunk
+
     def only(self, rows: Sequence[int]) -> Observations:
         """The same run seen through some of its checkpoints, deltas counted from the first of them."""
         picked = np.asarray(rows)
 
         grams = {name: rebased(gram, picked) for name, gram in self.grams.items()}
-        return Observations(self.steps[picked], self.clock[picked], self.beta1, grams)
+        shrunk = rebased(self.shrunk, picked) if isinstance(self.shrunk, np.ndarray) else self.shrunk
+        return Observations(self.steps[picked], self.clock[picked], self.beta1, grams, shrunk)
 
     def units(self, per: str) -> Iterator[tuple[tuple[int | None, str], list[str], Array]]:
         """((layer, module), names of tensors, their summed Gram) of each tensor, each group, or the whole run.
@@ -91,14 +101,14 @@ def observe(
     values = clock_in_steps(trajectory, clock, trajectory.steps)
     momentum = configuration.momentum(trajectory, beta1, ema).effective
     if analysis is not None:
-        grams = _read(analysis, trajectory, clock)
-        return Observations(np.asarray(trajectory.steps), values, momentum, grams).only(rows)
+        grams, shrunk = _read(analysis, trajectory, clock)
+        return Observations(np.asarray(trajectory.steps), values, momentum, grams, shrunk).only(rows)
     part = trajectory.only(chosen)
-    grams = {
-        tensor.name: tensor.gram
-        for tensor in scan(part, clock=values[rows], sample=0, engine=engine, progress=progress)
-    }
-    return Observations(np.asarray(chosen), values[rows], momentum, grams)
+    grams, shrinking = {}, Shrunk()
+    for tensor in scan(part, clock=values[rows], sample=0, engine=engine, progress=progress):
+        grams[tensor.name] = tensor.gram
+        shrinking.add(tensor)
+    return Observations(np.asarray(chosen), values[rows], momentum, grams, shrinking.gram)
 
 
 def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> Array:
@@ -116,12 +126,14 @@ def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -
     return first + (values[2:] - values[0]) * (last - first) / (values[1] - values[0])
 
 
-def _read(analysis: Path, trajectory: Trajectory, clock: str) -> dict[str, Array]:
+def _read(analysis: Path, trajectory: Trajectory, clock: str) -> tuple[dict[str, Array], Array | float]:
     import pyarrow.parquet as pq  # slow to import, and not needed for a scan
 
     try:
         summary = read_summary(analysis)
-        rows = pq.read_table(analysis / "tensors.parquet", columns=["name", "gram"]).to_pydict()
+        path = analysis / "tensors.parquet"
+        known = [name for name in _ALONG if name in pq.read_schema(path).names]
+        rows = pq.read_table(path, columns=["name", "gram", *known]).to_pydict()
     except (InputError, OSError, ValueError) as error:
         reason = first_line(error.__cause__ or error)
         raise InputError(
@@ -134,4 +146,6 @@ def _read(analysis: Path, trajectory: Trajectory, clock: str) -> dict[str, Array
             f"--analysis {analysis} is of other steps, another clock or other tensors than {trajectory.name}: "
             "analyze it again, or leave --analysis out"
         )
-    return {name: np.reshape(gram, (T, T)) for name, gram in zip(rows["name"], rows["gram"], strict=True)}
+    grams = {name: np.reshape(gram, (T, T)) for name, gram in zip(rows["name"], rows["gram"], strict=True)}
+    along = zip(*(rows.get(name, []) for name in _ALONG), strict=True)  # which former analyses lack
+    return grams, sum((part_of(np.asarray(products), square) for products, square in along), 0.0)

@@ -7,8 +7,7 @@ choice of one, looks at their Grams, and no analysis holds them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError
 from driftline.files.record import UNSET
-from driftline.forecast import alpharl
+from driftline.forecast import alpharl, nonlinear
 from driftline.forecast.ahead import Ahead, ahead_of
 from driftline.forecast.calibration import standard_error
 from driftline.forecast.choose import FEWEST, Choice, ChooseBy, choose, untested
@@ -26,16 +25,11 @@ from driftline.forecast.extrapolators import method_named, reconstruction
 from driftline.forecast.forecast import Forecast, Origin, Plan
 from driftline.forecast.observations import Observations, clock_in_steps, observe
 from driftline.forecast.request import ForecastRequest, refuse_contradictions, seen_steps, target_steps
+from driftline.progress import OpenBar, no_bar
 
 Array = np.ndarray
-# of (what, total): a context that gives what advances the bar
-OpenBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _BETWEEN = "between"  # the line between neighbouring checkpoints, for targets among the observed steps
-
-
-def no_bar(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda amount: None)
 
 
 def make_plan(
@@ -54,13 +48,16 @@ def make_plan(
     Raises:
         InputError: the request or the run cannot be used.
     """
-    if request.method not in ("auto", "alpharl"):
+    if request.method not in ("auto", "alpharl", "next"):
         method_named(request.method)
     refuse_contradictions(request)
     seen = seen_steps(trajectory, request)
     if request.method == "alpharl":
         return alpharl.plan(trajectory.only(seen), request.scores, request.target_score)
     targets = target_steps(seen, request)
+    ahead = ahead_of(trajectory, request.clock)
+    if request.method == "next":
+        return _told_of_the_end(nonlinear.plan(trajectory.only(seen), request, targets, progress), ahead, targets)
 
     def scan(steps: Sequence[int]) -> Observations:
         with progress("reading weights", trajectory.only(steps).nbytes) as advance:
@@ -77,7 +74,7 @@ def make_plan(
         way = _Way(_BETWEEN, seen)
     else:
         way = _chosen(trajectory, request, seen, targets, scan, choose_by)
-    return _plan(trajectory, request, targets, way)
+    return _told_of_the_end(_plan(trajectory, request, targets, way, ahead), ahead, targets)
 
 
 @dataclass(frozen=True)
@@ -113,14 +110,22 @@ def _chosen(
     return _Way(choice.method, seen if choice.first is None else [choice.first, seen[-1]], choice=choice)
 
 
-def _plan(trajectory: Trajectory, request: ForecastRequest, targets: list[float], way: _Way) -> Plan:
+def _told_of_the_end(plan: Plan, ahead: Ahead, targets: list[float]) -> Plan:
+    """With a warning, where a target lies beyond the end of the run's learning-rate schedule."""
+    furthest, last = max(targets), plan.forecasts[0].origin.observed[-1]
+    if ahead.end is None or not furthest > max(ahead.end, last):
+        return plan
+    model = f"more training on it would not give a model of step {step_text(furthest)}"
+    return replace(plan, sentence=f"{plan.sentence}; {ahead.sentence}, so {model}", warning=True)
+
+
+def _plan(trajectory: Trajectory, request: ForecastRequest, targets: list[float], way: _Way, ahead: Ahead) -> Plan:
     seen, choice = way.seen, way.choice
     if request.alpha is not None:
         clock, goals = np.asarray(seen, np.float64), np.array(targets)
     else:
         clock, goals = (clock_in_steps(trajectory, request.clock, steps) for steps in (seen, targets))
     reached = np.minimum(goals, clock[-1] + choice.horizon) if choice else goals
-    ahead = ahead_of(trajectory, request.clock)
     stops = [
         _step_reached(ahead, seen[-1], target, choice, short=reached[k] < goals[k]) for k, target in enumerate(targets)
     ]
@@ -136,9 +141,6 @@ def _plan(trajectory: Trajectory, request: ForecastRequest, targets: list[float]
         for k, target in enumerate(targets)
     ]
     sentence, warning = _why(request, way, max(targets), short=bool((reached < goals).any()))
-    if ahead.end is not None and max(targets) > max(ahead.end, seen[-1]):
-        sentence = f"{sentence}; {ahead.sentence}, so more training on it would not give a model of step {step_text(max(targets))}"
-        warning = True
     return Plan(taking_part, tuple(forecasts), sentence, warning)
 
 

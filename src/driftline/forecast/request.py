@@ -7,10 +7,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from driftline.checkpoints.discovery import STEP, STRIDE
 from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
 from driftline.forecast.observations import PER
+
+_MOST_TARGETS = 1000  # each is a model
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class ForecastRequest:
         interpolate: allow targets among the observed steps.
         scores, target_score: of `alpharl`: score of each step, and the score to reach.
         rollouts: of `auto`: fixed responses by whose log-probs forecasts are scored.
+        seed: of the networks of `next`.
     """
 
     targets: tuple[int, ...] = ()
@@ -45,6 +49,7 @@ class ForecastRequest:
     scores: Path | None = None
     target_score: float | None = None
     rollouts: Path | None = None
+    seed: int = 0
 
 
 def parse_targets(text: str) -> tuple[int, ...]:
@@ -53,9 +58,12 @@ def parse_targets(text: str) -> tuple[int, ...]:
     Raises:
         InputError: not of that form, or the same step twice.
     """
-    if match := re.fullmatch(r"(\d+):(\d+):([1-9]\d*)", text):
-        targets = tuple(range(int(match[1]), int(match[2]) + 1, int(match[3])))
-    elif re.fullmatch(r"\d+(,\d+)*", text):
+    if match := re.fullmatch(rf"({STEP}):({STEP}):({STRIDE})", text, re.ASCII):
+        first, last, stride = map(int, match.groups())
+        targets = tuple(range(first, last + 1, stride)[: _MOST_TARGETS + 1])
+        if len(targets) > _MOST_TARGETS:
+            raise InputError(f"--to {text} names more than {_MOST_TARGETS:,} steps: give a longer stride, or a list")
+    elif re.fullmatch(rf"{STEP}(,{STEP})*", text, re.ASCII):
         targets = tuple(map(int, text.split(",")))
     else:
         targets = ()

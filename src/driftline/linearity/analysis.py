@@ -20,6 +20,7 @@ from driftline.files.record import UNSET
 from driftline.linearity import figures, null
 from driftline.linearity.figures import Facts
 from driftline.linearity.scan import FILTERS, Population, TensorScan, scan
+from driftline.linearity.shrinkage import Shrunk
 from driftline.linearity.statistics import increments_lengths
 from driftline.linearity.step_sizes import Moves
 from driftline.linearity.summary import Cost, Counts, Rounding, WeightsSummary
@@ -38,6 +39,7 @@ class RunTotals:
     distinct: np.ndarray | float = 0
     parameters: int = 0
     moves: list[Moves] = field(default_factory=list)
+    shrunk: Shrunk = field(default_factory=Shrunk)
 
     def add(self, tensor: TensorScan) -> None:
         self.populations = [
@@ -48,6 +50,7 @@ class RunTotals:
         self.distinct = self.distinct + tensor.distinct
         self.parameters += tensor.size
         self.moves.append(tensor.moves)
+        self.shrunk.add(tensor)
 
 
 def analyze(
@@ -144,6 +147,8 @@ def summarize(
         figures.coarse(chance),
         counts,
         filter=filter,
+        judged=np.asarray(totals.gram) - totals.shrunk.gram,
+        shrunk=totals.shrunk,
         rounding=rounding,
     )
 

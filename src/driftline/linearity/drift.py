@@ -32,6 +32,7 @@ LEAST_COSINE, LEAST_SHARE = 0.05, 0.5
 _MOMENTA = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)  # tried as the memory at which a verdict breaks down
 _FEWEST = 3  # pairs of increments: fewer have no spread to speak of
 _BREAKDOWN_WALKS = 199  # of each momentum tried
+_SETTLED = 1000  # steps until Adam's second moment has settled: 1 / (1 - beta2) for its usual beta2 of .999
 _LARGE = 4096  # a dimension in which the spread of cosines is inversely proportional to it
 
 
@@ -46,6 +47,7 @@ class DriftTest:
         share: how much of the squared way from the first checkpoint to the last is drift, 0 to 1.
         level: at which drift is found.
         holds_up_to: the largest beta1 of those tried at which drift is still found; None where that was not asked.
+        later: the test without the first intervals, see `without_start`; None where that was not asked, or cannot be had.
     """
 
     cosine_p: float
@@ -58,6 +60,7 @@ class DriftTest:
     share: float
     level: float = LEVEL
     holds_up_to: float | None = None
+    later: Later | None = None
 
     @property
     def found(self) -> bool:
@@ -70,9 +73,25 @@ class DriftTest:
         return self.cosine < LEAST_COSINE and self.share < LEAST_SHARE
 
     @property
+    def of_the_start(self) -> bool:
+        """Whether drift may be of the first intervals alone: not found without them, and there less than half as large.
+
+        Half a run sees less than a whole, so that not to find a weak drift in it says little.
+        """
+        return self.later is not None and not self.later.test.found and self.later.test.cosine < self.cosine / 2
+
+    @property
     def linear(self) -> bool:
         """Whether there is drift, and not a negligible one."""
         return self.found and not self.negligible
+
+
+@dataclass(frozen=True)
+class Later:
+    """A test by the checkpoints from step `first` on."""
+
+    first: int
+    test: DriftTest
 
 
 def drift_test(
@@ -116,18 +135,33 @@ def drift_test(
     )
 
 
-def breakdown(gram: Array, steps: Array, clock: Array, beta1: float) -> float | None:
-    """The largest momentum, of `beta1` and some above it, up to which drift is still found; None where it is not at `beta1`.
+def breakdown(gram: Array, steps: Array, clock: Array, beta1: float) -> float:
+    """The largest momentum up to which drift is still found, of some above `beta1`, at which it is: that one, if at no other.
 
     Momentum of long memory and a drift that turns look alike: this says how long a memory it takes.
     """
     tried = [beta1, *(other for other in _MOMENTA if other > beta1)]
-    held, failed = -1, len(tried)
+    held, failed = 0, len(tried)
     while failed - held > 1:
         middle = (held + failed) // 2
         test = drift_test(gram, steps, clock, tried[middle], draws=_BREAKDOWN_WALKS)
         held, failed = (middle, failed) if test is not None and test.found else (held, middle)
-    return tried[held] if held >= 0 else None
+    return tried[held]
+
+
+def without_start(gram: Array, steps: Array, clock: Array, beta1: float) -> Later | None:
+    """The test without the first intervals; None where there are none to leave out, or too few checkpoints after them.
+
+    Until Adam's second moment has settled it is made of the very gradients that it scales, and where these are skewed
+    the updates drift without any signal: by minus half the skewness over the steps so far, in units of the noise of a
+    step. So what is left out begins before that is over, but is no more than the first half of the checkpoints.
+    """
+    first = min(int(np.searchsorted(steps, _SETTLED)), steps.size // 2)
+    rows = np.arange(first, steps.size)
+    if first == 0:
+        return None
+    test = drift_test(statistics.rebased(gram, rows), steps[rows], clock[rows], beta1, draws=_BREAKDOWN_WALKS)
+    return None if test is None else Later(int(steps[first]), test)
 
 
 def _share(gram: Array, beyond: Array, clock: Array, pairs: tuple[Array, Array]) -> float:

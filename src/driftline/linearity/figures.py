@@ -20,6 +20,7 @@ from driftline.checkpoints.trajectory import Trajectory
 from driftline.linearity import drift, learning_rate, looks, null, persistence, regime, skill, statistics
 from driftline.linearity.looks import Look
 from driftline.linearity.scan import Population
+from driftline.linearity.shrinkage import Shrunk, share_of_drift
 from driftline.linearity.summary import (
     R2,
     UNSET,
@@ -35,6 +36,7 @@ from driftline.linearity.summary import (
     PersistenceFigures,
     RankOne,
     Regime,
+    Shrinkage,
     Statistics,
     StraightPiece,
     Stretch,
@@ -44,6 +46,7 @@ from driftline.linearity.summary import (
 from driftline.linearity.verdict import verdict, with_left_out
 
 _FEWEST = 3  # checkpoints of a line
+_MOST = 0.5  # of the drift
 _HISTOGRAM_BINS = 100  # of histograms in the results; the scan's own are finer
 
 SomeSummary = TypeVar("SomeSummary", bound=Summary)
@@ -123,17 +126,20 @@ def summary(
     *,
     filter: str = "none",
     judged: np.ndarray | None = None,
+    shrunk: Shrunk | None = None,
     **more: Any,
 ) -> SomeSummary:
     """The summary of one kind, from a Gram [T, T], R² of what was measured and of driftless walks, and the counts.
 
     Args:
         judged: the Gram of what is left for the test of drift, where that is not all.
+        shrunk: of weights, what lies along the first ones and is not in `judged`.
     """
     steps = np.asarray(facts.steps)
     r2 = shares_of(population)
     found, test = of_trajectory(gram, steps, facts.clock_values, facts.beta1, facts.jumps, judged, facts.look)
     jumps = jumped(facts.jumps) if facts.jumps else UNSET
+    shrinks = UNSET if shrunk is None or test is None else _shrinkage(shrunk, gram, facts, test)
     return kind(
         driftline=__version__,
         kind=kind.what(),
@@ -161,7 +167,9 @@ def summary(
         left_out=facts.left_out,
         skipped={str(step): reason for step, reason in facts.skipped.items()},
         notes=list(facts.notes) or UNSET,
-        verdict=with_left_out(verdict(test, list(facts.steps), r2, chance, found, jumps, facts.look), counts),
+        verdict=with_left_out(
+            verdict(test, list(facts.steps), r2, chance, found, jumps, facts.look, shrinkage=shrinks), counts
+        ),
         jumps=jumps,
         learning_rate=facts.learning_rate,
         **more,
@@ -215,6 +223,27 @@ def of_trajectory(
     return msgspec.structs.replace(part, **whole), test
 
 
+def _shrinkage(shrunk: Shrunk, gram: np.ndarray, facts: Facts, test: drift.DriftTest) -> Shrinkage | UnsetType:
+    """The entry of the verdict that rests on this test, which is without the part along the first weights."""
+    if not shrunk.known:
+        return UNSET
+    steps, part = np.asarray(facts.steps), np.zeros_like(gram) + shrunk.gram
+    rate = shrunk.rate(int(steps[-1] - steps[0]))
+    rows = np.flatnonzero(np.isin(steps, facts.jumps.longest)) if facts.jumps else np.arange(steps.size)
+    part, gram, steps, clock = (
+        *(statistics.rebased(one, rows) for one in (part, gram)),
+        steps[rows],
+        facts.clock_values[rows],
+    )
+    pairs = statistics.separated_pairs(steps, statistics.optimizer_memory(facts.beta1), at_least=3)
+    share, alone = share_of_drift(part, gram, clock, pairs), False
+    if not test.found:
+        whole = drift.drift_test(gram, steps, clock, facts.beta1) if share is not None and share >= _MOST else None
+        alone = whole is not None and whole.found
+        share = share if alone else None
+    return Shrinkage(share=share, rate=rate, alone=alone)
+
+
 def of_run(
     gram: np.ndarray,
     steps: np.ndarray,
@@ -246,6 +275,8 @@ def of_run(
     )
     if test is not None and look is not None:
         return found, looks.looked(look, test, judged, steps, clock, beta1)
+    if test is not None and test.found:
+        test = replace(test, later=drift.without_start(judged, steps, clock, beta1))
     if test is not None and test.linear:
         test = replace(test, holds_up_to=drift.breakdown(judged, steps, clock, beta1))
     return found, test

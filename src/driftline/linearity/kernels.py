@@ -202,11 +202,21 @@ def _describe(raw, start, stop, tau, x, scratch, r2, slope, spread, distinct, sa
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
+def _put(first, row):
+    """Copy the first weights into a row; their largest size."""
+    largest = np.float32(0.0)
+    for i in range(first.size):
+        row[i] = first[i]
+        largest = max(largest, abs(first[i]))
+    return largest
+
+
+@njit(nogil=True, cache=True, fastmath=_FAST)
 def _add_gram(x, m, gram):
-    """gram += x xᵀ over the first m columns, lower triangle; row 0 is zero and is skipped."""
+    """gram += x xᵀ over the first m columns, lower triangle."""
     T = x.shape[0]
-    for i in range(1, T):
-        j = 1
+    for i in range(T):
+        j = 0
         while j + 3 <= i:
             a = np.float32(0.0)
             b = np.float32(0.0)
@@ -233,10 +243,10 @@ def _add_gram(x, m, gram):
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
 def _add_gram_in_float64(x, m, gram):
-    """The same of deltas whose squares leave float32's range."""
+    """The same of weights or deltas whose squares leave float32's range."""
     T = x.shape[0]
-    for i in range(1, T):
-        for j in range(1, i + 1):
+    for i in range(T):
+        for j in range(i + 1):
             a = 0.0
             for k in range(m):
                 a += np.float64(x[i, k]) * np.float64(x[j, k])
@@ -301,7 +311,7 @@ def accumulate(raw, tau, block, sums, histograms, distinct_counts, slopes, same,
         distinct_counts [4]: parameters with 1, 2, 3 and 4 or more distinct values.
         slopes [3]: sum of |slope|, sum of slope², largest range.
         same [T - 1]: parameters equal at both ends of an interval.
-        gram [T, T]: lower triangle of the Gram matrix of deltas.
+        gram [T, T]: lower triangle of the Gram matrix of the first checkpoint's weights, in row 0, and the deltas.
     """
     T, n = raw.shape
     x = np.empty((T, block), np.float32)
@@ -321,7 +331,8 @@ def accumulate(raw, tau, block, sums, histograms, distinct_counts, slopes, same,
         for i in range(m):
             member[i] = (spread[i] > PAPER_MIN_RANGE) & (distinct[i] >= PAPER_MIN_DISTINCT)
         _tally(r2[:m], member[:m], bins, sums[PAPER_FILTER], histograms[PAPER_FILTER])
-        if widest == 0 or _SMALL < widest < _BIG:
+        largest = _put(scratch[0][:m], x[0, :m])  # the first weights, where their delta of zero was
+        if largest < _BIG and (widest == 0 or _SMALL < widest < _BIG):
             _add_gram(x, m, gram)
         else:
             _add_gram_in_float64(x, m, gram)

@@ -7,8 +7,9 @@ only their Gram C (and, being of increments, is the restricted one):
 
     -2 log L / N = log det S + tr(S^-1 C / N),   S = drift(l) + walk + noise.
 
-The three variances are found by the MM iteration of Zhou, Hu, Qiao, Cho & Zhou (2019), monotone and
-never negative; l by its profile, which also gives the interval.
+The three variances are found by Fisher scoring: for a covariance that is linear in them each step is a least-squares
+problem, solved with none negative and shortened until the likelihood grows. (Multiplicative iterations, which never
+reach zero, stopped short of it.) l is found by its profile, which also gives the interval.
 
 N, the number of independent directions, is not known: weights move together, and the model is not quite
 true. So it is what makes the model's deviance from the Gram its own degrees of freedom (quasi-likelihood,
@@ -18,6 +19,7 @@ the deviance is compared with F, not chi-squared. Where the model fits badly N i
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,7 @@ Array = np.ndarray
 _MOST_CHECKPOINTS = 60  # longer runs are thinned for this fit, whose cost grows as their cube
 _LONGEST = 10.0  # times the span of the run: beyond, a bend could not be seen
 _GRID = 25
+_CONVERGED, _HALVINGS = 1e-8, 12
 _FITTED = 4  # figures: three variances and a length
 
 
@@ -89,7 +92,7 @@ def drift_covariance(steps: Array, length: float) -> Array:
     return np.diff(np.diff(half, axis=0), axis=1)
 
 
-def fit_variances(parts: Array, increments: Array, iterations: int = 200) -> tuple[Array, Array]:
+def fit_variances(parts: Array, increments: Array, iterations: int = 100) -> tuple[Array, Array]:
     """Variances of the covariance parts that best explain C / N, for several sets of parts at once.
 
     Args:
@@ -104,17 +107,49 @@ def fit_variances(parts: Array, increments: Array, iterations: int = 200) -> tup
     sizes = np.trace(parts, axis1=2, axis2=3) / m
     parts = parts / sizes[:, :, None, None]
     variances = np.full(parts.shape[:2], 1 / parts.shape[1])
+    inverse, loss = _likelihood(variances, parts, C)
     for _ in range(iterations):
-        inverse = np.linalg.inv(_total(variances, parts))
-        pulled, held = np.einsum("slij,spij->lsp", np.stack([inverse @ C @ inverse, inverse], axis=1), parts)
-        new = variances * np.sqrt(np.clip(pulled / held, 0, None))  # rounding may leave less than nothing
-        done = np.abs(new - variances).max() < 1e-6
-        variances = new
+        pulled = inverse[:, None] @ parts
+        information = np.einsum("spij,sqji->spq", pulled, pulled)
+        wanted = np.einsum("spij,sji->sp", pulled, inverse @ C)
+        towards = _nonnegative(information, wanted) - variances
+        if np.abs(towards).max() < _CONVERGED:
+            break
+        before, size = loss, np.ones(len(parts))
+        for _ in range(_HALVINGS):  # of the steps that go too far
+            tried = variances + size[:, None] * towards
+            inverse, loss = _likelihood(tried, parts, C)
+            if not (far := loss > before).any():
+                break
+            size = np.where(far, size / 2, size)
+        else:
+            tried = np.where(far[:, None], variances, tried)
+            inverse, loss = _likelihood(tried, parts, C)
+        done = (before - loss).max() < _CONVERGED * 1e-4
+        variances = tried
         if done:
             break
-    total = _total(variances, parts)
-    loss = (np.linalg.slogdet(total)[1] + np.einsum("sij,ij->s", np.linalg.inv(total), C)) / 2
     return variances * scale / sizes, loss
+
+
+def _likelihood(variances: Array, parts: Array, increments: Array) -> tuple[Array, Array]:
+    """The total covariance's inverse [sets, m, m], and -log L per dimension [sets]."""
+    total = _total(variances, parts)
+    inverse = np.linalg.inv(total)
+    return inverse, (np.linalg.slogdet(total)[1] + np.einsum("sij,ij->s", inverse, increments)) / 2
+
+
+def _nonnegative(information: Array, wanted: Array) -> Array:
+    """The v >= 0 [sets, P] with the least v F v / 2 - v w, of F [sets, P, P] and w [sets, P]: the best of all choices of zeros."""
+    P = wanted.shape[1]
+    free = np.array(list(itertools.product([False, True], repeat=P)))[:, None]  # [choices, 1, P]
+    size = np.sqrt(np.maximum(np.diagonal(information, axis1=1, axis2=2), 1e-300))
+    unit = information / (size[:, :, None] * size[:, None, :]) + 1e-12 * np.eye(P)
+    aim = np.where(free, wanted / size, 0.0)
+    kept = np.where(free[..., :, None] & free[..., None, :], unit, np.eye(P))
+    found = np.linalg.solve(kept, aim[..., None])[..., 0]
+    value = np.where((found >= 0).all(-1), -np.einsum("csp,csp->cs", found, aim) / 2, np.inf)
+    return np.take_along_axis(found, value.argmin(0)[None, :, None], 0)[0] / size
 
 
 def _total(variances: Array, parts: Array) -> Array:

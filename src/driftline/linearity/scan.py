@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from driftline.checkpoints import dtypes
+from driftline.checkpoints.low_rank import needs_base
 from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.tensors import read_each
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
@@ -84,6 +85,9 @@ class TensorScan:
         distinct: parameters with 1, 2, 3 and 4 or more distinct values, [4].
         kept: parameters equal at both ends of each interval, [T - 1].
         gram: Gram matrix of the deltas from the first checkpoint, float64 [T, T].
+        along_start: inner products of the deltas with the first checkpoint's weights, float64 [T].
+        start_square: sum of squares of these; 0, and the products too, of an adapter without its base, whose weights
+            are not known.
         sample: trajectories of up to `sample` changed parameters, seeded by the tensor's name, float32 [k, T].
         positions: their flat positions, [k].
         moves: how far a seeded sample of all parameters moved.
@@ -100,6 +104,8 @@ class TensorScan:
     largest_range: float
     kept: np.ndarray
     gram: np.ndarray
+    along_start: np.ndarray
+    start_square: float
     sample: np.ndarray
     positions: np.ndarray
     moves: Moves
@@ -160,7 +166,7 @@ class _Sums:
     distinct: np.ndarray  # [4]
     slopes: np.ndarray  # [3]: sum of |slope|, sum of slope², largest range
     kept: np.ndarray  # [T - 1]
-    gram: np.ndarray  # [T, T], lower triangle
+    gram: np.ndarray  # [T, T], lower triangle, of the first weights and the deltas after it
     samples: list[np.ndarray]  # of [k, T]
 
     @classmethod
@@ -295,6 +301,9 @@ def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: 
         for row, histogram in zip(total.populations, total.histograms, strict=True)
     ]
     measured = max(populations[0].count, 1)
+    gram, along, square = _products(total, tensor.size)
+    if needs_base(tensor.stored[0]):
+        along, square = np.zeros_like(along), 0.0
     return TensorScan(
         name=tensor.name,
         shape=tensor.shape,
@@ -306,20 +315,28 @@ def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: 
         rms_slope=float(np.sqrt(total.slopes[1] / measured) / unit),
         largest_range=float(total.slopes[2]),
         kept=total.kept,
-        gram=_gram(total, tensor.size),
+        gram=gram,
+        along_start=along,
+        start_square=square,
         sample=candidates[chosen],
         positions=_candidates(tensor.name, tensor.size, seed)[chosen],
         moves=moves_of(candidates[rng.permutation(len(candidates))], tensor.size, tensor.dtype),
     )
 
 
-def _gram(total: _Sums, size: int) -> np.ndarray:
-    """The whole matrix; where a tensor stands still its rows are equal, which sums in float32 leave almost true."""
+def _products(total: _Sums, size: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """The Gram of the deltas, their products with the first weights, and the square of these.
+
+    Where a tensor stands still its rows are equal, which sums in float32 leave almost true.
+    """
     gram = total.gram + np.tril(total.gram, -1).T
+    along, square = gram[0].copy(), float(gram[0, 0])
+    along[0] = gram[0] = gram[:, 0] = 0.0
     for row in np.flatnonzero(total.kept == size):
         gram[row + 1] = gram[row]
         gram[:, row + 1] = gram[:, row]
-    return gram
+        along[row + 1] = along[row]
+    return gram, along, square
 
 
 def _rng(name: str, seed: int) -> np.random.Generator:

@@ -13,6 +13,7 @@ import msgspec
 from driftline.checkpoints.momentum import Momentum
 from driftline.errors import InputError
 from driftline.files.record import UNSET, Figure, Record, UnsetType, read_record
+from driftline.files.regular import read_regular
 
 _R2_KEYS = {"share_above_07": "share_above_0.7"}
 _ENDS = {"from_": "from"}
@@ -31,8 +32,6 @@ class Counts(Record):
 
 
 class R2(Record, rename=_R2_KEYS):
-    """R² over a population."""
-
     mean: Figure
     median: Figure
     q25: Figure
@@ -117,8 +116,6 @@ class HeldOutSkill(Record):
 
 
 class StraightPiece(Record, rename=_ENDS):
-    """A straight piece of the run."""
-
     from_: int
     to: int
     r2: Figure
@@ -174,6 +171,23 @@ class Effect(Record):
     negligible: bool
 
 
+class Shrinkage(Record):
+    """Share of the squared drift along the first weights, share of these lost per step; `alone`: without it no drift is found."""
+
+    share: Figure
+    rate: Figure
+    alone: bool
+
+
+class WithoutStart(Record, rename=_ENDS):
+    """Whether drift is found by the checkpoints from that step on."""
+
+    from_: int
+    found: bool
+    cosine: Figure
+    p: PValues
+
+
 class Verdict(Record):
     linear: bool
     sentence: str
@@ -181,6 +195,8 @@ class Verdict(Record):
     p: PValues | UnsetType = UNSET
     effect: Effect | UnsetType = UNSET
     holds_up_to_beta1: float | UnsetType = UNSET
+    shrinkage: Shrinkage | UnsetType = UNSET
+    without_start: WithoutStart | UnsetType = UNSET
     provisional: bool | UnsetType = UNSET
 
 
@@ -374,7 +390,7 @@ def read_summary(folder: Path) -> Summary:
     path = folder / "summary.json"
     what = "analyze, logprobs or activations"
     try:
-        kind = msgspec.json.decode(path.read_bytes(), type=_Kind).kind
+        kind = msgspec.json.decode(read_regular(path), type=_Kind).kind
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): name a folder that {what} wrote") from error
     except (ValueError, RecursionError) as error:

@@ -39,6 +39,8 @@ _COLUMNS: dict[str, pa.DataType] = {
     "update_norm": _FLOATS,
     "unchanged_per_interval": _COUNTS,
     "gram": _FLOATS,
+    "along_start": _FLOATS,
+    "start_square": pa.float64(),
     "sample_positions": _COUNTS,
     "sample_values": pa.list_(pa.float32()),
 }
@@ -82,6 +84,8 @@ class TensorTable:
             np.sqrt(np.clip(np.diag(tensor.gram), 0, None)),
             tensor.kept,
             tensor.gram.ravel(),
+            tensor.along_start,
+            tensor.start_square,
             tensor.positions,
             tensor.sample.ravel(),
         )

@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from driftline.files.record import UNSET, Figure, UnsetType
-from driftline.linearity.drift import DriftTest
+from driftline.linearity.drift import DriftTest, Later
 from driftline.linearity.looks import Look
 from driftline.linearity.summary import (
     R2,
@@ -17,12 +17,15 @@ from driftline.linearity.summary import (
     Jumped,
     NullR2,
     PValues,
+    Shrinkage,
     Statistics,
     StraightPiece,
     Verdict,
+    WithoutStart,
 )
 
 _LITTLE = 0.01  # of the weights
+_SOME = 0.1  # of the drift
 _LONG_MEMORY = 0.99  # a beta1 beyond which no optimizer in use goes: a verdict that holds up to there needs no word
 
 
@@ -34,11 +37,14 @@ def verdict(
     found: Statistics,
     jumps: Jumped | UnsetType,
     look: Look | None = None,
+    *,
+    shrinkage: Shrinkage | UnsetType = UNSET,
 ) -> Verdict:
     """The `verdict` entry of summary.json, from the test and the rest of the summary.
 
     Args:
         look: of a run that is followed; the verdict of one that has not ended is provisional.
+        shrinkage: of weights, what was left out before the test.
     """
     provisional = True if look is not None and not look.ended else UNSET
     before = "Provisional until the run ends. " if provisional else ""
@@ -55,12 +61,18 @@ def verdict(
     if test.linear:
         sentence = (
             f"{_where(found.regime.segments)}, drift above chance: {cosine}; {growth}; {chance}; {_use(found.skill)}."
-            f"{_breaks(test.holds_up_to)}"
+            f"{_breaks(test.holds_up_to)}{_starts(test)}{_shrinks(shrinkage)}"
         )
     elif test.found:
         sentence = (
             f"Detectable, negligible: drift is told from chance, but it gives separated increments a cosine of "
             f"{test.cosine:.3f} and makes {test.share:.0%} of the squared way; {growth}; {chance}."
+            f"{_starts(test)}{_shrinks(shrinkage)}"
+        )
+    elif shrinkage is not UNSET and shrinkage.alone:
+        sentence = (
+            f"Not told from chance but for shrinkage: what drifts lies along the first weights, of which {_rate(shrinkage.rate)} "
+            f"are lost per step, as by weight decay; {chance}; {cosine}; {growth}."
         )
     else:
         sentence = f"Not told from chance: {chance}; {cosine}; {growth}."
@@ -68,11 +80,44 @@ def verdict(
         linear=test.linear,
         sentence=before + sentence + after,
         level=test.level,
-        p=PValues(increment_cosine=test.cosine_p, growth_exponent=test.growth_p, skill=test.skill_p),
+        p=_p(test),
         effect=Effect(cosine=test.cosine, share=test.share, negligible=test.negligible),
         holds_up_to_beta1=UNSET if test.holds_up_to is None else test.holds_up_to,
+        shrinkage=shrinkage,
+        without_start=UNSET if test.later is None else _later(test.later),
         provisional=provisional,
     )
+
+
+def _p(test: DriftTest) -> PValues:
+    return PValues(increment_cosine=test.cosine_p, growth_exponent=test.growth_p, skill=test.skill_p)
+
+
+def _later(later: Later) -> WithoutStart:
+    return WithoutStart(from_=later.first, found=later.test.found, cosine=later.test.cosine, p=_p(later.test))
+
+
+def _starts(test: DriftTest) -> str:
+    if test.later is None or not test.of_the_start:
+        return ""
+    return (
+        f" By the checkpoints from step {test.later.first} on alone, drift is not told from chance (a cosine of "
+        f"{test.later.test.cosine:.3f} beyond it, where all give {test.cosine:.3f}): it may be of the start, where Adam's "
+        "second moment has not settled and skewed gradients drift without a signal."
+    )
+
+
+def _shrinks(shrinkage: Shrinkage | UnsetType) -> str:
+    if shrinkage is UNSET or shrinkage.share is None or shrinkage.share < _SOME:
+        return ""
+    return (
+        f" Of the drift {shrinkage.share:.0%} lies along the first weights, of which {_rate(shrinkage.rate)} are lost per "
+        "step, as by weight decay; the test is without that part."
+    )
+
+
+def _rate(value: Figure) -> str:
+    return "unknown" if value is None else f"{value:.1e}"
 
 
 def _breaks(beta1: float | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftline.errors import InputError
-from driftline.prompts import encode, read_rows
+from driftline.prompts import encode, read_rows, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ def read_rollouts(path: Path, tokenizer: PreTrainedTokenizerBase, *, longest: in
         if response is None:
             if not isinstance(row.get("response"), str):
                 raise InputError(f"{where} has neither response_ids nor a response as text: add one")
-            response = tuple(tokenizer(row["response"], add_special_tokens=False)["input_ids"])
+            response = tuple(token_ids(tokenizer, row["response"], where, special=False))
         if not response:
             raise InputError(f"{where} has an empty response: there is nothing to score, leave the row out")
         if not prompt:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from driftline.errors import InputError
+from driftline.training.processes import last_lines, run_to_end
 
 PLACES = ("{model}", "{steps}", "{output}")
 PRESETS: dict[str, tuple[str, ...]] = {
@@ -23,7 +20,6 @@ PRESETS: dict[str, tuple[str, ...]] = {
     )
 }
 _LAST_LINES = 12
-_PATIENCE = 30  # seconds that a trainer has to end when it is told to
 
 
 class CommandFailed(InputError):
@@ -40,41 +36,17 @@ def run(command: list[str], folder: Path, lock: int) -> None:
     Raises:
         CommandFailed: it cannot be started, or fails.
     """
-    with open(folder / "log.txt", "wb") as log:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(lock,),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise CommandFailed(f"the command cannot be started: {command[0]}: {error.strerror}", 127) from error
-        try:
-            code = process.wait()
-        except BaseException:  # stopped: the trainer and all that it started stop too
-            _stop(process)
-            raise
+    log = folder / "log.txt"
+    try:
+        code = run_to_end(command, log, lock)
+    except OSError as error:
+        raise CommandFailed(f"the command cannot be started: {command[0]}: {error.strerror}", 127) from error
     if code:
-        lines = (folder / "log.txt").read_text(errors="replace").splitlines()[-_LAST_LINES:]
         ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise CommandFailed(
-            f"the command {ended}; {folder / 'log.txt'} ends with:\n" + "\n".join(lines),
+            f"the command {ended}; {log} ends with:\n" + "\n".join(last_lines(log, _LAST_LINES)),
             code if code > 0 else 128 - code,
         )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the command's whole process group, with patience."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=_PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def fill(word: str, model: Path, steps: int, output: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from driftline.forecast.backtest import FEWEST_SEEN, Scores, pool, recommended_horizon, score
 from driftline.forecast.extrapolators import method_named
 from driftline.forecast.observations import Observations
-from driftline.linearity import null, statistics
+from driftline.linearity import looks, null, statistics
 from driftline.linearity.drift import drift_test
 from driftline.training.increments import Increments
 from driftline.watching.collapse import direction_lost, moving_further, skills_ahead
@@ -21,7 +22,7 @@ Array = np.ndarray
 ENOUGH_ROWS = 8  # for a horizon, and for a warning
 _NULL_DRAWS = 4_000
 _R2_EVERY, _HORIZON_EVERY = 1.25, 1.5  # costly figures are had anew when the run has grown by this factor
-_WALKS = 199  # of the drift test: a verdict at the 5 % level needs no more
+_WALKS = 399  # of the drift test: a verdict at the level of each look needs no more
 _FAR_PAIRS = 3  # of increments further apart than the optimizer's memory: fewer say nothing of drift
 _RECENT = 3  # forecasts whose mean skill is shown
 _METHODS = ("two-point", "damped")
@@ -105,9 +106,14 @@ class LoggedFigures:
         }
 
     def _horizon(self, gram: Array, steps: Array) -> dict[str, float]:
-        """The furthest of the methods' recommended horizons, as `driftline backtest` has them."""
+        """The furthest of the methods' recommended horizons, as `driftline backtest` has them.
+
+        It is had again and again, so drift must be found at the small level of one look of many, as by `driftline watch`: at
+        the level of one test 12 of 200 driftless runs had a horizon at some log.
+        """
         observed = Observations(steps, steps, self.beta1, {"sample": gram})
         test = drift_test(gram, steps, steps, self.beta1, draws=_WALKS)
+        test = None if test is None else replace(test, level=looks.EACH)
         known = [method_named(name) for name in _METHODS]
         scores = [reduce(Scores.__add__, score(observed, method).values()) for method in known]
         pooled = [pool(one, observed, method) for one, method in zip(scores, known, strict=True)]

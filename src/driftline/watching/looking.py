@@ -82,9 +82,8 @@ class Lookout:
             return {*steps, *base}
         if ":" not in chosen:
             return {int(step) for step in chosen.split(",")} | base
-        first = steps[0] if chosen.startswith(":") else 0
         try:
-            return {*choose_steps(range(first, max(*steps, first + 1) + 1), chosen)} | base
+            return {*choose_steps(steps, chosen)} | base
         except InputError:  # none yet
             return base
 

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from driftline.checkpoints.discovery import STEP_PAIR, spelled
+from driftline.checkpoints.discovery import CHOICE, STEP_PAIR, spelled
 from driftline.checkpoints.momentum import refuse_impossible
 from driftline.errors import InputError
 from driftline.files import remote
@@ -36,7 +36,7 @@ class Following:
 
     def __post_init__(self) -> None:
         refuse_impossible(self.beta1, self.ema)
-        if self.steps is not None and not re.fullmatch(r"\d*:\d*(:[1-9]\d*)?|\d+(,\d+)*", self.steps):
+        if self.steps is not None and not re.fullmatch(CHOICE, self.steps, re.ASCII):
             raise InputError(
                 f"--steps {self.steps!r} is neither FIRST:LAST:STRIDE nor a list such as 0,100,200: give one of these"
             )

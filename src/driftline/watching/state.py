@@ -29,6 +29,7 @@ from driftline.files.fingerprint import digest
 from driftline.files.json import json_text
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder
+from driftline.files.regular import open_regular, read_regular
 from driftline.watching.row import ReadCheckpoint, product
 from driftline.watching.sketch import SAMPLE, TensorRange, parts_of, read_checkpoint, sample_positions
 
@@ -190,8 +191,8 @@ class State:
             self.parts.append(TensorRange(name, tuple(shape), start))
             start = self.parts[-1].stop
         self.left_out = plan["left_out"]
-        self.positions = np.fromfile(self._folder / "plan" / "positions.i64", np.int64)
-        self._reference = np.fromfile(self._folder / "plan" / "reference.f64")
+        self.positions = _numbers(self._folder / "plan" / "positions.i64", np.int64)
+        self._reference = _numbers(self._folder / "plan" / "reference.f64", np.float64)
         for path in (self._folder / "rows").glob("*/row.json"):
             try:
                 row = ReadCheckpoint(**self._read_json(path))
@@ -203,7 +204,7 @@ class State:
 
     def _read_json(self, path: Path) -> Any:
         try:
-            return json.loads(path.read_bytes())
+            return json.loads(read_regular(path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -223,7 +224,7 @@ class State:
         del self.rows[step]
 
     def _sketch(self, step: int) -> np.ndarray:
-        return np.fromfile(self._row(step) / "sketch.f32", np.float32)
+        return _numbers(self._row(step) / "sketch.f32", np.float32)
 
     def gram(self, steps: list[int]) -> np.ndarray:
         """Inner products [T, T] of the sketches' deltas from the first checkpoint that was ever read."""
@@ -242,7 +243,13 @@ class State:
         paths = [self._row(step) / "sample.f32" for step in steps]
         for start in range(0, self.positions.size, columns):
             count = min(columns, self.positions.size - start)
-            yield start, np.stack([np.fromfile(path, np.float32, count, offset=4 * start) for path in paths])
+            yield start, np.stack([_numbers(path, np.float32, count, start) for path in paths])
+
+
+def _numbers(path: Path, dtype: type[np.generic], count: int = -1, first: int = 0) -> np.ndarray:
+    """So many numbers of a file from the first on, all by default."""
+    with open_regular(path) as file:
+        return np.fromfile(file, dtype, count, offset=first * np.dtype(dtype).itemsize)
 
 
 @contextmanager

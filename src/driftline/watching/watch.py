@@ -32,6 +32,7 @@ from driftline.checkpoints.trajectory import Trajectory, open_trajectory
 from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.record import UNSET, write_record
+from driftline.files.regular import read_regular
 from driftline.linearity.summary import Line, Watched, WeightsSummary
 from driftline.watching.checkpoint_files import files_of
 from driftline.watching.looking import Lookout
@@ -160,7 +161,7 @@ class _Follower:
     def _read_summary(self) -> WeightsSummary | None:
         """What a call before this one wrote; None where it is none of ours, which is then written anew."""
         try:
-            found = msgspec.json.decode((self.out / "summary.json").read_bytes(), type=WeightsSummary)
+            found = msgspec.json.decode(read_regular(self.out / "summary.json"), type=WeightsSummary)
         except (FileNotFoundError, ValueError):
             return None
         return None if found.watch is UNSET else found

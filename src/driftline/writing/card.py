@@ -10,6 +10,7 @@ from pathlib import Path
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.files import remote
 from driftline.files.json import read_json
+from driftline.files.regular import open_regular
 from driftline.writing.record import Recipe
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -63,7 +64,7 @@ def _in_json(path: Path, key: str) -> Iterator[str]:
 def _in_card(path: Path) -> Iterator[str]:
     """The base that the front matter of a model card names."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(_CARD_LIMIT).decode("utf-8", "replace")
     except OSError:
         return

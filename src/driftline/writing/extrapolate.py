@@ -10,8 +10,9 @@ from driftline.engines import Engine
 from driftline.files.output import output_folder, refuse_occupied
 from driftline.files.record import write_record
 from driftline.forecast.choose import ChooseBy
-from driftline.forecast.plan import OpenBar, make_plan, no_bar
+from driftline.forecast.plan import make_plan
 from driftline.forecast.request import ForecastRequest
+from driftline.progress import OpenBar, no_bar
 from driftline.writing.record import MARK, Recipe, Recipes
 from driftline.writing.storage import Storage
 from driftline.writing.write import bytes_read, write

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from blake3 import blake3
@@ -19,6 +19,7 @@ from driftline.errors import UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import json_text
 from driftline.files.record import UNSET
+from driftline.files.regular import open_regular, read_regular
 from driftline.forecast.forecast import Forecast
 from driftline.writing.layout import OutputTensor
 from driftline.writing.record import MARK, Recipe, SourceFile
@@ -98,8 +99,8 @@ def source(read: tuple[int, Path]) -> SourceFile:
     try:
         if remote.is_remote(file):
             return SourceFile(step=step, file=str(file), **remote.origin(file))
-        with open(file, "rb", buffering=0) as handle:
-            while count := handle.readinto(block):
+        with open_regular(file, buffering=0) as handle:
+            while count := cast(Any, handle).readinto(block):
                 digest.update(block[:count])
             size = os.fstat(handle.fileno()).st_size
     except OSError as error:
@@ -124,7 +125,7 @@ def copy_beside(trajectory: Trajectory, layout: Sequence[OutputTensor], folder: 
     config = folder / "config.json"
     if not config.is_file():
         return
-    values = json.loads(config.read_bytes())
+    values = json.loads(read_regular(config))
     if isinstance(values, dict):
         written = {output.name: output.info for output in layout}
         changed = true_to(values, written, last.tied, dtype)

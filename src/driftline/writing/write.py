@@ -65,7 +65,7 @@ def write(
         copy_beside(trajectory, layout, folder, storage.dtype)
         record = recipe(trajectory, layout, forecast, storage, sources=sources, rounding_loss=loss.share)
         write_record(folder / MARK, record)
-        (folder / "README.md").write_text(card(record, trajectory), encoding="utf-8")
+        (folder / "README.md").write_text(card(record, trajectory), encoding="utf-8", errors="backslashreplace")
         records.append(record)
     return records
 

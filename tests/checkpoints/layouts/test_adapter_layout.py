@@ -121,6 +121,8 @@ def test_the_scan_measures_the_product(tmp_path):
     for name, tensor in measured.items():
         deltas = np.stack([(merged[step][name] - merged[10][name]).reshape(-1) for step in merged]).astype(float)
         np.testing.assert_allclose(tensor.gram, deltas @ deltas.T, rtol=1e-3, atol=1e-9)
+        assert tensor.start_square == 0, "what a product is at its first checkpoint says nothing of its weights"
+        assert not tensor.along_start.any()
 
 
 def test_a_forecast_is_written_as_a_model_on_the_base(tmp_path):

@@ -13,13 +13,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from endpoints import Endpoint, head
 from tiny_models import pair, save
 
-from driftline.commands.serve import Serve, key_of
+from driftline.commands.serve import Serve, key_of, run
 from driftline.decoding.server.scheduler import Scheduler
 from driftline.errors import InputError
 
@@ -100,7 +100,7 @@ def test_what_can_end_within_the_grace_period_does(models):
 
 
 @pytest.mark.slow
-def test_a_key_comes_from_the_environment_and_an_open_host_without_one_is_warned_of(models):
+def test_a_key_comes_from_the_environment(models):
     with started(models, DRIFTLINE_KEY="secret") as (_, served):
         with pytest.raises(urllib.error.HTTPError, match="401") as found:
             served.get("/v1/models")
@@ -108,11 +108,20 @@ def test_a_key_comes_from_the_environment_and_an_open_host_without_one_is_warned
         asked = urllib.request.Request(f"{served.url}/models", headers={"authorization": "Bearer secret"})
         with urllib.request.urlopen(asked) as answer:
             assert answer.status == 200
-    with started(models, "--host", "0.0.0.0") as (process, served):
+    with started(models, "--host", "0.0.0.0", "--no-key") as (_, served):
         assert served.get("/health")
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=20)
-        assert "0.0.0.0 is open to other machines" in said
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "some.host"])
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_an_open_host_needs_a_key_or_the_word_that_there_is_none(
+    host: str, backend: Literal["transformers", "vllm"], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("DRIFTLINE_KEY", raising=False)
+    with pytest.raises(InputError, match=f"--host {host} is open to other machines"):
+        run(Serve(late="no-such", host=host, backend=backend))
+    with pytest.raises(InputError, match="--no-key is given beside --key"):
+        run(Serve(late="no-such", host=host, backend=backend, no_key=True, key="k"))
 
 
 def test_where_a_key_may_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

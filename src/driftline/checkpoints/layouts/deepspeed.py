@@ -17,13 +17,15 @@ from typing import Any
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.parameter_names import of_a_state
 from driftline.checkpoints.tensors import Piece, TensorInfo, sharded
-from driftline.checkpoints.torch_file import Node, Part, part_of, read_torch_file
+from driftline.checkpoints.torch_file import Part, part_of, read_torch_file
+from driftline.checkpoints.unpickling import Node, counts
 from driftline.errors import UnreadableCheckpoint
 
 NAME = "deepspeed"
-_OPTIMIZER = re.compile(r"^(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt$")
+_OPTIMIZER = re.compile(r"^(?:bf16_|fp16_)?zero_pp_rank_(\d{1,9})_mp_rank_00_optim_states\.pt$")
 _MODEL = re.compile(r"^(?:zero_pp_rank_(\d+)_)?mp_rank_00_model_states\.pt$")
 _FP32 = "F32"
+_MOST = 200_000  # parameters
 
 
 def holds(place: Path) -> bool:
@@ -38,15 +40,18 @@ def open(place: Path) -> Checkpoint:
     """
     ranks = _by_rank(place, _OPTIMIZER)
     world = max(ranks, default=-1) + 1
-    missing = [rank for rank in range(world) if rank not in ranks]
-    if missing or not world:
+    missing = next((rank for rank in range(world) if rank not in ranks), None if world else 0)
+    if missing is not None:
         raise UnreadableCheckpoint(
-            f"{place} lacks the optimizer states of rank {missing[0] if missing else 0}: still being written, or lost"
+            f"{place} lacks the optimizer states of rank {missing}: still being written, or lost"
         )
     states = [_optimizer(ranks[rank]) for rank in range(world)]
     stage, partitions = states[0].get("zero_stage"), states[0].get("partition_count", world)
     stage = stage.args[0] if isinstance(stage, Node) and stage.args else stage  # an enumeration
-    partitions = max(partitions) if isinstance(partitions, list) and partitions else partitions
+    listed = partitions if isinstance(partitions, list) and partitions else [partitions]
+    if any(type(count) is not int or abs(count) > 1 << 62 for count in listed):
+        raise UnreadableCheckpoint(f"{place} does not say how many ranks it was saved by: damaged")
+    partitions = max(listed)
     if partitions != world:
         raise UnreadableCheckpoint(
             f"{place} has optimizer states of {world} ranks where {partitions} were saved: still being written, or lost"
@@ -56,7 +61,9 @@ def open(place: Path) -> Checkpoint:
         raise UnreadableCheckpoint(f"{place} lacks mp_rank_00_model_states.pt: still being written, or lost")
     model = read_torch_file(models[0])
     try:
-        shapes = [{str(name): tuple(shape) for name, shape in group.items()} for group in model["param_shapes"]]
+        if sum(map(len, model["param_shapes"])) > _MOST:
+            raise ValueError("more parameters than any model has")
+        shapes = [{str(name): counts(shape) for name, shape in group.items()} for group in model["param_shapes"]]
         flat = [_groups(state, stage, ranks[rank]) for rank, state in enumerate(states)]
         if stage == 3:
             tensors = dict(_cut_by_parameter(shapes, flat, [ranks[rank] for rank in range(world)]))
@@ -64,7 +71,9 @@ def open(place: Path) -> Checkpoint:
             paddings = states[0].get("param_alignment_paddings") or [[0] * len(group) for group in shapes]
             tensors = dict(_cut_by_group(shapes, flat, [ranks[rank] for rank in range(world)], paddings))
         tensors |= _buffers(model, models[0]) | _frozen(model, models, world if stage == 3 else 1)
-        shared = {str(copy): str(source) for copy, source in dict(model.get("shared_params") or {}).items()}
+        said = model.get("shared_params") or {}
+        pairs = said.items() if isinstance(said, dict) else said
+        shared = {str(copy): source for copy, source in pairs if isinstance(source, str)}
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise UnreadableCheckpoint(
             f"{place} holds states that are not understood: saved by another DeepSpeed?"
@@ -151,7 +160,7 @@ def _runs(parts: list[Part], start: int, stop: int, file: Path, begin: int) -> I
 
 def _buffers(model: Mapping[str, Any], file: Path) -> dict[str, TensorInfo]:
     found: dict[str, TensorInfo] = {}
-    for name in model.get("buffer_names") or []:
+    for name in filter(lambda name: isinstance(name, str), model.get("buffer_names") or []):
         part = part_of(model["module"].get(name), str(file))
         if part is not None:
             begin = (0,) * len(part.shape)
@@ -172,6 +181,7 @@ def _frozen(model: Mapping[str, Any], files: Mapping[int, Path], ranks: int) -> 
     parts = [(files[rank], read_torch_file(files[rank])["frozen_param_fragments"]) for rank in range(ranks)]
     found: dict[str, TensorInfo] = {}
     for name, shape in shapes.items():
+        shape = counts(shape)
         begin, size, pieces, dtype = 0, math.prod(shape), [], _FP32
         for file, fragments in parts:
             part = part_of(fragments[name], f"{file}, tensor {str(name)!r},")

@@ -50,6 +50,9 @@ def sharded(index: Path, read: Callable[[Path], Mapping[str, TensorInfo]]) -> di
         raise UnreadableCheckpoint(f"{index} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableCheckpoint(f"{index} is damaged or still being written") from error
+    promised: dict[str, list[str]] = {}
+    for name, shard in weight_map.items():
+        promised.setdefault(shard, []).append(name)
     tensors: dict[str, TensorInfo] = {}
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".", ".."):
@@ -57,8 +60,7 @@ def sharded(index: Path, read: Callable[[Path], Mapping[str, TensorInfo]]) -> di
         if not (folder / shard).is_file():
             raise UnreadableCheckpoint(f"{folder} lacks the shard {shard}: still being written, or lost")
         header = read(folder / shard)
-        wanted = [name for name, file in weight_map.items() if file == shard]
-        missing = [name for name in wanted if name not in header]
+        missing = [name for name in promised[shard] if name not in header]
         if missing:
             raise UnreadableCheckpoint(f"{folder / shard} lacks the tensor {missing[0]!r} that the index promises")
         tensors |= {name: info for name, info in header.items() if weight_map.get(name) == shard}

@@ -19,12 +19,13 @@ import numpy as np
 from driftline.checkpoints.layouts import Checkpoint, huggingface
 from driftline.checkpoints.sharding import box_of, is_dtensor
 from driftline.checkpoints.tensors import Piece, Stored, TensorInfo, sharded
-from driftline.checkpoints.torch_file import called, part_of, read_torch_file
+from driftline.checkpoints.torch_file import part_of, read_torch_file
+from driftline.checkpoints.unpickling import called
 from driftline.errors import UnreadableCheckpoint
 from driftline.files.json import read_json
 
 NAME = "verl-fsdp"
-_SHARD = re.compile(r"^model_world_size_(\d+)_rank_(\d+)\.pt$")
+_SHARD = re.compile(r"^model_world_size_(\d{1,9})_rank_(\d{1,9})\.pt$")
 _SAMPLE = 1 << 16  # elements at either end of a tensor, by which copies are told from cuts
 
 
@@ -156,10 +157,10 @@ def _complete(place: Path) -> list[Path]:
         raise UnreadableCheckpoint(
             f"{place} holds files of {' and '.join(map(str, worlds))} ranks, so of two saves: move those of one away"
         )
-    missing = [rank for rank in range(worlds[0]) if (worlds[0], rank) not in shards]
-    if missing:
+    missing = next((rank for rank in range(worlds[0]) if (worlds[0], rank) not in shards), None)
+    if missing is not None:
         raise UnreadableCheckpoint(
-            f"{place} lacks the file of rank {missing[0]} of {worlds[0]}: still being written, or lost"
+            f"{place} lacks the file of rank {missing} of {worlds[0]}: still being written, or lost"
         )
     return [shards[worlds[0], rank] for rank in range(worlds[0])]
 

@@ -32,6 +32,7 @@ from driftline.decoding.server.identity import fingerprint
 from driftline.decoding.server.metrics import Metrics
 from driftline.decoding.server.scheduler import Busy, Failed, Scheduler
 from driftline.errors import InputError, first_line
+from driftline.prompts import make_ready
 
 try:
     from fastapi import Depends, FastAPI, Request
@@ -82,6 +83,7 @@ def application(sampler: Sampler, name: str, key: str | None = None, limits: Lim
     scheduler = Scheduler(sampler, max_batch=limits.max_batch, max_queue=limits.max_queue, max_tokens=limits.max_tokens)
     metrics, bodies, created = Metrics(scheduler), Bodies(limits.read_timeout), int(time.time())
     mark = fingerprint(sampler)
+    make_ready(sampler.tokenizer)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

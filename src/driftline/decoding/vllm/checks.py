@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from driftline.decoding.sources import common_rows
 from driftline.decoding.vllm.plugin import ARCHITECTURE
-from driftline.errors import InputError, first_line
-from driftline.models import load_tokenizer, quiet_libraries, refuse_different_vocabularies
+from driftline.errors import InputError
+from driftline.models import configuration_of, load_tokenizer, refuse_different_vocabularies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -40,25 +40,6 @@ def pair_overrides(early: Path, late: Path, alpha: float) -> tuple[dict[str, Any
     }
     shorter, longer = (getattr(config, "max_position_embeddings", None) for config in (first, last))
     return overrides, shorter if shorter and longer and shorter < longer else None
-
-
-def configuration_of(folder: Path) -> PreTrainedConfig:
-    """A model's configuration as transformers reads it; its code is not run.
-
-    Raises:
-        InputError: there is none that loads.
-    """
-    try:
-        from transformers import AutoConfig
-    except ImportError as error:
-        raise InputError(f"running a model needs {error.name}: pip install 'driftline[vllm]'") from error
-    quiet_libraries()
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} has no configuration that loads ({first_line(error)}): put that of its model there"
-        ) from error
 
 
 def decoder_of(config: PreTrainedConfig, folder: Path) -> str:

@@ -60,7 +60,7 @@ def maker(name: str, *, difficulty: int | None = None) -> Callable[[int, int], T
             return float(dataset.score_answer(answer, problem.entry))
 
         problems = tuple(_problem(entry, system) for entry in entries)
-        return Task(f"reasoning-gym:{name}", problems, "tags", verify, "reasoning-gym", 1024)
+        return Task(f"reasoning-gym:{name}", problems, "tags", verify, "reasoning-gym", 1024, apart=True)
 
     return make
 

@@ -36,7 +36,7 @@ from driftline.forecast.useful_rate import UsefulRate, useful_rate
 from driftline.lab.record import read_run
 from driftline.linearity.drift import drift_test
 from driftline.studies.rates import MODELS
-from tables import ROOT, Table
+from tables import ROOT, Column, Table
 
 MODEL = {"plain": MODELS["plain"], "settled": MODELS["through momentum, settled"]}
 RULES = (*MODEL, "again")
@@ -111,7 +111,7 @@ def ends(steps: Sequence[int]) -> list[int]:
 
 def points_of(label: str, folder: Path) -> list[Point]:
     observed = observe(open_trajectory(folder))
-    return [{"run": label} | horizons(observed.only(range(row + 1))) for row in ends(observed.steps)]
+    return [{"run": label} | horizons(observed.only(range(row + 1))) for row in ends(observed.steps.tolist())]
 
 
 def score(out: Path, folders: Sequence[Path]) -> None:
@@ -206,8 +206,6 @@ def gains(
         pair = (0.0, 0.0)
         if one != other:
             keys = [(point["run"], point["last"], horizon) for horizon in (one, other)]
-            if not all(key in scores for key in keys):
-                continue  # not scored yet
             pair = (scores[keys[0]][by], scores[keys[1]][by])
         found.setdefault(point["run"], []).append(pair)
     return {run: np.mean(pairs, axis=0) for run, pairs in found.items()}
@@ -222,37 +220,39 @@ def tell(out: Path, *, keep: bool) -> None:
     """Of all runs, and of each kind: how far each rule goes, and what it gains over today's horizon."""
     points = whole_rows(out / "points.jsonl")
     scores = {(row["run"], row["last"], row["horizon"]): row for row in whole_rows(out / "scores.jsonl")}
+    begun = {p["run"] for p in points if any((p["run"], p["last"], h) not in scores for h in asked(p))}
+    points = [point for point in points if point["run"] not in begun]  # only those that are done count
     found = {
         (one, other, by): gains(points, scores, one, by, other)
         for one, other in (("today", "held"), *((name, "today") for name in RULES))
         for by in ("sampled", "greedy")
     }
     runs = sorted({run for one in found.values() for run in one})
+
+    def told(point: Point, name: str) -> bool:
+        return bool(point["drift"]) and point[name] is not None
+
     rows = []
     for one in ("all", *dict.fromkeys(map(kind, runs))):
         of_kind = [run for run in runs if one in ("all", kind(run))]
         row: dict[str, Any] = {"kind": one, "runs": len(of_kind)}
-        for name in ("today", *RULES):
-            reach = [
-                point[name] / (point["last"] - point["first"])
-                for point in points
-                if point["run"] in of_kind and point["drift"] and point[name] is not None
-            ]
-            row[f"reach, {name}"] = float(np.median(reach)) if reach else None
+        row["reach"] = [
+            float(
+                np.median([p[name] / (p["last"] - p["first"]) for p in points if told(p, name) and p["run"] in of_kind])
+            )
+            for name in ("today", *RULES)
+        ]
         for (*pair, by), gained in found.items():
             mine = {run: gained[run] for run in of_kind if run in gained}
             row[f"{pair[0]}, {by}"] = _gain(compared(mine), len(mine)) if mine else None
         rows.append(row)
-    columns = [
+    columns: list[Column] = [
         {"key": "kind", "title": "runs"},
         {"key": "runs", "title": "number"},
-        *(
-            {"key": f"reach, {name}", "title": f"{name}: horizon over steps seen", "decimals": 2}
-            for name in ("today", *RULES)
-        ),
-        *({"key": f"{one}, {by}", "title": f"{one} less {other}, {by}"} for one, other, by in found),
+        {"key": "reach", "title": f"horizon over steps seen: today, {', '.join(RULES)}", "decimals": 2},
+        *({"key": f"{one}, {by}", "title": f"{by}: {one} less {other}"} for one, other, by in found),
     ]
-    table = Table("python benchmarks/horizon.py score OUT RUN...", columns, rows, zero=False)
+    table = Table("python benchmarks/horizon.py tell docs/evidence/horizon --keep", columns, rows, zero=False)
     print(table.text())
     if keep:
         table.keep(ROOT / "docs" / "evidence" / "horizon.json")

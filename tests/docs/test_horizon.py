@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -58,3 +59,22 @@ def test_prefixes_and_means_are_by_run() -> None:
     scores = {("a", 10, 8.0): {"sampled": 0.7}, ("a", 10, 4.0): {"sampled": 0.5}}
     found = gains(points, scores, "rule", "sampled")
     assert {run: one - other for run, (one, other) in found.items()} == {"a": pytest.approx(0.1), "b": 0}
+
+
+def test_the_table_is_what_the_scores_say() -> None:
+    """Gains by run over again from the rows themselves, of a rule and of today's horizon."""
+    evidence = Path(__file__).parents[2] / "docs" / "evidence"
+    points, rows = (
+        [json.loads(line) for line in (evidence / "horizon" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("points", "scores")
+    )
+    scores = {(row["run"], row["last"], row["horizon"]): row["sampled"] for row in rows}
+    by_run: dict[str, list[float]] = {}
+    for point in points:
+        one, other = (scores.get((point["run"], point["last"], point[name])) for name in ("again", "today"))
+        told = one - other if one is not None and other is not None else 0.0 if not point["drift"] else math.nan
+        by_run.setdefault(point["run"], []).append(told)
+    means = [np.mean(gains) for gains in by_run.values()]
+    found = json.loads((evidence / "horizon.json").read_text())["rows"][0]
+    assert found["runs"] == np.isfinite(means).sum() == 22
+    assert found["again, sampled"].startswith(f"{np.nanmean(means):+.3f}".replace("0.", "."))

@@ -13,10 +13,11 @@ from driftline.files.record import write_record
 from driftline.forecast.advice import advise
 from driftline.forecast.observations import observe
 from driftline.linearity.analysis import RunTotals, analyze
-from driftline.linearity.drift import drift_test, without_start
+from driftline.linearity.drift import DriftTest, Later, drift_test, without_start
 from driftline.linearity.scan import scan
 from driftline.linearity.shrinkage import Shrunk, share_of_drift
 from driftline.linearity.statistics import increments_gram, rebased, separated_pairs
+from driftline.linearity.summary import Shrinkage, WeightsSummary, WithoutStart
 
 MakeRun = Callable[..., Path]
 STEPS = np.arange(0, 220, 20)
@@ -113,14 +114,32 @@ def of(run: dict[int, Weights]) -> tuple[np.ndarray, np.ndarray]:
     return gram, part
 
 
+def shrinkage_of(summary: WeightsSummary) -> Shrinkage:
+    assert isinstance(summary.verdict.shrinkage, Shrinkage)
+    return summary.verdict.shrinkage
+
+
+def tested(gram: np.ndarray, steps: np.ndarray) -> DriftTest:
+    test = drift_test(gram, steps, steps.astype(float), 0.0, draws=199)
+    assert test is not None
+    return test
+
+
+def later_of(gram: np.ndarray, steps: np.ndarray) -> Later:
+    later = without_start(gram, steps, steps.astype(float), 0.0)
+    assert later is not None
+    return later
+
+
 def test_the_verdict_says_that_it_is_shrinkage(make_run: MakeRun, rng: np.random.Generator, tmp_path: Path) -> None:
     run = walked(rng, some(rng), {"up.weight": 1e-4, "down.weight": 1e-4}, noise=3e-6)
     summary = analyze(open_trajectory(make_run(run)), tmp_path, beta1=0.0)
-    said = summary.verdict
+    said, shrinkage = summary.verdict, shrinkage_of(summary)
     assert not said.linear
-    assert said.shrinkage.alone
-    assert said.shrinkage.rate == pytest.approx(1e-4, rel=0.05)
-    assert said.shrinkage.share > 0.95
+    assert shrinkage.alone
+    assert shrinkage.rate == pytest.approx(1e-4, rel=0.05)
+    assert shrinkage.share is not None
+    assert shrinkage.share > 0.95
     assert "Not told from chance but for shrinkage" in said.sentence
     assert "9.9e-05 are lost per step, as by weight decay" in said.sentence
 
@@ -133,8 +152,8 @@ def test_drift_and_shrinkage_are_told_apart(make_run: MakeRun, rng: np.random.Ge
     decay = sum(float(np.sum((1e-4 * start[name]) ** 2)) for name in ("up.weight", "down.weight"))
     true = decay / (decay + sum(3e-6**2 * value.size for value in start.values()))
     assert summary.verdict.linear
-    assert summary.verdict.shrinkage.share == pytest.approx(true, abs=0.05)
-    assert not summary.verdict.shrinkage.alone
+    assert shrinkage_of(summary).share == pytest.approx(true, abs=0.05)
+    assert not shrinkage_of(summary).alone
     assert "lies along the first weights" in summary.verdict.sentence
 
 
@@ -143,7 +162,7 @@ def test_growth_is_drift(make_run: MakeRun, rng: np.random.Generator, tmp_path: 
     run = walked(rng, some(rng), dict.fromkeys(some(rng), -0.0001), noise=3e-6)
     summary = analyze(open_trajectory(make_run(run)), tmp_path, beta1=0.0)
     assert summary.verdict.linear
-    assert (summary.verdict.shrinkage.rate, summary.verdict.shrinkage.share) == (0.0, 0.0)
+    assert (shrinkage_of(summary).rate, shrinkage_of(summary).share) == (0.0, 0.0)
 
 
 def test_observations_have_it_from_a_scan_and_from_an_analysis(
@@ -205,8 +224,8 @@ def test_drift_of_the_start_is_not_found_after_it() -> None:
     steps, after, whole = np.arange(21) * 20, 0, 0
     for seed in range(40):
         gram = early(np.random.default_rng(seed), until=10)
-        whole += drift_test(gram, steps, steps.astype(float), 0.0, draws=199).found
-        later = without_start(gram, steps, steps.astype(float), 0.0)
+        whole += tested(gram, steps).found
+        later = later_of(gram, steps)
         assert later.first == 200
         after += later.test.found
     assert whole == 40
@@ -221,10 +240,10 @@ def test_a_weak_steady_drift_is_seldom_said_to_be_of_the_start() -> None:
         found = missed = of_the_start = 0
         for seed in range(40):
             gram = early(np.random.default_rng([seed, 9]), until=until, drift=drift)
-            test = drift_test(gram, steps, steps.astype(float), 0.0, draws=199)
-            test = replace(test, later=without_start(gram, steps, steps.astype(float), 0.0))
+            later = later_of(gram, steps)
+            test = replace(tested(gram, steps), later=later)
             found += test.found
-            missed += test.found and not test.later.test.found
+            missed += test.found and not later.test.found
             of_the_start += test.found and test.of_the_start
         said[name] = of_the_start / found
         assert found > 25
@@ -260,5 +279,6 @@ def test_the_verdict_says_that_it_rests_on_the_start(
         now = now + 1e-4 * (rng.standard_normal(4000) + (2.0 if k < 8 else 0.0) * towards)
     summary = analyze(open_trajectory(make_run(run)), tmp_path, beta1=0.0)
     assert summary.verdict.linear
+    assert isinstance(summary.verdict.without_start, WithoutStart)
     assert (summary.verdict.without_start.from_, summary.verdict.without_start.found) == (200, False)
     assert "By the checkpoints from step 200 on alone, drift is not told from chance" in summary.verdict.sentence

@@ -80,13 +80,10 @@ def test_its_figures_are_those_of_the_checkpoints_that_are_judged(tmp_path: Path
     trajectory = open_trajectory(whole, steps=",".join(map(str, judged)))
     (tmp_path / "analysis").mkdir()
     expected = plain(analyze(trajectory, tmp_path / "analysis"))
-    for key in ("steps", "gram", "r2", "skill", "regime"):
+    for key in ("steps", "gram", "r2"):
         same(found[key], expected[key])
-    for key in (
-        "drift",
-        "rank1",
-        "persistence",
-    ):  # differences of increments, of which float32 sketches are told apart less well
+    # Grams of sums in float32 agree to 1e-7 of the whole way, so those of the short increments to 1e-5
+    for key in ("drift", "rank1", "persistence", "skill", "regime"):
         same(found[key], expected[key], 1e-4)
 
 

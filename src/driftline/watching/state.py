@@ -54,6 +54,7 @@ class State:
         self.refused: dict[int, tuple[str, str]] = self._load_refused()  # step -> digest of files, reason
         self.apart, self._dropped = 0.0, 0  # see `thinning`; how many are not kept
         self.passed: dict[int, Passed] = {}
+        self._forgotten: dict[int, int] = {}  # of those whose folders have gone, step -> when it was written
         self._many = _FEW
         self._load_passed()
 
@@ -120,7 +121,7 @@ class State:
             self.passed[step] = replace(passed, files=files, written=written)
             self._write_passed()
             return False
-        if before is not None or passed is not None:
+        if before is not None or passed is not None or step in self._forgotten:
             self._roll_back(step, written)
         products = {row.content: product(delta, self._sketch(row.step)) for row in self.rows.values()}
         products[content] = product(delta, delta)
@@ -161,6 +162,10 @@ class State:
                 self.refuse(at, one.files, f"rolled back: the run was started again and wrote step {step} anew")
             del self.passed[at]
             self._dropped -= 1
+        if anew := [at for at, when in self._forgotten.items() if at >= step and when < written]:
+            self._forgotten = {at: when for at, when in self._forgotten.items() if at not in anew}
+            self._dropped -= len(anew)
+            self._write_forgotten()
         self._write_passed()
 
     def thin(self, used: list[int]) -> None:
@@ -173,9 +178,12 @@ class State:
             row = self.rows[step]
             self.passed[step] = Passed(row.path, row.content, row.files, row.written)
         self._dropped += len(gone)
-        if len(self.passed) > self._many:  # those whose folders were rotated away will not be asked for again
-            self.passed = {step: one for step, one in self.passed.items() if Path(one.path).is_dir()}
+        if len(self.passed) > self._many:  # of those whose folders were rotated away a new one is another run's
+            there = {step: one for step, one in self.passed.items() if Path(one.path).is_dir()}
+            self._forgotten |= {step: one.written for step, one in self.passed.items() if step not in there}
+            self.passed = there
             self._many = 2 * len(self.passed) + _FEW
+            self._write_forgotten()
         self._write_passed()
         for step in gone:
             self._remove(step)
@@ -185,6 +193,9 @@ class State:
         if self._dropped or there:
             text = json_text({"apart": self.apart, "dropped": self._dropped, "there": there})
             replace_text(self._folder / "passed.json", text)
+
+    def _write_forgotten(self) -> None:
+        replace_text(self._folder / "forgotten.json", json_text(self._forgotten))
 
     def _differs(self, opened: Trajectory) -> str | None:
         shapes = {tensor.name: tensor.shape for tensor in opened}
@@ -277,6 +288,9 @@ class State:
             return
         self.apart, self._dropped = found["apart"], found["dropped"]
         self.passed = {int(step): Passed(**one) for step, one in found["there"].items()}
+        self._forgotten = {
+            int(step): when for step, when in (self._read_json(self._folder / "forgotten.json") or {}).items()
+        }
         for step in self.passed.keys() & self.rows.keys():  # killed before they were removed
             self._remove(step)
 

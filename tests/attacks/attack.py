@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 MEMORY = 3 << 30  # bytes of addresses: the interpreter, numba and their libraries map one of them
-SECONDS = 20  # of computing; hanging is told by `WAIT`
+SECONDS = 120  # of computing, which may begin with compiling the kernels; hanging is told by `WAIT`
 WAIT = 240
 
 _MAIN = """

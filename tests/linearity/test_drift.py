@@ -218,15 +218,23 @@ def test_cuts_are_the_best_of_all_cuts(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("length", [100.0, 300.0])
 def test_persistence_length_is_recovered(length: float) -> None:
-    """Increments drawn from the model itself: drift that turns over `length` steps, and a walk."""
-    rng, steps = np.random.default_rng(5), np.arange(40) * 20
+    """Increments drawn from the model itself: drift that turns over `length` steps, and a walk.
+
+    Of 20 intervals of 95 %, fewer than 16 hold the truth in one of 3,000 such tests.
+    """
+    rng, steps = np.random.default_rng(0), np.arange(40) * 20
     drift = persistence.drift_covariance(steps, length)
     walk = null.increment_correlation(steps, 0.9)
-    increments = null.simulated_increments(drift / drift[0, 0] + 0.5 * walk, 2000, 1, rng)[0]
-    found = persistence.persistence(statistics.gram_of_increments(increments), steps, 0.9)
-    assert found is not None
-    assert found.low <= length <= found.high
-    assert found.length == pytest.approx(length, rel=0.25)
+    lengths, inside = [], 0
+    for _ in range(20):
+        increments = null.simulated_increments(drift / drift[0, 0] + 0.5 * walk, 2000, 1, rng)[0]
+        found = persistence.persistence(statistics.gram_of_increments(increments), steps, 0.9)
+        assert found is not None
+        assert found.high is not None
+        inside += found.low <= length <= found.high
+        lengths.append(found.length)
+    assert inside >= 16
+    assert np.mean(lengths) == pytest.approx(length, rel=0.03)
 
 
 def test_persistence_of_a_line_is_at_least_the_run_and_of_a_walk_none() -> None:

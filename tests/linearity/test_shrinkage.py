@@ -119,7 +119,7 @@ def shrinkage_of(summary: WeightsSummary) -> Shrinkage:
     return summary.verdict.shrinkage
 
 
-def tested(gram: np.ndarray, steps: np.ndarray) -> DriftTest:
+def drift_of(gram: np.ndarray, steps: np.ndarray) -> DriftTest:
     test = drift_test(gram, steps, steps.astype(float), 0.0, draws=199)
     assert test is not None
     return test
@@ -224,7 +224,7 @@ def test_drift_of_the_start_is_not_found_after_it() -> None:
     steps, after, whole = np.arange(21) * 20, 0, 0
     for seed in range(40):
         gram = early(np.random.default_rng(seed), until=10)
-        whole += tested(gram, steps).found
+        whole += drift_of(gram, steps).found
         later = later_of(gram, steps)
         assert later.first == 200
         after += later.test.found
@@ -241,7 +241,7 @@ def test_a_weak_steady_drift_is_seldom_said_to_be_of_the_start() -> None:
         for seed in range(40):
             gram = early(np.random.default_rng([seed, 9]), until=until, drift=drift)
             later = later_of(gram, steps)
-            test = replace(tested(gram, steps), later=later)
+            test = replace(drift_of(gram, steps), later=later)
             found += test.found
             missed += test.found and not later.test.found
             of_the_start += test.found and test.of_the_start

@@ -1,4 +1,4 @@
-"""Short forms of the fuzz target (the long one, of 100,000 cases, is `python tests/fuzz/readers.py`), in a process of its own, so that its memory is its own too."""
+"""Short forms of the fuzz targets (`python tests/fuzz/readers.py` and `rows.py` have 100,000 cases), each in a process of its own."""
 
 import subprocess
 import sys
@@ -8,8 +8,9 @@ import pytest
 
 
 @pytest.mark.parametrize("cases", [1_000, pytest.param(10_000, marks=[pytest.mark.slow])])
-def test_no_mutated_run_crashes_hangs_or_is_read_outside_its_folder(cases: int) -> None:
-    script = Path(__file__).with_name("readers.py")
+@pytest.mark.parametrize("target", ["readers.py", "rows.py"])
+def test_nothing_mutated_crashes_hangs_or_is_read_outside_its_folder(target: str, cases: int) -> None:
+    script = Path(__file__).with_name(target)
     result = subprocess.run(
         [sys.executable, str(script), "--cases", str(cases), "--seed", str(cases)],
         capture_output=True,

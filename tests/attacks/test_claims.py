@@ -143,6 +143,7 @@ def test_steps_of_the_command_line_have_bounds_too(text: str) -> None:
                 asked()
 
 
+@pytest.mark.slow
 def test_commands_with_far_steps(tmp_path: Path) -> None:
     far = 10**12 - 1
     run = save_run(tmp_path / "run", (0, 10, 20, 30, far))

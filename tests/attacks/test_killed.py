@@ -60,6 +60,7 @@ def test_what_is_being_written_stays(tmp_path: Path) -> None:
     process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "mark"),
     [

@@ -22,7 +22,8 @@ def test_a_run_of_any_name_is_read(tmp_path: Path, name: str) -> None:
     assert open_trajectory(run).steps == (0, 10, 20)
 
 
-@pytest.mark.parametrize("name", [ODD, pytest.param(NAMES["line"], marks=pytest.mark.slow)], ids=["bytes", "line"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [ODD, NAMES["line"]], ids=["bytes", "line"])
 def test_commands_work(tmp_path: Path, name: str) -> None:
     run = save_run(tmp_path / name, (0, 10, 20, 30, 40))
     shown = driftline("inspect", run)

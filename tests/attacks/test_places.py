@@ -115,6 +115,7 @@ def test_weights_that_become_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
         trajectory["model.up.weight"].stored[-1].values(0, 4)
 
 
+@pytest.mark.slow
 def test_commands_say_so(tmp_path: Path) -> None:
     run = save_run(tmp_path / "run")
     pipe(run / "jumps.json")

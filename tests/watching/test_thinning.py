@@ -61,6 +61,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "FIRST", 8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_its_figures_are_those_of_the_checkpoints_that_are_judged(tmp_path: Path) -> None:
     run, out, whole = tmp_path / "run", tmp_path / "out", tmp_path / "whole"

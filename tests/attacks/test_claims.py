@@ -213,3 +213,21 @@ def test_what_is_merged_in_yaml_counts(tmp_path: Path) -> None:
 def test_numbers_of_results_beyond_any_float_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps({"a": 10**400, "b": 2}))
     assert scalars(tmp_path) == {"driftline/b": 2.0}
+
+
+@pytest.mark.parametrize("dtype", ["model.safetensors", "I8", "F8_E8M0", "C64", "x" * 5000])
+def test_a_factor_in_a_dtype_that_is_not_read_is_named(tmp_path: Path, dtype: str) -> None:
+    factors = {"q.lora_A.weight": ("F32", [2, 4], [0, 32]), "q.lora_B.weight": (dtype, [3, 2], [32, 56])}
+    header = json.dumps(
+        {
+            f"base_model.model.{name}": {"dtype": kind, "shape": shape, "data_offsets": offsets}
+            for name, (kind, shape, offsets) in factors.items()
+        }
+    ).encode()
+    (tmp_path / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(56))
+    (tmp_path / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}'
+    )
+    with pytest.raises(UnreadableCheckpoint) as told:
+        open_checkpoint(tmp_path)
+    assert len(str(told.value)) < 500 + len(str(tmp_path))

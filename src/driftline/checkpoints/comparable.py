@@ -22,8 +22,8 @@ def comparable(opened: Checkpoint) -> Checkpoint:
     """A checkpoint as its layout found it, under the model's own names, with what belongs together put together.
 
     Raises:
-        UnreadableCheckpoint: two tensors of one name, placeholders instead of weights, an adapter that is not B · A, or
-            quantised weights whose values are not known.
+        UnreadableCheckpoint: two tensors of one name, placeholders instead of weights, an adapter that is not B · A,
+            quantised weights whose values are not known, or parts in a dtype that is not read.
     """
     where = opened.place or opened.path
     names = of_the_model(opened.tensors, state=opened.layout not in (huggingface.NAME, adapter.NAME))
@@ -53,6 +53,7 @@ def comparable(opened: Checkpoint) -> Checkpoint:
                 f"no file beside {where} says the scale of its adapter (lora_alpha): it is measured as B·A, so norms are in "
                 f"other units, and no model can be made of it; put peft's adapter_config.json there"
             )
+    _refuse_other_parts(tensors, where)
     as_saved = opened.layout == huggingface.NAME and all(
         name in opened.tensors and not info.below for name, info in tensors.items()
     )
@@ -103,6 +104,7 @@ def on_base(change: Checkpoint, base: Checkpoint, initial: Checkpoint | None = N
         made = info if below is None else on_weight(info, below, change.path)
         tensors[name] = without(made, initial.tensors.get(name) if initial else None)
     _refuse_half_resized(tensors, base.tensors, embedding, head, change.path)
+    _refuse_other_parts(tensors, change.path)
     return replace(
         change, tensors=tensors, tied=tied, model_folder=base.model, left_out=base.left_out | change.left_out
     )
@@ -133,6 +135,20 @@ def writable(checkpoint: Checkpoint) -> str | None:
     if checkpoint.layout == megatron.NAME:
         return f"{checkpoint.path} has Megatron's names and stacked layers: {megatron.CONVERTERS}"
     return None
+
+
+def _refuse_other_parts(tensors: dict[str, TensorInfo], where: Path) -> None:
+    """Of tensors that are made of others, such as an adapter's product, each part must hold numbers that are read."""
+    for info in tensors.values():
+        parts = list(info.below)
+        while parts:
+            part = parts.pop()
+            if part.dtype not in dtypes.FLOATS:
+                raise UnreadableCheckpoint(
+                    f"{where} has {part.name!r} in {part.dtype[:40]!r}, of which {info.name!r} cannot be made: save it in float32, "
+                    "bfloat16 or float16"
+                )
+            parts += part.below
 
 
 def _refuse_placeholders(tensors: dict[str, TensorInfo], where: Path) -> None:

@@ -101,7 +101,7 @@ def _tensor(path: Path, name: str, entry: dict, data_start: int) -> Stored:
     if len(name) > _NAME:
         raise ValueError(f"tensor {name[:40]!r}... has a name of {len(name):,} characters")
     shape, dtype, (begin, end) = tuple(entry["shape"]), entry["dtype"], entry["data_offsets"]
-    if not isinstance(dtype, str):
+    if not isinstance(dtype, str) or not dtype.isidentifier() or len(dtype) > 24:
         raise ValueError(f"tensor {name!r} has no dtype")
     if len(shape) > _AXES or any(type(extent) is not int or not 0 <= extent < _FAR for extent in (*shape, begin, end)):
         raise ValueError(f"tensor {name!r} has a shape or offset that is not a count")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,17 +80,23 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, A
     """A chat as the model's template writes it, for the assistant to go on unless `how` says otherwise.
 
     The template is a program that came with the checkpoint: it runs apart, for five seconds of the processor at most.
+    One that passed a bound over a short chat is not tried again.
 
     Raises:
         InputError: it refuses the messages, or passes a bound.
     """
+    template = tokenizer.chat_template
     try:
-        return _apart(tokenizer)("render", list(messages), {"add_generation_prompt": True, **how})
+        if tokenizer in _hopeless and _hopeless[tokenizer][0] == template:
+            raise TooMuch(_hopeless[tokenizer][1])
+        return _apart(tokenizer, _rendered, template)(list(messages), {"add_generation_prompt": True, **how})
     except Refused as error:
         raise InputError(
             f"{where} does not fit the model's chat template ({error}): mend the messages, or give prompt"
         ) from error
     except TooMuch as error:
+        if len(str(messages)) < _SHORT:  # a long chat may be the client's attack on those of others
+            _hopeless[tokenizer] = template, str(error)
         raise InputError(
             f"{where} is not written by the model's chat template: it takes {error}; mend the template, or give prompt"
         ) from error
@@ -109,7 +115,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, where: str, *, spec
             f"{where} has a text that the tokenizer refuses (half of a surrogate pair stands alone): mend the text"
         ) from error
     try:
-        return _apart(tokenizer)("tokens", text, special)
+        return _apart(tokenizer, _tokens)(text, special)
     except Refused as error:
         raise InputError(f"{where} has a text that the tokenizer refuses ({error}): mend the text") from error
     except TooMuch as error:
@@ -117,31 +123,42 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, where: str, *, spec
 
 
 def make_ready(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Fork the process that works for the tokenizer, before there are threads."""
-    _apart(tokenizer).start()
+    """Fork the processes that work for the tokenizer, before there are threads."""
+    _apart(tokenizer, _tokens).start()
+    if tokenizer.chat_template is not None:
+        _apart(tokenizer, _rendered, tokenizer.chat_template).start()
 
 
 _SECONDS = 5.0
-_workers: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, Apart]] = WeakKeyDictionary()
+_SHORT = 1 << 16  # characters of a chat over which no template should take long
+_workers: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, tuple[Any, Apart]]] = WeakKeyDictionary()
+_hopeless: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]] = WeakKeyDictionary()
 
 
-def _apart(tokenizer: PreTrainedTokenizerBase) -> Apart:
-    """What works for a tokenizer: one process as long as it lives, and another once its template was changed."""
-    template = tokenizer.chat_template
-    if tokenizer not in _workers or _workers[tokenizer][0] != template:
-        _workers[tokenizer] = template, Apart(partial(_work, ref(tokenizer)), seconds=_SECONDS)
-    return _workers[tokenizer][1]
+def _apart(tokenizer: PreTrainedTokenizerBase, work: Callable[..., Any], template: Any = None) -> Apart:
+    """A process for each kind of work for a tokenizer, as long as it lives, and another once its template was changed.
+
+    So a template that hangs holds up chats alone.
+    """
+    found = _workers.setdefault(tokenizer, {})
+    if work.__name__ not in found or found[work.__name__][0] != template:
+        found[work.__name__] = template, Apart(partial(work, ref(tokenizer)), seconds=_SECONDS)
+    return found[work.__name__][1]
 
 
-def _work(reference: ref[PreTrainedTokenizerBase], what: str, *arguments: Any) -> Any:
-    tokenizer = reference()
+def _rendered(of: ref[PreTrainedTokenizerBase], messages: list[dict[str, Any]], how: dict[str, Any]) -> Any:
+    return _there(of).apply_chat_template(messages, tokenize=False, **how)
+
+
+def _tokens(of: ref[PreTrainedTokenizerBase], text: str, special: bool) -> Any:
+    return _there(of)(text, add_special_tokens=special).input_ids
+
+
+def _there(of: ref[PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
+    tokenizer = of()
     if tokenizer is None:
         raise RuntimeError("the tokenizer has gone")
-    if what == "render":
-        messages, how = arguments
-        return tokenizer.apply_chat_template(messages, tokenize=False, **how)
-    text, special = arguments
-    return tokenizer(text, add_special_tokens=special).input_ids
+    return tokenizer
 
 
 def _as_text(message: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,32 @@ def test_a_text_that_is_half_a_character_is_refused() -> None:
         InputError, match=r"the request has a text that the tokenizer refuses .half of a surrogate pair stands alone"
     ):
         encode({"prompt": "w5 \ud800"}, tokenizer(), "the request")
+
+
+def test_a_template_that_hangs_over_a_short_chat_is_not_tried_again_and_holds_up_no_plain_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("driftline.prompts._SECONDS", 1.0)
+    model = tokenizer(template="{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+    with ThreadPoolExecutor(1) as pool:
+        chat = pool.submit(encode, CHAT, model, "the request")
+        time.sleep(0.2)
+        assert encode({"prompt": "w5"}, model, "the request").ids == [5]
+        assert not chat.done()
+        with pytest.raises(InputError, match="takes more than 1 s"):
+            chat.result()
+    monkeypatch.setattr("driftline.prompts._apart", None)
+    with pytest.raises(InputError, match="takes more than 1 s"):
+        encode(CHAT, model, "the request")
+
+
+def test_a_long_chat_over_which_a_template_takes_long_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("driftline.prompts._SECONDS", 1.0)
+    model = tokenizer(
+        template="{% if messages | length > 1 %}{% for a in range(99999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
+        "{% endif %}w9"
+    )
+    long = {"messages": [{"role": "user", "content": "w5 " * 10_000}] * 3}
+    with pytest.raises(InputError, match="takes more than 1 s"):
+        encode(long, model, "the request")
+    assert encode(CHAT, model, "the request").ids == [9]

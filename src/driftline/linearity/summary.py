@@ -372,11 +372,8 @@ class ActivationsSummary(Summary, kw_only=True):
     source_of_change: list[SourceOfChange]
 
 
-KINDS: dict[str, type[Summary]] = {
-    "weights": WeightsSummary,
-    "logprobs": LogprobsSummary,
-    "activations": ActivationsSummary,
-}
+KINDS: dict[str, type[Summary]]
+KINDS = {"weights": WeightsSummary, "logprobs": LogprobsSummary, "activations": ActivationsSummary}
 
 
 class _Kind(msgspec.Struct):
@@ -389,8 +386,7 @@ def read_summary(folder: Path) -> Summary:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    path = folder / "summary.json"
-    what = "analyze, logprobs or activations"
+    path, what = folder / "summary.json", "analyze, logprobs or activations"
     try:
         kind = msgspec.json.decode(read_regular(path), type=_Kind).kind
     except OSError as error:

@@ -299,7 +299,8 @@ def fuzz(cases: int, *, seed: int, first: int = 0, keep: Path | None = None) -> 
             if failure:
                 figures.failures.append(f"case {number} ({name}): {failure}")
                 if keep is not None:
-                    shutil.copytree(run, keep / str(number), dirs_exist_ok=True)
+                    keep.mkdir(parents=True, exist_ok=True)
+                    subprocess.run(["cp", "-a", run, keep / str(number)], check=True)  # pipes and devices as they are
             figures.cases += 1
     finally:
         signal.signal(signal.SIGALRM, previous)

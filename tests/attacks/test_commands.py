@@ -17,12 +17,15 @@ STARTS = "import os, signal, subprocess, sys, time; from pathlib import Path\n"
 STUBBORN = "for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(each, signal.SIG_IGN)\n"
 READY = "Path('ready').write_text(str(os.getpid()))\ntime.sleep(1000)\n"
 CHILD = f"{STARTS}{STUBBORN}{READY}"
+BOUNDED = (
+    "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))\n"  # lest it outlives a killed test
+)
 COMMANDS = {
     "hangs": STARTS + READY,
     "ignores signals": CHILD,
     "has a child in a session of its own": f"{STARTS}subprocess.Popen([sys.executable, '-c', {CHILD!r}], start_new_session=True); time.sleep(1000)",
     "has a daemon that left it": f"{STARTS}\nif os.fork() == 0:\n os.setsid()\n if os.fork(): os._exit(0)\n exec({CHILD!r})\ntime.sleep(1000)",
-    "floods its output": f"{STARTS}Path('ready').write_text('')\nwhile True: os.write(1, b'x' * 65536)",
+    "floods its output": f"{STARTS}{BOUNDED}Path('ready').write_text('')\nwhile True: os.write(1, b'x' * 65536); time.sleep(0.001)",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import ml_dtypes
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from driftline.checkpoints.tensors import LowRank, Piece, Stored, sharded
+from driftline.checkpoints import tensors
+from driftline.checkpoints.tensors import LowRank, Piece, Stored, files_kept_open, read_range, sharded
 from driftline.errors import UnreadableCheckpoint
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -135,3 +137,26 @@ def test_a_product_is_computed_by_range(tmp_path, transposed, with_base):
     for start, stop in [(0, 77), (5, 6), (6, 9), (10, 70), (76, 77)]:
         np.testing.assert_allclose(tensor.values(start, stop), flat[start:stop], rtol=1e-7)
     assert len(tensor.files) == 2 + with_base
+
+
+def test_files_kept_open_are_few_and_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "_MOST_OPEN", 2)
+    opened: list[int] = []
+    descriptor = tensors.regular.descriptor
+    monkeypatch.setattr(tensors.regular, "descriptor", lambda file: opened.append(descriptor(file)) or opened[-1])
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.write_bytes(file.name.encode() * 8)
+    buffer = np.empty(4, np.uint8)
+    with pytest.raises(UnreadableCheckpoint, match="became shorter"), files_kept_open():
+        for position in (0, 4):
+            for file in files:
+                read_range(file, position, buffer, "w")
+                assert bytes(buffer) == file.name.encode() * 4
+        assert len(opened) == 4  # the third file was opened for each read
+        read_range(files[0], 6, buffer, "w")
+    for number in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
+    read_range(files[0], 0, buffer, "w")
+    assert len(opened) == 5

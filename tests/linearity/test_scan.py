@@ -43,7 +43,18 @@ def reference(run: dict[int, dict[str, np.ndarray]], name: str, dtype: str, cloc
 
 
 @pytest.mark.parametrize(("dtype", "noise"), [("F32", 1e-4), ("BF16", 2e-4), ("F16", 1e-4), ("F8_E4M3", 3e-3)])
-@pytest.mark.parametrize("steps", [[0, 1, 2], [0, 10, 20, 30, 40, 50], [0, 3, 4, 50, 51, 90, 100, 300]])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [0, 1, 2],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
+        [0, 10, 20, 30, 40, 50],
+        [1, 2, 3, 4, 6, 8, 9],
+        [0, 3, 4, 50, 51, 90, 100, 300],
+        list(range(0, 26, 2)),
+    ],
+)
 def test_agrees_with_float64_over_whole_checkpoints(
     make_run: MakeRun, rng: np.random.Generator, dtype: str, noise: float, steps: list[int]
 ) -> None:
@@ -91,7 +102,7 @@ def of_every_parameter(tensor: TensorSeries, clock: np.ndarray) -> dict[str, np.
     r2, slope, spread = (np.empty(tensor.size, np.float32) for _ in range(3))
     distinct = np.empty(tensor.size, np.int32)
     tau = ((time - time.mean()) / unit).astype(np.float32)
-    kernels.describe(raw, tau, kernels.block_size(raw.shape[0]), r2, slope, spread, distinct)
+    kernels.describe(raw, tau, r2, slope, spread, distinct)
     return {"r2": r2, "slope": slope / unit, "range": spread, "distinct": distinct}
 
 
@@ -117,10 +128,35 @@ def test_r2_survives_any_scale(
     tau = np.arange(T, dtype=np.float32) - np.float32((T - 1) / 2)
     r2, slope, spread = (np.empty(64, np.float32) for _ in range(3))
     distinct = np.empty(64, np.int32)
-    assert kernels.describe(raw, tau, 128, r2, slope, spread, distinct)
+    assert kernels.describe(raw, tau, r2, slope, spread, distinct)
     centred = raw.astype(np.float64) - raw.astype(np.float64).mean(0)
     expected = (tau @ centred) ** 2 / ((tau @ tau) * (centred**2).sum(0))
     np.testing.assert_allclose(r2, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("T", [3, 4, 5, 8, 21])
+def test_a_parameters_figures_do_not_depend_on_its_place(rng: np.random.Generator, T: int) -> None:
+    raw = (rng.normal(0, 0.02, 1500) + np.cumsum(rng.normal(0, 1e-4, (T, 1500)), 0)).astype(np.float32)
+    raw[:, ::3] = raw[0, ::3]
+    tau = np.arange(T, dtype=np.float32) - np.float32((T - 1) / 2)
+
+    def measured(*bounds: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Of the parts between the bounds: each parameter's figures; what is counted."""
+        parts = [np.ascontiguousarray(raw[:, a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        figures = [np.empty(1500, np.float32) for _ in range(3)] + [np.empty(1500, np.int32)]
+        counts = [np.zeros((2, kernels.R2_BINS), np.int64), np.zeros(4, np.int64), np.zeros(T - 1, np.int64)]
+        histograms, distinct, kept = counts
+        for part, start in zip(parts, bounds, strict=False):
+            kernels.describe(part, tau, *(figure[start : start + part.shape[1]] for figure in figures))
+            sums, slopes, gram = np.zeros((2, 3)), np.zeros(3), np.zeros((T, T))
+            assert kernels.accumulate(part, tau, sums, histograms, distinct, slopes, kept, gram)
+        return figures, counts
+
+    whole, cut = measured(0, 1500), measured(0, 1, 300, 811, 1324, 1500)
+    for one, other in zip(whole[0] + whole[1], cut[0] + cut[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert whole[1][1][0] == 500
+    assert (whole[1][2] >= 500).all()
 
 
 def test_five_hundred_checkpoints(rng: np.random.Generator, make_run: MakeRun) -> None:

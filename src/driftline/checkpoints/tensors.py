@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +23,50 @@ from driftline.checkpoints import dtypes
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import regular, remote
 
+_MOST_OPEN = 32  # files of a thread: no run, however long, runs out of descriptors
+_open_files = threading.local()
+
+
+@contextmanager
+def files_kept_open() -> Iterator[None]:
+    """Files that this thread reads from within the block stay open, the first `_MOST_OPEN` of them.
+
+    The kernel reads ahead of a pass over a file only as long as the same opened file is read on.
+    """
+    kept: dict[Path, int] = {}
+    _open_files.kept = kept
+    try:
+        yield
+    finally:
+        del _open_files.kept
+        for descriptor in kept.values():
+            os.close(descriptor)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[int]:
+    """A descriptor of the file: the one that is kept open, or one for the time of the block."""
+    kept: dict[Path, int] = getattr(_open_files, "kept", {})
+    if file in kept:
+        yield kept[file]
+        return
+    descriptor = regular.descriptor(file)
+    if hasattr(_open_files, "kept") and len(kept) < _MOST_OPEN:
+        kept[file] = descriptor
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        yield descriptor
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
 
 def read_range(file: Path, position: int, buffer: np.ndarray, what: str) -> None:
     """Fill uint8 `buffer` with the bytes of `file` from `position` on.
 
-    The file is opened for each read, so that no run, however long, runs out of file descriptors. Of a remote file it
-    is one range request.
+    Of a remote file it is one range request.
 
     Args:
         what: the tensor, for the sentence that says what could not be read.
@@ -42,15 +82,12 @@ def read_range(file: Path, position: int, buffer: np.ndarray, what: str) -> None
                 raise UnreadableCheckpoint(f"{file} became shorter while {what!r} was read")
             view[:] = found
             return
-        descriptor = regular.descriptor(file)
-        try:
+        with _opened(file) as descriptor:
             while view:
                 got = os.preadv(descriptor, [view], position)
                 if got == 0:
                     raise UnreadableCheckpoint(f"{file} became shorter while {what!r} was read")
                 view, position = view[got:], position + got
-        finally:
-            os.close(descriptor)
     except OSError as error:
         raise UnreadableCheckpoint(f"{file} cannot be read ({error.strerror}), at tensor {what!r}") from error
 

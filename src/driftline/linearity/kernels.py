@@ -1,17 +1,23 @@
 """The scan's inner loops: everything measured of a block of parameters while it is in cache.
 
-Shapes: T checkpoints, n parameters of a chunk, B parameters of a block. Deltas from the first
-checkpoint are taken in float32 (exact for bfloat16 runs); sums across blocks are float64.
-Per parameter, R² is that of ordinary least squares with intercept against the clock (paper, section
-4.1), by two passes over the block: means first, then centred sums, scaled by the parameter's range so
-that neither tiny nor huge updates leave float32.
+Shapes: T checkpoints, n parameters of a chunk. Deltas from the first checkpoint are taken in float32 (exact for
+bfloat16 runs); sums across blocks are float64. Per parameter, R² is that of ordinary least squares with intercept
+against the clock (paper, section 4.1), by two passes over the block: means first, then centred sums.
+
+What makes them fast: the rows of a block, and what is noted of each of its parameters, lie one after another at
+offsets that are known when this is compiled, so that LLVM sees that they do not overlap and makes wide vectors of
+every loop; so do unsigned indices (signed ones might count from the end) and counts kept in 32 bits. Rows are taken
+four at a time, so that notes are loaded and stored once for four. Rows that fill up the last four are zero, as the
+first row's deltas are, and change nothing; parameters that fill up the last block stand still at zero, and are
+taken off the counts again. So what is found of a parameter does not depend on where in a chunk it lies.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
-from numba.extending import overload
+
+from driftline.linearity.raw_bits import float_of_bits, to_float32
 
 R2_BINS = 2000  # width 0.0005: quantiles from the histogram are within 0.001
 STRONG_R2 = 0.7  # the paper's threshold for a strong linear trend
@@ -22,291 +28,320 @@ PAPER_MIN_DISTINCT = 4  # ... and at least so many distinct values
 NO_FILTER, PAPER_FILTER = 0, 1
 COUNT, SUM_R2, STRONG = 0, 1, 2
 
+_BLOCK = np.uint64(512)  # parameters: with up to eight checkpoints their rows stay next to the core
 _LARGEST = np.finfo(np.float32).max
-_TINY, _HUGE = 1e-30, 1e30  # sums of squares outside these are redone in float64
-_SMALL, _BIG = 1e-10, 1e10  # products of a block whose largest range is outside these are taken in float64
+_TINY, _HUGE = np.float32(1e-30), np.float32(1e30)  # sums of squares outside these are redone in float64
+_SMALL, _BIG = np.float32(1e-10), np.float32(1e10)  # and so are products of a block of ranges outside these
+_ZERO = np.float32(0.0)
+# Where rows begin: the next three after one, and each parameter's float32 and int32 notes.
+_NEXT, _SECOND_NEXT, _THIRD_NEXT = (np.uint64(row) * _BLOCK for row in (1, 2, 3))
+_NOTES = 11
+_MEAN, _LOW, _HIGH, _SECOND, _THIRD, _FOURTH, _SQUARE, _PRODUCT, _R2, _SLOPE, _SPREAD = (
+    np.uint64(row) * _BLOCK for row in range(_NOTES)
+)
+_DISTINCT, _BIN = np.uint64(0), _BLOCK
 
-_FAST = {"contract", "reassoc", "nsz", "arcp"}  # not nnan or ninf: non-finite weights must be seen
+# Two histograms in turn, and cells for what stands still: a cell that was just added to would have to be waited for.
+_TURN, _STILL = np.int32(2048), np.int32(R2_BINS)
 
-
-def load_row(raw_row, out):
-    """Values of a row of raw bits as float32 (numba overload below: uint16 is bfloat16, float32 is itself)."""
-    raise TypeError("only called from compiled code")
-
-
-@overload(load_row)
-def _load_row(raw_row, out):
-    if raw_row.dtype.name == "uint16":
-
-        def load(raw_row, out):
-            bits = out.view(np.uint32)
-            for i in range(raw_row.size):
-                bits[i] = np.uint32(raw_row[i]) << np.uint32(16)
-    else:
-
-        def load(raw_row, out):
-            for i in range(raw_row.size):
-                out[i] = raw_row[i]
-
-    return load
+_compiled = njit(
+    nogil=True,
+    cache=True,
+    fastmath={"contract", "reassoc", "nsz", "arcp"},  # not nnan or ninf: non-finite weights must be seen
+    error_model="numpy",
+)
 
 
-def block_size(checkpoints: int) -> int:
-    """Parameters per block, so that a block of deltas stays close to the core."""
-    return int(np.clip((1 << 16) // checkpoints, 128, 1024))
+@_compiled
+def _row(t):
+    return np.uint64(t) * _NEXT
 
 
-# One short loop per question, few arrays in each, no two of them parts of one allocation: LLVM then sees
-# that they do not overlap and vectorises every loop (five times faster than rows of one array).
+@_compiled
+def _take_deltas(raw, start, x):
+    """Row 0 of x receives the first weights, rows 1 to T - 1 the deltas from them; zero is what lies beyond T and n."""
+    T, n = raw.shape
+    m = min(_BLOCK, np.uint64(n) - start)
+    for i in range(m):
+        x[i] = to_float32(raw[0, start + i])
+    x[m:_BLOCK] = _ZERO
+    for t in range(1, T):
+        row = _row(t)
+        for i in range(m):
+            x[row + i] = to_float32(raw[t, start + i]) - x[i]
+        x[row + m : row + _BLOCK] = _ZERO
+    x[_row(T) :] = _ZERO
 
 
-@njit(nogil=True, cache=True)
-def _row(block):
-    return np.empty(block, np.float32)
-
-
-@njit(nogil=True, cache=True)
-def _subtract(delta, first):
-    for i in range(delta.size):
-        delta[i] -= first[i]
-
-
-@njit(nogil=True, cache=True)
-def _count_kept(delta, previous):
-    kept = np.int32(0)
-    for i in range(delta.size):
-        kept += np.int32(delta[i] == previous[i])
+@_compiled
+def _count_kept(x, t):
+    """Parameters whose delta in row t is that of the row before (in row 1: zero)."""
+    row, kept = _row(t), np.int32(0)
+    for i in range(_BLOCK):
+        before = x[row - _NEXT + i] if t > 1 else _ZERO
+        kept = np.int32(kept + (x[row + i] == before))
     return kept
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _extend(x, t, m, total, low, high):
-    """Sums and extremes over rows t to t + 3: four rows at a time, so that each is loaded once for four."""
-    x0, x1, x2, x3 = x[t], x[t + 1], x[t + 2], x[t + 3]
-    for i in range(m):
-        a, b, c, d = x0[i], x1[i], x2[i], x3[i]
-        total[i] += (a + b) + (c + d)
-        low[i] = min(low[i], min(min(a, b), min(c, d)))
-        high[i] = max(high[i], max(max(a, b), max(c, d)))
+@_compiled
+def _extend(x, t, notes, kept):
+    """Sums and extremes over rows t to t + 3; parameters whose delta stays from each of them to the next."""
+    row = _row(t)
+    kept1 = kept2 = kept3 = np.int32(0)
+    for i in range(_BLOCK):
+        a, b, c, d = x[row + i], x[row + _NEXT + i], x[row + _SECOND_NEXT + i], x[row + _THIRD_NEXT + i]
+        notes[_MEAN + i] += (a + b) + (c + d)
+        notes[_LOW + i] = min(notes[_LOW + i], min(min(a, b), min(c, d)))
+        notes[_HIGH + i] = max(notes[_HIGH + i], max(max(a, b), max(c, d)))
+        kept1 = np.int32(kept1 + (b == a))
+        kept2 = np.int32(kept2 + (c == b))
+        kept3 = np.int32(kept3 + (d == c))
+    kept[t + 1] += kept1
+    kept[t + 2] += kept2
+    kept[t + 3] += kept3
 
 
-@njit(nogil=True, cache=True)
-def _count_distinct(delta, second, third, distinct):
-    """Counts a delta unlike the (up to three) seen, 0 among them; it exceeds 4 harmlessly."""
-    for i in range(delta.size):
-        d = delta[i]
-        new = (d != 0) & (d != second[i]) & (d != third[i])
-        known = distinct[i]
-        second[i] = d if new & (known == 1) else second[i]
-        third[i] = d if new & (known == 2) else third[i]
-        distinct[i] = known + np.int32(new)
+@_compiled
+def _with(delta, second, third, fourth):
+    """The first three distinct deltas other than 0, now with this one; 0 for those not seen yet."""
+    second = delta if second == 0 else second
+    third = delta if (third == 0) & (delta != second) else third
+    fourth = delta if (fourth == 0) & (delta != second) & (delta != third) else fourth
+    return second, third, fourth
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _add_products(x, t, m, tau, mean, square, product):
-    """Centred sums over rows t to t + 3."""
-    a, b, c, d = tau[t], tau[t + 1], tau[t + 2], tau[t + 3]
-    x0, x1, x2, x3 = x[t], x[t + 1], x[t + 2], x[t + 3]
-    for i in range(m):
-        z0 = x0[i] - mean[i]
-        z1 = x1[i] - mean[i]
-        z2 = x2[i] - mean[i]
-        z3 = x3[i] - mean[i]
-        square[i] += (z0 * z0 + z1 * z1) + (z2 * z2 + z3 * z3)
-        product[i] += (a * z0 + b * z1) + (c * z2 + d * z3)
+@_compiled
+def _distinguish(x, t, notes):
+    """Distinct deltas among rows t to t + 3; how many parameters still have fewer than four values."""
+    row, few = _row(t), np.int32(0)
+    for i in range(_BLOCK):
+        seen = notes[_SECOND + i], notes[_THIRD + i], notes[_FOURTH + i]
+        seen = _with(x[row + i], *seen)
+        seen = _with(x[row + _NEXT + i], *seen)
+        seen = _with(x[row + _SECOND_NEXT + i], *seen)
+        seen = _with(x[row + _THIRD_NEXT + i], *seen)
+        notes[_SECOND + i], notes[_THIRD + i], notes[_FOURTH + i] = seen
+        few = np.int32(few + (seen[2] == 0))
+    return few
 
 
-@njit(nogil=True, cache=True)
-def _r2_in_float64(x, i, tau):
-    """R² and slope of one parameter whose squares leave float32's range."""
-    mean = 0.0
-    for t in range(tau.size):
-        mean += x[t, i]
-    mean /= tau.size
-    square = product = tau_square = 0.0
-    for t in range(tau.size):
-        z = x[t, i] - mean
-        square += z * z
-        product += tau[t] * z
-        tau_square += tau[t] * tau[t]
-    return min(product * product / (tau_square * square), 1.0), product / tau_square
-
-
-@njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
-def _describe(raw, start, stop, tau, x, scratch, r2, slope, spread, distinct, same):
-    """Fill the per-parameter statistics of one block [start, stop); False if a weight is not finite.
-
-    `x` [T, B] receives the deltas; `scratch` is six float32 arrays [B].
-    """
-    T = raw.shape[0]
-    m = stop - start
-    first, mean, low, high, second, third = scratch
-    first, mean, low, high, second, third = first[:m], mean[:m], low[:m], high[:m], second[:m], third[:m]
-    distinct = distinct[:m]
-    load_row(raw[0, start:stop], first)
-    x[0, :m] = 0.0
-    for i in range(m):
-        mean[i] = 0.0 * first[i]  # NaN where the first weight is not finite
-    low[:] = 0.0
-    high[:] = 0.0
-    second[:] = 0.0
-    third[:] = 0.0
-    distinct[:] = 1
-    for t in range(1, T):
-        delta = x[t, :m]
-        load_row(raw[t, start:stop], delta)
-        _subtract(delta, first)
-        _count_distinct(delta, second, third, distinct)
-        same[t - 1] += _count_kept(delta, x[t - 1, :m])
-    whole = T - T % 4
-    for t in range(0, whole, 4):
-        _extend(x, t, m, mean, low, high)
-    for t in range(whole, T):
-        for i in range(m):
-            mean[i] += x[t, i]
-            low[i] = min(low[i], x[t, i])
-            high[i] = max(high[i], x[t, i])
+@_compiled
+def _centre(x, T, tau, notes, integers):
+    """Means, ranges, distinct values, the first row's part of centred sums; False if a weight is not finite."""
     finite = np.int32(0)
-    for i in range(m):
-        finite += np.int32((abs(mean[i]) <= _LARGEST) & (high[i] - low[i] <= _LARGEST))  # false for NaN and infinity
-    if finite < m:
+    for i in range(_BLOCK):
+        total, spread = notes[_MEAN + i], notes[_HIGH + i] - notes[_LOW + i]
+        finite = np.int32(finite + ((abs(total) <= _LARGEST) & (spread <= _LARGEST)))  # false for NaN and infinity
+        mean = total / np.float32(T)
+        notes[_MEAN + i] = mean
+        notes[_SPREAD + i] = spread
+        notes[_SQUARE + i] = mean * mean
+        notes[_PRODUCT + i] = -tau[0] * mean
+    for i in range(_BLOCK):
+        second, third, fourth = notes[_SECOND + i] != 0, notes[_THIRD + i] != 0, notes[_FOURTH + i] != 0
+        integers[_DISTINCT + i] = np.int32(1 + second + third + fourth)
+    for t in range(T, tau.size):  # the mean adds nothing to centred sums
+        row = _row(t)
+        for i in range(_BLOCK):
+            x[row + i] = notes[_MEAN + i]
+    return finite == _BLOCK
+
+
+@_compiled
+def _add_centred(x, t, tau, notes):
+    """Centred sums over rows t to t + 3."""
+    row = _row(t)
+    a, b, c, d = tau[t], tau[t + 1], tau[t + 2], tau[t + 3]
+    for i in range(_BLOCK):
+        mean = notes[_MEAN + i]
+        z0 = x[row + i] - mean
+        z1 = x[row + _NEXT + i] - mean
+        z2 = x[row + _SECOND_NEXT + i] - mean
+        z3 = x[row + _THIRD_NEXT + i] - mean
+        notes[_SQUARE + i] += (z0 * z0 + z1 * z1) + (z2 * z2 + z3 * z3)
+        notes[_PRODUCT + i] += (a * z0 + b * z1) + (c * z2 + d * z3)
+
+
+@_compiled
+def _fit(tau_square, notes):
+    """R² and slopes; how many parameters' squares leave float32's range."""
+    extreme = np.int32(0)
+    for i in range(_BLOCK):
+        square, product = notes[_SQUARE + i], notes[_PRODUCT + i]
+        inside = (square > _TINY) & (square < _HUGE)
+        extreme = np.int32(extreme + ((notes[_SPREAD + i] > 0) & ~inside))
+        slope = product / tau_square
+        notes[_SLOPE + i] = slope
+        notes[_R2 + i] = min(slope * (product / square), np.float32(1.0)) if inside else _ZERO
+    return extreme
+
+
+@_compiled
+def _fit_in_float64(x, T, tau, notes):
+    """R² and slopes of the parameters whose squares leave float32's range."""
+    for i in range(_BLOCK):
+        if notes[_SPREAD + i] > 0 and not _TINY < notes[_SQUARE + i] < _HUGE:
+            mean = 0.0
+            for t in range(1, T):
+                mean += x[_row(t) + i]
+            mean /= T
+            square = product = tau_square = 0.0
+            for t in range(T):
+                z = (x[_row(t) + i] if t else 0.0) - mean
+                square += z * z
+                product += tau[t] * z
+                tau_square += tau[t] * tau[t]
+            notes[_R2 + i] = min(product * product / (tau_square * square), 1.0)
+            notes[_SLOPE + i] = product / tau_square
+
+
+@_compiled
+def _describe(raw, start, tau, x, notes, integers, kept):
+    """Note each parameter of one block; False if a weight is not finite."""
+    T = raw.shape[0]
+    _take_deltas(raw, start, x)
+    notes[:_SQUARE] = _ZERO
+    for i in range(_BLOCK):
+        notes[_MEAN + i] = _ZERO * x[i]  # NaN where the first weight is not finite
+    few = np.int32(1)
+    for t in range(1, T, 4):
+        kept[t] += _count_kept(x, t)
+        _extend(x, t, notes, kept)
+        if few:
+            few = _distinguish(x, t, notes)
+    if not _centre(x, T, tau, notes, integers):
         return False
-    square, product = second, third  # no longer needed as values
-    square[:] = 0.0
-    product[:] = 0.0
-    for i in range(m):
-        mean[i] /= np.float32(T)
-        spread[i] = high[i] - low[i]
-    for t in range(0, whole, 4):
-        _add_products(x, t, m, tau, mean, square, product)
-    for t in range(whole, T):
-        for i in range(m):
-            z = x[t, i] - mean[i]
-            square[i] += z * z
-            product[i] += tau[t] * z
-    tau_square = np.float32(0.0)
+    for t in range(1, T, 4):
+        _add_centred(x, t, tau, notes)
+    tau_square = _ZERO
     for t in range(T):
         tau_square += tau[t] * tau[t]
-    extreme = np.int32(0)
-    for i in range(m):
-        distinct[i] = min(distinct[i], np.int32(4))
-        inside = (square[i] > _TINY) & (square[i] < _HUGE)
-        extreme += np.int32((spread[i] > 0) & ~inside)
-        slope[i] = product[i] / tau_square
-        r2[i] = min(slope[i] * (product[i] / square[i]), np.float32(1.0)) if inside else np.float32(0.0)
-    if extreme:
-        for i in range(m):
-            if spread[i] > 0 and not _TINY < square[i] < _HUGE:
-                r2[i], slope[i] = _r2_in_float64(x, i, tau)
+    if _fit(tau_square, notes):
+        _fit_in_float64(x, T, tau, notes)
     return True
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _put(first, row):
-    """Copy the first weights into a row; their largest size."""
-    largest = np.float32(0.0)
-    for i in range(first.size):
-        row[i] = first[i]
-        largest = max(largest, abs(first[i]))
-    return largest
+@_compiled
+def _largest(values, first):
+    """The largest size in a row, by its bits: LLVM makes vectors of the largest of integers, not of floats."""
+    bits, largest = values.view(np.int32), np.int32(0)
+    for i in range(_BLOCK):
+        largest = max(largest, np.int32(bits[first + i] & np.int32(0x7FFFFFFF)))
+    return float_of_bits(np.uint32(largest))
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _add_gram(x, m, gram):
-    """gram += x xᵀ over the first m columns, lower triangle."""
-    T = x.shape[0]
-    for i in range(T):
-        j = 0
-        while j + 3 <= i:
-            a = np.float32(0.0)
-            b = np.float32(0.0)
-            c = np.float32(0.0)
-            d = np.float32(0.0)
-            for k in range(m):
-                v = x[i, k]
-                a += v * x[j, k]
-                b += v * x[j + 1, k]
-                c += v * x[j + 2, k]
-                d += v * x[j + 3, k]
-            gram[i, j] += a
-            gram[i, j + 1] += b
-            gram[i, j + 2] += c
-            gram[i, j + 3] += d
-            j += 4
-        while j <= i:
-            a = np.float32(0.0)
-            for k in range(m):
-                a += x[i, k] * x[j, k]
-            gram[i, j] += a
-            j += 1
-
-
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _add_gram_in_float64(x, m, gram):
-    """The same of weights or deltas whose squares leave float32's range."""
-    T = x.shape[0]
-    for i in range(T):
-        for j in range(i + 1):
-            a = 0.0
-            for k in range(m):
-                a += np.float64(x[i, k]) * np.float64(x[j, k])
-            gram[i, j] += a
-
-
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _tally(r2, member, bins, sums, histogram):
-    """Add the R² of a population's members to its sums [3] and histogram [R2_BINS]."""
-    count = np.int32(0)
-    for i in range(r2.size):
-        count += np.int32(member[i])
-    if count == 0:
-        return
-    strong = np.int32(0)
-    total = np.float32(0.0)  # of one block; blocks are added in float64
-    for i in range(r2.size):
-        strong += np.int32(member[i] & (r2[i] > np.float32(STRONG_R2)))
-        total += r2[i] if member[i] else np.float32(0.0)
-        bins[i] = min(np.int32(r2[i] * np.float32(R2_BINS)), np.int32(R2_BINS - 1))
+@_compiled
+def _add_population(member, notes, sums):
+    """Count, sum of R² and count of strong R² of a block's members."""
+    count, strong, total = np.int32(0), np.int32(0), _ZERO  # of one block; blocks are added in float64
+    for i in range(_BLOCK):
+        r2 = notes[_R2 + i]
+        count = np.int32(count + member[i])
+        strong = np.int32(strong + (member[i] & (r2 > np.float32(STRONG_R2))))
+        total += r2 if member[i] else _ZERO
     sums[COUNT] += count
     sums[SUM_R2] += total
     sums[STRONG] += strong
-    for i in range(r2.size):
-        histogram[bins[i]] += member[i]
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
-def _tally_shapes(slope, spread, distinct, distinct_counts, slopes):
-    one, two, three = np.int32(0), np.int32(0), np.int32(0)
-    for i in range(slope.size):
-        one += np.int32(distinct[i] == 1)
-        two += np.int32(distinct[i] == 2)
-        three += np.int32(distinct[i] == 3)
-    absolute = np.float64(0.0)  # squares of tiny or huge slopes leave float32's range
-    square = np.float64(0.0)
-    widest = np.float32(0.0)
-    for i in range(slope.size):
-        one_slope = np.float64(slope[i])
-        absolute += abs(one_slope)
-        square += one_slope * one_slope
-        widest = max(widest, spread[i])
+@_compiled
+def _add_shapes(notes, integers, distinct_counts, slopes):
+    """Distinct values and slopes of a block."""
+    one = two = three = np.int32(0)
+    for i in range(_BLOCK):
+        distinct = integers[_DISTINCT + i]
+        one = np.int32(one + (distinct == 1))
+        two = np.int32(two + (distinct == 2))
+        three = np.int32(three + (distinct == 3))
     distinct_counts[0] += one
     distinct_counts[1] += two
     distinct_counts[2] += three
-    distinct_counts[3] += slope.size - one - two - three
+    distinct_counts[3] += np.int64(_BLOCK) - one - two - three
+    absolute = square = 0.0  # squares of tiny or huge slopes leave float32's range
+    for i in range(_BLOCK):
+        slope = np.float64(notes[_SLOPE + i])
+        absolute += abs(slope)
+        square += slope * slope
     slopes[0] += absolute
     slopes[1] += square
-    slopes[2] = max(slopes[2], np.float64(widest))
-    return widest
 
 
-@njit(nogil=True, cache=True)
-def accumulate(raw, tau, block, sums, histograms, distinct_counts, slopes, same, gram):
+@_compiled
+def _add_to_histogram(notes, integers, moved, paper, both, histogram):
+    """Members of both populations at once: cells count those of the paper's filter in their upper 32 bits."""
+    for i in range(_BLOCK):
+        bin_ = min(np.int32(notes[_R2 + i] * np.float32(R2_BINS)), np.int32(R2_BINS - 1))
+        lane = np.int32(i & np.uint64(15))
+        integers[_BIN + i] = bin_ + (lane & np.int32(1)) * _TURN if moved[i] else _STILL + lane
+    for i in range(_BLOCK):
+        both[i] = np.int64(moved[i]) | np.int64(paper[i]) << 32
+    for i in range(_BLOCK):
+        histogram[integers[_BIN + i]] += both[i]
+
+
+@_compiled
+def _plus(sums, a, b):
+    return sums[0] + a * b[0], sums[1] + a * b[1], sums[2] + a * b[2], sums[3] + a * b[3]
+
+
+@_compiled
+def _put(sums, row, j):
+    row[j], row[j + 1], row[j + 2], row[j + 3] = _plus(sums, 1.0, row[j : j + 4])
+
+
+@_compiled
+def _add_tile(x, i, j, gram):
+    """Products of rows i to i + 3 with rows j to j + 3: each value is loaded once for four of them."""
+    left, right = _row(i), _row(j)
+    sums0 = sums1 = sums2 = sums3 = (_ZERO, _ZERO, _ZERO, _ZERO)
+    for k in range(_BLOCK):
+        b = x[right + k], x[right + _NEXT + k], x[right + _SECOND_NEXT + k], x[right + _THIRD_NEXT + k]
+        sums0 = _plus(sums0, x[left + k], b)
+        sums1 = _plus(sums1, x[left + _NEXT + k], b)
+        sums2 = _plus(sums2, x[left + _SECOND_NEXT + k], b)
+        sums3 = _plus(sums3, x[left + _THIRD_NEXT + k], b)
+    _put(sums0, gram[i], j)
+    _put(sums1, gram[i + 1], j)
+    _put(sums2, gram[i + 2], j)
+    _put(sums3, gram[i + 3], j)
+
+
+@_compiled
+def _add_gram(x, T, gram):
+    """gram += x xᵀ over the first m columns, its lower triangle by tiles of four rows and four columns."""
+    for i in range(0, T, 4):
+        for j in range(0, i + 1, 4):
+            _add_tile(x, i, j, gram)
+
+
+@_compiled
+def _add_gram_in_float64(x, T, gram):
+    """The same of weights or deltas whose squares leave float32's range."""
+    for i in range(T):
+        for j in range(i + 1):
+            left, right, total = _row(i), _row(j), 0.0
+            for k in range(_BLOCK):
+                total += np.float64(x[left + k]) * np.float64(x[right + k])
+            gram[i, j] += total
+
+
+@_compiled
+def _memory(tau):
+    """The clock [rows], zero beyond T, and a block's rows, notes and integers, where rows - 1 is a multiple of four."""
+    rows = 1 + tau.size + -tau.size % 4
+    clock = np.zeros(rows, np.float32)
+    clock[: tau.size] = tau
+    x, notes = np.zeros(rows * _BLOCK, np.float32), np.zeros(_NOTES * _BLOCK, np.float32)
+    return clock, x, notes, np.zeros(2 * _BLOCK, np.int32)
+
+
+@_compiled
+def accumulate(raw, tau, sums, histograms, distinct_counts, slopes, same, gram):
     """Measure every parameter of a chunk; returns False as soon as a weight is not finite.
 
     Args:
         raw [T, n]: uint16 (bfloat16 bits) or float32.
         tau [T]: centred clock values, float32, scaled to about 1.
-        block: parameters per block, see `block_size`.
         sums [2, 3], histograms [2, R2_BINS]: per population, see above.
         distinct_counts [4]: parameters with 1, 2, 3 and 4 or more distinct values.
         slopes [3]: sum of |slope|, sum of slope², largest range.
@@ -314,52 +349,52 @@ def accumulate(raw, tau, block, sums, histograms, distinct_counts, slopes, same,
         gram [T, T]: lower triangle of the Gram matrix of the first checkpoint's weights, in row 0, and the deltas.
     """
     T, n = raw.shape
-    x = np.empty((T, block), np.float32)
-    scratch = (_row(block), _row(block), _row(block), _row(block), _row(block), _row(block))
-    r2, slope, spread = _row(block), _row(block), _row(block)
-    distinct, bins = np.empty(block, np.int32), np.empty(block, np.int32)
-    member = np.empty(block, np.bool_)
-    for start in range(0, n, block):
-        stop = min(start + block, n)
-        m = stop - start
-        if not _describe(raw, start, stop, tau, x, scratch, r2[:m], slope[:m], spread[:m], distinct[:m], same):
+    clock, x, notes, integers = _memory(tau)
+    products, kept = np.zeros((clock.size, clock.size)), np.zeros(clock.size, np.int64)
+    moved, paper, both = np.empty(_BLOCK, np.bool_), np.empty(_BLOCK, np.bool_), np.empty(_BLOCK, np.int64)
+    histogram = np.zeros(2 * _TURN, np.int64)
+    for start in range(0, n, np.int64(_BLOCK)):
+        if not _describe(raw, np.uint64(start), clock, x, notes, integers, kept):
             return False
-        widest = _tally_shapes(slope[:m], spread[:m], distinct[:m], distinct_counts, slopes)
-        for i in range(m):
-            member[i] = spread[i] > 0
-        _tally(r2[:m], member[:m], bins, sums[NO_FILTER], histograms[NO_FILTER])
-        for i in range(m):
-            member[i] = (spread[i] > PAPER_MIN_RANGE) & (distinct[i] >= PAPER_MIN_DISTINCT)
-        _tally(r2[:m], member[:m], bins, sums[PAPER_FILTER], histograms[PAPER_FILTER])
-        largest = _put(scratch[0][:m], x[0, :m])  # the first weights, where their delta of zero was
-        if largest < _BIG and (widest == 0 or _SMALL < widest < _BIG):
-            _add_gram(x, m, gram)
+        _add_shapes(notes, integers, distinct_counts, slopes)
+        for i in range(_BLOCK):
+            spread = notes[_SPREAD + i]
+            moved[i] = spread > 0
+            paper[i] = (spread > np.float32(PAPER_MIN_RANGE)) & (integers[_DISTINCT + i] >= PAPER_MIN_DISTINCT)
+        _add_population(moved, notes, sums[NO_FILTER])
+        _add_population(paper, notes, sums[PAPER_FILTER])
+        _add_to_histogram(notes, integers, moved, paper, both, histogram)
+        widest = _largest(notes, _SPREAD)
+        slopes[2] = max(slopes[2], np.float64(widest))
+        if _largest(x, np.uint64(0)) < _BIG and (widest == 0 or _SMALL < widest < _BIG):
+            _add_gram(x, T, products)
         else:
-            _add_gram_in_float64(x, m, gram)
+            _add_gram_in_float64(x, T, products)
+    filled = -n % np.int64(_BLOCK)
+    distinct_counts[0] -= filled
+    for turn in range(0, histogram.size, _TURN):
+        for bin_ in range(R2_BINS):
+            histograms[NO_FILTER, bin_] += histogram[turn + bin_] & 0xFFFFFFFF
+            histograms[PAPER_FILTER, bin_] += histogram[turn + bin_] >> 32
+    for i in range(T):
+        for j in range(i + 1):
+            gram[i, j] += products[i, j]
+    for t in range(1, T):
+        same[t - 1] += kept[t] - filled
     return True
 
 
-@njit(nogil=True, cache=True)
-def describe(raw, tau, block, r2, slope, spread, distinct):
+@_compiled
+def describe(raw, tau, r2, slope, spread, distinct):
     """Per-parameter R², slope (per unit of tau), range and distinct values (up to 4) of a chunk [T, n]."""
-    T, n = raw.shape
-    x = np.empty((T, block), np.float32)
-    scratch = (_row(block), _row(block), _row(block), _row(block), _row(block), _row(block))
-    same = np.zeros(T - 1, np.int64)
+    clock, x, notes, integers = _memory(tau)
+    kept = np.zeros(clock.size, np.int64)
     finite = True
-    for start in range(0, n, block):
-        stop = min(start + block, n)
-        finite &= _describe(
-            raw,
-            start,
-            stop,
-            tau,
-            x,
-            scratch,
-            r2[start:stop],
-            slope[start:stop],
-            spread[start:stop],
-            distinct[start:stop],
-            same,
-        )
+    for start in range(0, raw.shape[1], np.int64(_BLOCK)):
+        finite &= _describe(raw, np.uint64(start), clock, x, notes, integers, kept)
+        for i in range(min(np.int64(_BLOCK), raw.shape[1] - start)):
+            r2[start + i] = notes[_R2 + np.uint64(i)]
+            slope[start + i] = notes[_SLOPE + np.uint64(i)]
+            spread[start + i] = notes[_SPREAD + np.uint64(i)]
+            distinct[start + i] = integers[_DISTINCT + np.uint64(i)]
     return finite

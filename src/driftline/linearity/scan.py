@@ -20,7 +20,7 @@ import numpy as np
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.low_rank import needs_base
 from driftline.checkpoints.reasons import remedy
-from driftline.checkpoints.tensors import read_each
+from driftline.checkpoints.tensors import files_kept_open, read_each
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.engines import Buffers, Engine, LocalEngine
 from driftline.errors import InputError
@@ -197,12 +197,13 @@ def _measure(stretch: _Stretch, tau: np.ndarray) -> tuple[_Stretch, _Sums]:
     """The sums over a stretch, chunk after chunk, so that they do not depend on how many chunks are read at once."""
     sums = _Sums.zeros(tau.size)
     at_once = stretch.length * (_FETCHED if stretch.tensor.remote else 1)
-    for start in range(stretch.start, stretch.stop, at_once):
-        stop = min(start + at_once, stretch.stop)
-        raw = _read(stretch.tensor, start, stop)
-        for first in range(0, stop - start, stretch.length):
-            chunk = raw[:, first : first + stretch.length]
-            _accumulate(stretch, start + first, np.ascontiguousarray(chunk), tau, sums)
+    with files_kept_open():
+        for start in range(stretch.start, stretch.stop, at_once):
+            stop = min(start + at_once, stretch.stop)
+            raw = _read(stretch.tensor, start, stop)
+            for first in range(0, stop - start, stretch.length):
+                chunk = raw[:, first : first + stretch.length]
+                _accumulate(stretch, start + first, np.ascontiguousarray(chunk), tau, sums)
     return stretch, sums
 
 
@@ -210,7 +211,6 @@ def _accumulate(stretch: _Stretch, start: int, raw: np.ndarray, tau: np.ndarray,
     finite = kernels.accumulate(
         raw,
         tau,
-        kernels.block_size(tau.size),
         sums.populations,
         sums.histograms,
         sums.distinct,

@@ -30,7 +30,7 @@ def totals_of(state: State, steps: list[int], clock: np.ndarray, gram: np.ndarra
     chosen = _chosen(state, T)
     taken, along = [], np.zeros((len(state.parts), T + 1))
     for start, raw in state.samples(steps, max(_BLOCK_VALUES // T, 1)):
-        kernels.accumulate(raw, tau, kernels.block_size(T), sums, histograms, distinct, slopes, kept, np.zeros((T, T)))
+        kernels.accumulate(raw, tau, sums, histograms, distinct, slopes, kept, np.zeros((T, T)))
         first, last = np.searchsorted(chosen, [start, start + raw.shape[1]])
         taken.append(raw[:, chosen[first:last] - start].T)
         _add_along(state, start, raw, along)

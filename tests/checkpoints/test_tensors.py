@@ -142,19 +142,28 @@ def test_a_product_is_computed_by_range(tmp_path, transposed, with_base):
 def test_files_kept_open_are_few_and_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensors, "_MOST_OPEN", 2)
     opened: list[int] = []
-    descriptor = tensors.regular.descriptor
-    monkeypatch.setattr(tensors.regular, "descriptor", lambda file: opened.append(descriptor(file)) or opened[-1])
+    open_it = tensors.regular.descriptor
+
+    def counted(file: Path) -> int:
+        opened.append(open_it(file))
+        return opened[-1]
+
+    monkeypatch.setattr(tensors.regular, "descriptor", counted)
     files = [tmp_path / name for name in "abc"]
     for file in files:
         file.write_bytes(file.name.encode() * 8)
     buffer = np.empty(4, np.uint8)
-    with pytest.raises(UnreadableCheckpoint, match="became shorter"), files_kept_open():
-        for position in (0, 4):
-            for file in files:
-                read_range(file, position, buffer, "w")
-                assert bytes(buffer) == file.name.encode() * 4
-        assert len(opened) == 4  # the third file was opened for each read
-        read_range(files[0], 6, buffer, "w")
+
+    def read_all() -> None:
+        with files_kept_open():
+            for position in (0, 4, 6):
+                for file in files:
+                    read_range(file, position, buffer, "w")
+                    assert bytes(buffer) == file.name.encode() * 4
+
+    with pytest.raises(UnreadableCheckpoint, match="became shorter"):
+        read_all()
+    assert len(opened) == 4  # the third file was opened for each read
     for number in opened:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(number)

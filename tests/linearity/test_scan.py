@@ -1,6 +1,7 @@
 """The scan against an independent computation: numpy float64 over fully loaded checkpoints, and scipy."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_a_parameters_figures_do_not_depend_on_its_place(rng: np.random.Generato
 
     def measured(*bounds: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Of the parts between the bounds: each parameter's figures; what is counted."""
-        parts = [np.ascontiguousarray(raw[:, a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        parts = [np.ascontiguousarray(raw[:, a:b]) for a, b in pairwise(bounds)]
         figures = [np.empty(1500, np.float32) for _ in range(3)] + [np.empty(1500, np.int32)]
         counts = [np.zeros((2, kernels.R2_BINS), np.int64), np.zeros(4, np.int64), np.zeros(T - 1, np.int64)]
         histograms, distinct, kept = counts

@@ -87,7 +87,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Goal:
-    """What was aimed at, at most or at least so much, beside what was measured; `unit` follows both."""
+    """What was aimed at, at most or at least so much or nothing, beside what was measured; `unit` follows both."""
 
     what: str
     measured: float
@@ -105,7 +105,7 @@ class Goal:
             "what": self.what,
             "goal": ", ".join(f"{word} {bound:g} {self.unit}".rstrip() for word, bound in bounds if bound is not None),
             "measured": f"{self.measured:.3g} {self.unit}".rstrip(),
-            "reached": "reached" if self.reached else "**not reached**",
+            "reached": ("reached" if self.reached else "**not reached**") if self.most or self.least else None,
         }
 
 

@@ -7,14 +7,17 @@ takes, for `np.correlate` alone. Kernels that multiply matrices find scipy when 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from numba import njit
 
 __all__ = ["njit"]
 
-if "numba.np.arraymath" not in sys.modules and "scipy.linalg" not in sys.modules:
+_LOOKS = "numba.np.arraymath"  # the part that looks
+
+if _LOOKS not in sys.modules and "scipy.linalg" not in sys.modules:
     sys.modules["scipy.linalg.cython_blas"] = None  # type: ignore[assignment]  # which says that there is none
     try:
-        pass
+        import_module(_LOOKS)
     finally:
         del sys.modules["scipy.linalg.cython_blas"]

@@ -20,11 +20,11 @@ import numpy as np
 LAYERS, VOCABULARY, HEAD = 24, 32_000, 64
 
 
-def shapes(parameters: float) -> dict[str, tuple[int, ...]]:
+def shapes(parameters: float, layers: int = LAYERS, vocabulary: int = VOCABULARY) -> dict[str, tuple[int, ...]]:
     """Tensors of the model whose size comes nearest to `parameters`."""
-    width = min(range(HEAD, 8193, HEAD), key=lambda w: abs(_count(w) - parameters))
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, width)}
-    for layer in range(LAYERS):
+    width = min(range(HEAD, 8193, HEAD), key=lambda w: abs(_count(w, layers, vocabulary) - parameters))
+    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, width)}
+    for layer in range(layers):
         prefix = f"model.layers.{layer}"
         for name in ("q_proj", "k_proj", "v_proj"):
             tensors[f"{prefix}.self_attn.{name}.weight"] = (width, width)
@@ -38,13 +38,15 @@ def shapes(parameters: float) -> dict[str, tuple[int, ...]]:
     return tensors | {"model.norm.weight": (width,)}
 
 
-def _count(width: int) -> int:
-    return VOCABULARY * width + LAYERS * (16 * width**2 + 5 * width) + width
+def _count(width: int, layers: int, vocabulary: int) -> int:
+    return vocabulary * width + layers * (16 * width**2 + 5 * width) + width
 
 
-def generate(out: Path, parameters: float, checkpoints: int, seed: int = 0) -> int:
+def generate(
+    out: Path, parameters: float, checkpoints: int, seed: int = 0, *, layers: int = LAYERS, vocabulary: int = VOCABULARY
+) -> int:
     """Write the run, tensor by tensor; returns its number of parameters. Existing complete runs are kept."""
-    tensors = shapes(parameters)
+    tensors = shapes(parameters, layers, vocabulary)
     count = sum(int(np.prod(shape)) for shape in tensors.values())
     done = out / "complete"
     if done.exists() and done.read_text() == f"{count} {checkpoints} {seed}":
@@ -62,10 +64,10 @@ def generate(out: Path, parameters: float, checkpoints: int, seed: int = 0) -> i
         "model_type": "qwen2",
         "hidden_size": width,
         "intermediate_size": 4 * width,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": width // HEAD,
         "num_key_value_heads": width // HEAD,
-        "vocab_size": VOCABULARY,
+        "vocab_size": vocabulary,
         "tie_word_embeddings": True,
         "dtype": "bfloat16",
     }

@@ -85,6 +85,37 @@ class Table:
         file.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What was aimed at, at most or at least so much or nothing, beside what was measured; `unit` follows both."""
+
+    what: str
+    measured: float
+    most: float | None = None
+    least: float | None = None
+    unit: str = ""
+
+    @property
+    def reached(self) -> bool:
+        return (self.most is None or self.measured <= self.most) and (self.least is None or self.measured >= self.least)
+
+    def row(self) -> Row:
+        bounds = (("at most", self.most), ("at least", self.least))
+        return {
+            "what": self.what,
+            "goal": ", ".join(f"{word} {bound:g} {self.unit}".rstrip() for word, bound in bounds if bound is not None),
+            "measured": f"{self.measured:.3g} {self.unit}".rstrip(),
+            "reached": ("reached" if self.reached else "**not reached**") if self.most or self.least else None,
+        }
+
+
+def goals(command: str, aimed: Sequence[Goal]) -> Table:
+    """Each goal beside what was measured, and whether it was reached."""
+    titles = {"what": "", "goal": "goal", "measured": "measured", "reached": "reached?"}
+    columns = [{"key": key, "title": title} for key, title in titles.items()]
+    return Table(command, columns, [goal.row() for goal in aimed])
+
+
 def _listed(value: Any) -> str:
     if not isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)

@@ -264,15 +264,17 @@ def write_groups(path: Path, tests: BackTests, steps: Array) -> None:
     """The forecasts of every layer and module, as a Parquet table."""
     import pyarrow as pa  # slow to import, and not needed to choose a forecast
 
-    from driftline.files.parquet import write_table
+    from driftline.files.parquet import table_of, write_table
 
-    groups = [
-        {"method": method, "layer": layer, "module": module, **msgspec.structs.asdict(row)}
+    groups = (
+        {"layer": layer, "module": module, **msgspec.structs.asdict(row)}
         for method, scored in tests.scores.items()
         for (layer, module), scores in scored.items()
         for row in _rows(method, scores, steps)
-    ]
-    write_table(pa.Table.from_pylist(groups), path)
+    )
+    kinds = {"method": pa.string(), "layer": pa.int64(), "module": pa.string(), "cutoff": pa.int64()}
+    kinds |= {"horizon": pa.int64(), "skill": pa.float64(), "relative_error": pa.float64(), "cosine": pa.float64()}
+    write_table(table_of(groups, pa.schema(kinds)), path)
 
 
 def _pooled(one: Pooled) -> PooledSkill:

@@ -15,8 +15,8 @@ taken off the counts again. So what is found of a parameter does not depend on w
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from driftline.compiled import njit
 from driftline.linearity.raw_bits import float_of_bits, to_float32
 
 R2_BINS = 2000  # width 0.0005: quantiles from the histogram are within 0.001

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from driftline._version import __version__
+from driftline.files.parquet import table_of
 from driftline.files.regular import open_regular
 from driftline.linearity import figures
 from driftline.linearity.names import layer_and_module
@@ -98,7 +99,7 @@ class TensorTable:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._writer.write_table(table_of(self._rows, self._schema))
         self._rows, self._bytes = [], 0
 
     def __enter__(self) -> TensorTable:

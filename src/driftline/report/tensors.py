@@ -51,7 +51,8 @@ def read(folder: Path, clock: np.ndarray, line: str) -> list[dict[str, Any]]:
     left = max(_BYTES - _PER_CHECKPOINT * clock.size, _FEWEST)
     with open_regular(folder / "tensors.parquet") as file:
         for batch in pq.ParquetFile(file).iter_batches(64, columns=_COLUMNS):
-            grams = batch.column("gram").flatten().to_numpy().reshape(-1, clock.size, clock.size)
+            # not to_numpy, which imports pandas
+            grams = np.from_dlpack(batch.column("gram").flatten()).reshape(-1, clock.size, clock.size)
             held = skill.held_out_skill(grams, clock)[line]
             rows = batch.drop_columns(["gram"]).to_pylist()
             for row, gram, figure in zip(rows, grams, held, strict=True):

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
+from driftline.compiled import njit
 from driftline.engines import LocalEngine
 from driftline.errors import UnreadableCheckpoint
 

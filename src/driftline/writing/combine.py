@@ -9,7 +9,8 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-from numba import njit
+
+from driftline.compiled import njit
 
 Array = np.ndarray
 

@@ -25,7 +25,7 @@ from driftline.writing.layout import OutputTensor
 from driftline.writing.record import MARK, Recipe, SourceFile
 from driftline.writing.storage import Storage
 
-_HASH_BLOCK = 1 << 16
+_HASH_BLOCK = 1 << 19
 _NOT_COPIED = (
     "*.index.json",
     "trainer_state.json",

@@ -2,7 +2,7 @@
 
     python benchmarks/scan.py                  0.4 billion parameters x 8 checkpoints (6.4 GB); memory up to 3 billion (18 GB)
     python benchmarks/scan.py --small          a run of 40 million, to see that it works
-    python benchmarks/scan.py --only memory    one part: speed, ray or memory
+    python benchmarks/scan.py --only memory    one part: speed, lengths, disk, ray or memory
 
 Ratios between things measured in one run; wall clock includes start-up, best of three. Warm: in the page cache; cold:
 dropped from it first. Peak memory is the kernel's high-water mark of the process's resident set.
@@ -16,19 +16,23 @@ import resource
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from driftline import open_trajectory, scan
 from driftline.engines import open_engine
 from generate import generate
 from measure import DRIFTLINE, best, forget, measure, timed
-from tables import Table
+from tables import Goal, Table, goals
 
 HERE = Path(__file__).parent
-PARTS = ("speed", "ray", "memory")
+PARTS = ("speed", "lengths", "disk", "ray", "memory")
 _SPEED = (
     {"key": "what", "title": ""},
     {"key": "seconds", "title": "seconds", "decimals": 2},
@@ -52,11 +56,25 @@ _MEMORY = (
 )
 
 
+_LENGTHS = (
+    {"key": "checkpoints", "title": "checkpoints"},
+    {"key": "rate", "title": "GB/s", "digits": 3},
+    {"key": "nanoseconds", "title": "core ns a value", "digits": 3},
+    {"key": "floor", "title": "of them the Gram's floor", "digits": 3},
+    {"key": "beyond", "title": "beyond it", "digits": 3},
+)
+_DISK = (
+    {"key": "disk", "title": "the disk gives, GB/s", "decimals": 2},
+    {"key": "rate", "title": "the scan takes, GB/s", "decimals": 2},
+    {"key": "share", "title": "of it", "percent": True},
+)
+
+
 def analyze(run: Path, out: str, *options: str) -> list[str]:
     return [*DRIFTLINE, "analyze", str(run), "--out", out, "--overwrite", "--quiet", *options]
 
 
-def speed(run: Path, files: Sequence[str], gigabytes: float, repeats: int, *, keep: bool) -> None:
+def speed(run: Path, files: Sequence[str], gigabytes: float, repeats: int, *, keep: bool) -> list[Goal]:
     cat = ["sh", "-c", 'cat "$@" > /dev/null', "cat", *files]
     plain = [sys.executable, str(HERE / "plain.py"), str(run)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -72,7 +90,7 @@ def speed(run: Path, files: Sequence[str], gigabytes: float, repeats: int, *, ke
         cold.append(best(plain, 1, before=lambda: forget(files)))
     trajectory = open_trajectory(run)
     scan_seconds = min(timed(lambda: deque(scan(trajectory), maxlen=0)) for _ in range(repeats))
-    cat_warm, ours_warm, plain_warm, _ = warm.values()
+    _, ours_warm, plain_warm, _ = warm.values()
     rows: list[dict[str, Any]] = [
         {
             "what": what,
@@ -89,10 +107,95 @@ def speed(run: Path, files: Sequence[str], gigabytes: float, repeats: int, *, ke
     alone = f"the scan alone, kernels loaded ({threads} thread{'s' * (threads > 1)})"
     rows.append({"what": alone, "seconds": scan_seconds, "rate": gigabytes / scan_seconds})
     Table("python benchmarks/scan.py --only speed", _SPEED, rows).show("scan-speed", keep=keep)
-    print(
-        f"driftline / cat: {ours_warm[0] / cat_warm[0]:.2f} times the time warm, {cold[1][0] / cold[0][0]:.2f} cold; "
-        f"driftline / plain: {ours_warm[1] / plain_warm[1]:.2f} of the memory"
-    )
+    print(f"driftline / plain: {ours_warm[1] / plain_warm[1]:.2f} of the memory")
+    return [
+        Goal("`analyze` cold, times `cat` cold", cold[1][0] / cold[0][0], most=1.3),
+        Goal("`analyze`, peak memory", ours_warm[1], most=1, unit="GiB"),
+    ]
+
+
+def scanned(run: Path, repeats: int) -> tuple[float, float]:
+    """Bytes of a run, and the seconds that the scan alone takes of them, kernels loaded."""
+    trajectory = open_trajectory(run)
+    nbytes = sum(tensor.size * 2 * len(trajectory.steps) for tensor in trajectory)
+    return nbytes, min(timed(lambda: deque(scan(trajectory), maxlen=0)) for _ in range(repeats + 1))
+
+
+def product_rate() -> float:
+    """Products with addition a second that numpy's library of linear algebra does on all cores, in float32."""
+    square = np.random.default_rng(0).random((2048, 2048), np.float32)
+    return 2048**3 / min(timed(lambda: square @ square) for _ in range(5))
+
+
+def lengths(data: Path, counts: Sequence[int], values: float, repeats: int, *, keep: bool) -> list[Goal]:
+    """The scan of runs of many lengths, of as many values; what the Gram's T (T + 1) / 2 products take at least."""
+    cores = len(os.sched_getaffinity(0))
+    product = cores / product_rate()  # core seconds
+    rows = []
+    for count in counts:
+        run = data / f"run-of-{count}-{values:.0e}"
+        generate(run, values / count, count, layers=1, vocabulary=1000)
+        nbytes, seconds = scanned(run, repeats)
+        spent, floor = cores * seconds / (nbytes / 2) * 1e9, (count + 1) / 2 * product * 1e9
+        rows.append(
+            {
+                "checkpoints": count,
+                "rate": nbytes / seconds / 1e9,
+                "nanoseconds": spent,
+                "floor": floor,
+                "beyond": spent - floor,
+            }
+        )
+    Table("python benchmarks/scan.py --only lengths", _LENGTHS, rows).show("scan-lengths", keep=keep)
+    usual = [row for row in rows if 3 <= row["checkpoints"] <= 20]
+    beyond = [row["beyond"] for row in rows]
+    return [
+        *(Goal(f"the scan of {row['checkpoints']} checkpoints", row["rate"], least=4, unit="GB/s") for row in usual),
+        Goal(
+            f"beyond the Gram's floor, most over least of {counts[0]} to {counts[-1]}",
+            max(beyond) / min(beyond),
+            most=2,
+        ),
+    ]
+
+
+class SlowDisk:
+    """Reads that give so many bytes a second in all, as one disk would, whoever asks."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate, self._free, self._turn = rate, 0.0, threading.Lock()
+        self._read = os.preadv
+
+    def __enter__(self) -> None:
+        os.preadv = self._slowly  # type: ignore[assignment]
+
+    def __exit__(self, *_: object) -> None:
+        os.preadv = self._read
+
+    def _slowly(self, descriptor: int, buffers: Any, position: int) -> int:
+        found = self._read(descriptor, buffers, position)
+        with self._turn:
+            self._free = max(self._free, time.perf_counter()) + found / self._rate
+            wait = self._free - time.perf_counter()
+        time.sleep(max(wait, 0.0))
+        return found
+
+
+def disk(run: Path, repeats: int, *, keep: bool) -> list[Goal]:
+    """The scan of a run on ever slower disks: what they give is what it takes, once it could take more."""
+    nbytes, alone = scanned(run, repeats)
+    rows = []
+    for rate in (0.25e9, 0.5e9, 1e9, 2e9, 4e9, 8e9):
+        with SlowDisk(rate):
+            _, seconds = scanned(run, 0)
+        taken = nbytes / seconds
+        rows.append({"disk": rate / 1e9, "rate": taken / 1e9, "share": taken / rate})
+    print(f"without such a disk {nbytes / alone / 1e9:.2f} GB/s")
+    Table("python benchmarks/scan.py --only disk", _DISK, rows).show("scan-disk", keep=keep)
+    bound = [row["share"] for row in rows if row["disk"] * 1e9 <= nbytes / alone / 2]
+    return [
+        Goal("of a disk that gives half of what the scan could take, or less", 100 * min(bound), least=90, unit="%")
+    ]
 
 
 def peak(_: Any) -> tuple[int, float]:
@@ -142,7 +245,7 @@ def ray(run: Path, repeats: int) -> None:
     print(f"peak of a Ray worker: {max(workers.values()):.2f} GiB ({len(workers)} workers)")
 
 
-def memory(data: Path, billions: Sequence[float], *, keep: bool) -> None:
+def memory(data: Path, billions: Sequence[float], *, keep: bool) -> list[Goal]:
     rows = []
     print("\nmemory as the model grows")
     for size in billions:
@@ -158,6 +261,8 @@ def memory(data: Path, billions: Sequence[float], *, keep: bool) -> None:
         rows.append({"billions": count / 1e9, "peak_gib": peak})
         shutil.rmtree(grown)
     Table("python benchmarks/scan.py --only memory", _MEMORY, rows).show("scan-memory", keep=keep)
+    peaks = [row["peak_gib"] for row in rows]
+    return [Goal("memory, most over least of all sizes", max(peaks) / min(peaks), most=1.1)]
 
 
 def main() -> None:
@@ -179,12 +284,21 @@ def main() -> None:
             f"{parameters / 1e9:.3f} billion parameters x 8 bf16 checkpoints, {gigabytes:.2f} GB, "
             f"{len(os.sched_getaffinity(0))} cores\n"
         )
+    aimed: list[Goal] = []
     if "speed" in arguments.only:
-        speed(run, files, gigabytes, arguments.repeats, keep=arguments.keep)
+        aimed += speed(run, files, gigabytes, arguments.repeats, keep=arguments.keep)
+    if "lengths" in arguments.only:
+        counts, values = ((3, 8, 20), 3e7) if arguments.small else ((3, 8, 20, 100, 500), 1e9)
+        aimed += lengths(arguments.data, counts, values, arguments.repeats, keep=arguments.keep)
+    if "disk" in arguments.only:
+        aimed += disk(run, arguments.repeats, keep=arguments.keep)
     if "ray" in arguments.only:
         ray(run, arguments.repeats)
     if "memory" in arguments.only:
-        memory(arguments.data, (0.02, 0.04) if arguments.small else (0.1, 0.4, 1.2, 3.0), keep=arguments.keep)
+        aimed += memory(arguments.data, (0.02, 0.04) if arguments.small else (0.1, 0.4, 1.2, 3.0), keep=arguments.keep)
+    if aimed:
+        print()
+        goals("python benchmarks/scan.py", aimed).show("scan-goals", keep=arguments.keep and arguments.only == PARTS)
 
 
 if __name__ == "__main__":

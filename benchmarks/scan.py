@@ -288,7 +288,7 @@ def main() -> None:
     if "speed" in arguments.only:
         aimed += speed(run, files, gigabytes, arguments.repeats, keep=arguments.keep)
     if "lengths" in arguments.only:
-        counts, values = ((3, 8, 20), 3e7) if arguments.small else ((3, 8, 20, 100, 500), 1e9)
+        counts, values = ((3, 8, 20), 3e7) if arguments.small else ((3, 8, 20, 100, 500), 5e8)
         aimed += lengths(arguments.data, counts, values, arguments.repeats, keep=arguments.keep)
     if "disk" in arguments.only:
         aimed += disk(run, arguments.repeats, keep=arguments.keep)

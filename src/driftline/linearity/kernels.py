@@ -7,9 +7,9 @@ against the clock (paper, section 4.1), by two passes over the block: means firs
 What makes them fast: the rows of a block, and what is noted of each of its parameters, lie one after another at
 offsets that are known when this is compiled, so that LLVM sees that they do not overlap and makes wide vectors of
 every loop; so do unsigned indices (signed ones might count from the end) and counts kept in 32 bits. Rows are taken
-four at a time, so that notes are loaded and stored once for four. Rows that fill up the last four are zero, as the
-first row's deltas are, and change nothing; parameters that fill up the last block stand still at zero, and are
-taken off the counts again. So what is found of a parameter does not depend on where in a chunk it lies.
+in pairs, so that notes are loaded and stored once for two. A row that fills up the last pair is zero, as the first
+row's deltas are, and changes nothing; parameters that fill up the last block stand still at zero, and are taken off
+the counts again. So what is found of a parameter does not depend on where in a chunk it lies.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _row(t):
 
 @_compiled
 def _take_deltas(raw, start, x):
-    """Row 0 of x receives the first weights, rows 1 to T - 1 the deltas from them; zero is what lies beyond T and n."""
+    """Row 0 of x receives the first weights, rows 1 to T - 1 the deltas from them, row T and what lies beyond n zero."""
     T, n = raw.shape
     m = min(_BLOCK, np.uint64(n) - start)
     for i in range(m):
@@ -70,7 +70,7 @@ def _take_deltas(raw, start, x):
         for i in range(m):
             x[row + i] = to_float32(raw[t, start + i]) - x[i]
         x[row + m : row + _BLOCK] = _ZERO
-    x[_row(T) :] = _ZERO
+    x[_row(T) : _row(T + 1)] = _ZERO
 
 
 @_compiled
@@ -84,21 +84,14 @@ def _count_kept(x, t):
 
 
 @_compiled
-def _extend(x, t, notes, kept):
-    """Sums and extremes over rows t to t + 3; parameters whose delta stays from each of them to the next."""
+def _extend(x, t, notes):
+    """Sums and extremes over rows t and t + 1."""
     row = _row(t)
-    kept1 = kept2 = kept3 = np.int32(0)
     for i in range(_BLOCK):
-        a, b, c, d = x[row + i], x[row + _NEXT + i], x[row + _SECOND_NEXT + i], x[row + _THIRD_NEXT + i]
-        notes[_MEAN + i] += (a + b) + (c + d)
-        notes[_LOW + i] = min(notes[_LOW + i], min(min(a, b), min(c, d)))
-        notes[_HIGH + i] = max(notes[_HIGH + i], max(max(a, b), max(c, d)))
-        kept1 = np.int32(kept1 + (b == a))
-        kept2 = np.int32(kept2 + (c == b))
-        kept3 = np.int32(kept3 + (d == c))
-    kept[t + 1] += kept1
-    kept[t + 2] += kept2
-    kept[t + 3] += kept3
+        a, b = x[row + i], x[row + _NEXT + i]
+        notes[_MEAN + i] += a + b
+        notes[_LOW + i] = min(notes[_LOW + i], min(a, b))
+        notes[_HIGH + i] = max(notes[_HIGH + i], max(a, b))
 
 
 @_compiled
@@ -112,14 +105,11 @@ def _with(delta, second, third, fourth):
 
 @_compiled
 def _distinguish(x, t, notes):
-    """Distinct deltas among rows t to t + 3; how many parameters still have fewer than four values."""
+    """Distinct deltas among rows t and t + 1; how many parameters still have fewer than four values."""
     row, few = _row(t), np.int32(0)
     for i in range(_BLOCK):
         seen = notes[_SECOND + i], notes[_THIRD + i], notes[_FOURTH + i]
-        seen = _with(x[row + i], *seen)
-        seen = _with(x[row + _NEXT + i], *seen)
-        seen = _with(x[row + _SECOND_NEXT + i], *seen)
-        seen = _with(x[row + _THIRD_NEXT + i], *seen)
+        seen = _with(x[row + _NEXT + i], *_with(x[row + i], *seen))
         notes[_SECOND + i], notes[_THIRD + i], notes[_FOURTH + i] = seen
         few = np.int32(few + (seen[2] == 0))
     return few
@@ -140,26 +130,20 @@ def _centre(x, T, tau, notes, integers):
     for i in range(_BLOCK):
         second, third, fourth = notes[_SECOND + i] != 0, notes[_THIRD + i] != 0, notes[_FOURTH + i] != 0
         integers[_DISTINCT + i] = np.int32(1 + second + third + fourth)
-    for t in range(T, tau.size):  # the mean adds nothing to centred sums
-        row = _row(t)
+    if T % 2 == 0:  # the row that fills up the last pair: the mean adds nothing to centred sums
         for i in range(_BLOCK):
-            x[row + i] = notes[_MEAN + i]
+            x[_row(T) + i] = notes[_MEAN + i]
     return finite == _BLOCK
 
 
 @_compiled
 def _add_centred(x, t, tau, notes):
-    """Centred sums over rows t to t + 3."""
-    row = _row(t)
-    a, b, c, d = tau[t], tau[t + 1], tau[t + 2], tau[t + 3]
+    """Centred sums over rows t and t + 1."""
+    row, a, b = _row(t), tau[t], tau[t + 1]
     for i in range(_BLOCK):
-        mean = notes[_MEAN + i]
-        z0 = x[row + i] - mean
-        z1 = x[row + _NEXT + i] - mean
-        z2 = x[row + _SECOND_NEXT + i] - mean
-        z3 = x[row + _THIRD_NEXT + i] - mean
-        notes[_SQUARE + i] += (z0 * z0 + z1 * z1) + (z2 * z2 + z3 * z3)
-        notes[_PRODUCT + i] += (a * z0 + b * z1) + (c * z2 + d * z3)
+        y, z = x[row + i] - notes[_MEAN + i], x[row + _NEXT + i] - notes[_MEAN + i]
+        notes[_SQUARE + i] += y * y + z * z
+        notes[_PRODUCT + i] += a * y + b * z
 
 
 @_compiled
@@ -204,14 +188,15 @@ def _describe(raw, start, tau, x, notes, integers, kept):
     for i in range(_BLOCK):
         notes[_MEAN + i] = _ZERO * x[i]  # NaN where the first weight is not finite
     few = np.int32(1)
-    for t in range(1, T, 4):
+    for t in range(1, T):
         kept[t] += _count_kept(x, t)
-        _extend(x, t, notes, kept)
+    for t in range(1, T, 2):
+        _extend(x, t, notes)
         if few:
             few = _distinguish(x, t, notes)
     if not _centre(x, T, tau, notes, integers):
         return False
-    for t in range(1, T, 4):
+    for t in range(1, T, 2):
         _add_centred(x, t, tau, notes)
     tau_square = _ZERO
     for t in range(T):
@@ -308,7 +293,7 @@ def _add_tile(x, i, j, gram):
 
 @_compiled
 def _add_gram(x, T, gram):
-    """gram += x xᵀ over the first m columns, its lower triangle by tiles of four rows and four columns."""
+    """gram += x xᵀ over the block's columns, its lower triangle by tiles of four rows and four columns."""
     for i in range(0, T, 4):
         for j in range(0, i + 1, 4):
             _add_tile(x, i, j, gram)

@@ -106,7 +106,7 @@ class TensorTable:
         return self
 
     def __exit__(self, kind: type | None, *rest: object) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
+        with self._file, self._writer:
+            if kind is None:
+                self._flush()
         self._file.close()

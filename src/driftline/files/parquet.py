@@ -35,7 +35,8 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         texts = [b"" if value is None else value.encode() for value in values]
         return pa.Array.from_buffers(kind, len(values), [mask, _offsets(texts), pa.py_buffer(b"".join(texts))])
     lists = [() if value is None else value for value in values]
-    items = np.concatenate([np.empty(0, np.int8), *lists], dtype=_NUMBERS[kind.value_type], casting="same_kind")
+    filled = [np.empty(0, np.int8), *(part for part in lists if len(part))]  # an empty list would be one of floats
+    items = np.concatenate(filled, dtype=_NUMBERS[kind.value_type], casting="same_kind")
     held = pa.Array.from_buffers(kind.value_type, items.size, [None, pa.py_buffer(items)])
     return pa.Array.from_buffers(kind, len(values), [mask, _offsets(lists)], children=[held])
 

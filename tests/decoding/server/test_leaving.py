@@ -97,8 +97,7 @@ def test_what_never_fits_is_refused_and_what_does_not_fit_now_waits(unhurried):
         status, answer, _ = running.send(LONG)
         assert (status, "are 91 tokens and this server holds 90" in answer["error"]["message"]) == (400, True)
         answers = [pool.submit(running.send, LONG | {"max_tokens": 8}) for _ in range(2)]
-        wait_until(lambda: running.scheduler.queued == 1, 5)
-        assert running.scheduler.decoding == 1
+        wait_until(lambda: running.scheduler.queued == running.scheduler.decoding == 1, 5)
         assert [answer.result()[0] for answer in answers] == [200, 200]
 
 

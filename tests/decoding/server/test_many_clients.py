@@ -50,7 +50,8 @@ def test_32_clients_stream_at_once_what_each_would_get_alone(client, served, mon
             client, prompt=asked[k], max_tokens=10 + k, seed=k, extra_body={"alpha": (k % 4) / 2}, **SHAPES[k % 3]
         )
 
-    decode, together = served.scheduler._decode, []
+    decode = served.scheduler._decode
+    together: list[int] = []
 
     def watched() -> None:
         if not together:  # however slowly they come

@@ -211,7 +211,7 @@ def test_a_call_that_was_stopped_goes_on(fake: Fake, tmp_path: Path, quick: None
 
 
 def test_a_consumer_that_leaves_cancels_what_is_in_flight(fake: Fake) -> None:
-    fake.seconds = lambda body: 30.0 if body["max_tokens"] == TOKENS else 0.0
+    fake.seconds = lambda body: 600.0 if body["max_tokens"] == TOKENS else 0.0
     with running(fake.app) as address:
         with Endpoint(named(address), batch_size=4) as decoder:
             jobs = asked(decoder)
@@ -226,13 +226,13 @@ def test_a_consumer_that_leaves_cancels_what_is_in_flight(fake: Fake) -> None:
 
             thread = threading.Thread(target=wait, daemon=True)
             thread.start()
-            until = time.monotonic() + 10
+            until = time.monotonic() + 60
             while fake.at_once < 4 and time.monotonic() < until:
                 time.sleep(0.01)
             assert fake.at_once == 4
             started = time.monotonic()
-        assert time.monotonic() - started < 5
-        while fake.at_once and time.monotonic() < started + 10:  # the server was told
+        assert time.monotonic() - started < 60  # no answer was waited for
+        while fake.at_once and time.monotonic() < started + 60:  # the server was told
             time.sleep(0.01)
         assert fake.at_once == 0
         thread.join(5)

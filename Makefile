@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Two workers where there are two cores, each on its own (tests/conftest.py).
+TESTS := $(BIN)/pytest -n auto
 export HF_HUB_OFFLINE = 1
 
 .PHONY: demo test test-slow test-trainers test-vllm check bench tables docs clean
@@ -10,7 +12,7 @@ demo: $(STAMP)  ## train a small model by real GRPO, measure every weight, write
 	$(BIN)/driftline demo
 
 test: $(STAMP)
-	$(BIN)/pytest -m "not slow"
+	$(TESTS) --dist worksteal -m "not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --group build
@@ -19,11 +21,11 @@ test-slow: $(STAMP)
 		--no-build-isolation --target .venv/deepspeed deepspeed hjson py-cpuinfo msgpack nvidia-ml-py einops ninja
 	test -d .venv/evalplus || $(BIN)/pip install --quiet --constraint constraints.txt --no-deps --target .venv/evalplus \
 		evalplus wget tempdir multipledispatch appdirs termcolor fire tree-sitter tree-sitter-python
-	$(BIN)/pytest -m slow
+	$(TESTS) --dist loadfile -m slow
 
 test-trainers: $(STAMP)  ## the trainers' own packages write checkpoints, and driftline reads them
 	$(BIN)/python tests/trainers/environments.py
-	$(BIN)/pytest --timeout 3600 tests/trainers
+	$(TESTS) --dist loadfile --timeout 3600 tests/trainers
 
 test-vllm:  ## the real vLLM engine (CPU) in an environment of its own, against the embedded path
 	$(PYTHON) tests/vllm_engine/run.py
@@ -34,7 +36,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) docs
-	$(BIN)/pytest -m "not slow"
+	$(TESTS) --dist worksteal -m "not slow"
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/scan.py

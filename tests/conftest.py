@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
+from hypothesis import HealthCheck, settings
 
 from driftline.files.record import record_text
 
@@ -35,6 +37,28 @@ _LIBRARY = {
 }
 
 Weights = Mapping[str, np.ndarray]
+
+# How long an example takes is the machine's affair.
+settings.register_profile("driftline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("driftline")
+
+
+# Two workers, where `pytest -n auto` asks for them and there are two cores; each keeps to its own, with all that it
+# starts: the threads of two that share cores wait for each other, and take many times as long.
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return 2 if len(os.sched_getaffinity(0)) > 1 else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Before a worker imports anything, since libraries count the cores then."""
+    cores = sorted(os.sched_getaffinity(0))
+    count = min(node.workerinput["workercount"], len(cores))
+    mine = cores[int(node.gateway.id.removeprefix("gw")) % count :: count]
+    node.gateway.remote_exec(f"import os; os.sched_setaffinity(0, {mine})").waitclose()
 
 
 def save_tensors(path: Path, tensors: Weights, dtype: str = "F32") -> dict[str, np.ndarray]:

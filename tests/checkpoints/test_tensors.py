@@ -46,7 +46,7 @@ def write(folder: Path, values: np.ndarray, boxes: list[Box]) -> list[Piece]:
     return pieces
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_range_of_any_boxes(tmp_path, data):
     shape = tuple(data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=4)))

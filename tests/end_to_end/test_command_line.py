@@ -1,7 +1,6 @@
 """The commands as a user calls them: what they write, what they refuse, how they exit."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import called
 
 from conftest import walk_weights
 
@@ -21,20 +21,7 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def driftline(tmp_path: Path) -> Shell:
-    def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "driftline", *map(str, arguments)]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | environment,
-            timeout=300,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-
-    return call
+    return lambda *words: called([str(word) for word in words], tmp_path)
 
 
 @pytest.fixture

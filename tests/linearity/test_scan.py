@@ -118,7 +118,7 @@ def test_the_figures_of_every_parameter_agree_with_scipy(make_run: MakeRun, rng:
         assert found["slope"][i] == pytest.approx(fit.slope, rel=1e-5, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scale=st.floats(-35, 35), offset=st.floats(-5, 5), seed=st.integers(0, 10**6), T=st.integers(3, 20))
 def test_r2_survives_any_scale(
     tmp_path_factory: pytest.TempPathFactory, scale: float, offset: float, seed: int, T: int

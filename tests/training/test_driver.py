@@ -41,7 +41,9 @@ TRAINER = """
         (output / "checkpoint-1").mkdir(parents=True)
         trouble.unlink()
         os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(1)  # it outlives the driver
+        until = time.monotonic() + 60
+        while not trouble.with_name("refused").exists() and time.monotonic() < until:
+            time.sleep(0.05)  # it outlives the driver
         sys.exit(0)
     weights = load_file(model / "model.safetensors")
     for step in range(1, steps + 1):
@@ -138,6 +140,7 @@ def test_a_killed_call_goes_on_without_repeating_what_is_finished(tmp_path, aske
             jumps = reground(request, tmp_path / "out")
         except InputError as error:
             refusals.append(str(error))
+            (tmp_path / "refused").touch()
             time.sleep(0.1)
     assert all("in use by another re-grounding" in refusal for refusal in refusals)
     assert refusals or moment == "killed-at-end"  # as long as the trainer that was left behind lives

@@ -200,16 +200,16 @@ def test_a_checkpoint_rests_before_it_is_read(rng: np.random.Generator, tmp_path
     run, told = tmp_path / "run", Told()
     weights = walk_weights(rng, STEPS, SHAPES)
     folder = put(run, 0, weights[0])
-    stop = time.monotonic() + 1.5
+    looked = threading.Event()
 
     def keep_writing() -> None:
-        while time.monotonic() < stop:
+        while not looked.wait(0.05):
             (folder / "optimizer.pt").write_bytes(os.urandom(8))
-            time.sleep(0.05)
 
     writer = threading.Thread(target=keep_writing)
     writer.start()
     follow(run, tmp_path / "out", told, settle=0.7)
+    looked.set()
     writer.join()
     assert told.lines == []
     follow(run, tmp_path / "out", told, settle=0.7)

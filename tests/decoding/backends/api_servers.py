@@ -135,8 +135,8 @@ class Fake:
         self.at_once += 1
         self.most_at_once = max(self.at_once, self.most_at_once)
         try:
-            until = time.monotonic() + self.seconds(body)
-            while time.monotonic() < until and not await request.is_disconnected():
+            began = time.monotonic()
+            while time.monotonic() - began < self.seconds(body) and not await request.is_disconnected():
                 await asyncio.sleep(0.002)
         finally:
             self.at_once -= 1

@@ -155,7 +155,14 @@ def test_a_server_without_chats_is_given_texts() -> None:
 
 
 def test_answers_come_in_order_and_so_many_requests_are_in_flight(fake: Fake) -> None:
-    fake.seconds = lambda body: 0.2 if body["max_tokens"] == TOKENS and body["prompt"] == "w30 w7" else 0.005
+
+    def first_is_last(body: dict[str, Any]) -> float:
+        """Until others have come, and then long enough for all that may."""
+        if body["max_tokens"] != TOKENS or body["prompt"] != "w30 w7":
+            return 0.005
+        return 0.2 if len(fake.drawn()) > 6 else 30.0
+
+    fake.seconds = first_is_last
     started: list[int] = []
     with running(fake.app) as address, Endpoint(named(address), batch_size=3) as decoder:
         jobs = asked(decoder, [{"prompt": f"w{30 + i} w7"} for i in range(40)])
@@ -196,14 +203,15 @@ def test_a_call_that_was_stopped_goes_on(fake: Fake, tmp_path: Path, quick: None
             generate(prompts, out, settings, batch_size=4)
         kept = out.read_text().splitlines()
         assert kept == whole.read_text().splitlines()[:30]  # everything before the prompt that failed
-        fake.misbehave, before = lambda place, body: None, len(fake.drawn())
+    fake.misbehave, before = lambda place, body: None, len(fake.drawn())  # nothing of the first call is under way now
+    with running(fake.app, int(address.rsplit(":", 1)[1].split("/")[0])):
         assert generate(prompts, out, settings, batch_size=4).new_rows == 30
         assert len(fake.drawn()) - before == 30
         assert out.read_text() == whole.read_text()
 
 
 def test_a_consumer_that_leaves_cancels_what_is_in_flight(fake: Fake) -> None:
-    fake.seconds = lambda body: 30.0 if body["max_tokens"] == TOKENS else 0.0
+    fake.seconds = lambda body: 600.0 if body["max_tokens"] == TOKENS else 0.0
     with running(fake.app) as address:
         with Endpoint(named(address), batch_size=4) as decoder:
             jobs = asked(decoder)
@@ -218,13 +226,13 @@ def test_a_consumer_that_leaves_cancels_what_is_in_flight(fake: Fake) -> None:
 
             thread = threading.Thread(target=wait, daemon=True)
             thread.start()
-            until = time.monotonic() + 10
+            until = time.monotonic() + 60
             while fake.at_once < 4 and time.monotonic() < until:
                 time.sleep(0.01)
             assert fake.at_once == 4
             started = time.monotonic()
-        assert time.monotonic() - started < 5
-        while fake.at_once and time.monotonic() < started + 10:  # the server was told
+        assert time.monotonic() - started < 60  # no answer was waited for
+        while fake.at_once and time.monotonic() < started + 60:  # the server was told
             time.sleep(0.01)
         assert fake.at_once == 0
         thread.join(5)

@@ -85,7 +85,7 @@ def test_what_does_not_go_with_a_server_is_refused(
 
 def test_a_command_that_is_interrupted_ends_at_once_and_goes_on(tmp_path: Path) -> None:
     def slow_from_the_tenth(body: dict[str, Any]) -> float:
-        return 60.0 if body["max_tokens"] == TOKENS and int(str(body["prompt"])[1:]) >= 40 else 0.0
+        return 600.0 if body["max_tokens"] == TOKENS and int(str(body["prompt"])[1:]) >= 40 else 0.0
 
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"w{30 + i}"}) + "\n" for i in range(20)))
@@ -101,16 +101,14 @@ def test_a_command_that_is_interrupted_ends_at_once_and_goes_on(tmp_path: Path) 
                 assert asking.poll() is None
                 time.sleep(0.05)
             asking.send_signal(signal.SIGINT)
-            started = time.monotonic()
-            _, said = asking.communicate(timeout=30)
-            assert time.monotonic() - started < 5
+            _, said = asking.communicate(timeout=60)  # it waits for no answer
         finally:
             asking.kill()
         assert asking.returncode == 130
         assert said.splitlines()[-1] == "driftline: stopped"
         assert "Traceback" not in said
         assert out.read_text().count("\n") == 10
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while fake.at_once and time.monotonic() < until:  # the server was told
             time.sleep(0.05)
         assert fake.at_once == 0

@@ -76,10 +76,11 @@ def sampler(**settings: Any) -> Sampler:
 
 
 def slow(sampler: Sampler, seconds: float) -> Sampler:
-    """The same whose late model takes some time for each pass."""
-    forward = sampler.late.forward
+    """The same whose late model takes some time for each pass, and counts them in `passes`."""
+    forward, sampler.late.passes = sampler.late.forward, 0
 
     def dawdling(*arguments: Any, **named: Any) -> Any:
+        sampler.late.passes += 1
         time.sleep(seconds)
         return forward(*arguments, **named)
 

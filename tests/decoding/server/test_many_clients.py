@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -42,7 +41,7 @@ def streamed(client: Any, **request: Any) -> tuple[list[str], list[str | None]]:
     return texts, reasons
 
 
-def test_32_clients_stream_at_once_what_each_would_get_alone(client, served):
+def test_32_clients_stream_at_once_what_each_would_get_alone(client, served, monkeypatch):
     asked = prompts(CLIENTS)
     early, late = pair()
 
@@ -51,18 +50,24 @@ def test_32_clients_stream_at_once_what_each_would_get_alone(client, served):
             client, prompt=asked[k], max_tokens=10 + k, seed=k, extra_body={"alpha": (k % 4) / 2}, **SHAPES[k % 3]
         )
 
-    most = 0
+    decode = served.scheduler._decode
+    together: list[int] = []
+
+    def watched() -> None:
+        if not together:  # however slowly they come
+            wait_until(lambda: len(served.scheduler._jobs) > 5, 60)
+        together.append(served.scheduler.decoding)
+        decode()
+
+    monkeypatch.setattr(served.scheduler, "_decode", watched)
     with ThreadPoolExecutor(CLIENTS) as pool:
         answers = [pool.submit(ask, k) for k in range(CLIENTS)]
-        while not all(answer.done() for answer in answers):
-            most = max(most, served.scheduler.decoding)
-            time.sleep(0.001)
     for k, answer in enumerate(answers):
         alone = Sampler(late, tokenizer(), early=early, alpha=(k % 4) / 2)
         settings: dict[str, Any] = SHAPES[k % 3]
         wanted = alone.sample([asked[k]], max_new_tokens=10 + k, seeds=[row_seed(k, 0, 0)], **settings)[0]
         assert answer.result() == ([alone.text(wanted)], [wanted.finish_reason])
-    assert most > 4  # they were decoded together
+    assert max(together) > 4  # they were decoded together
     assert served.scheduler.decoding == served.scheduler.queued == 0
 
 

@@ -17,6 +17,7 @@ import pytest
 import safetensors
 from hypothesis import HealthCheck, settings
 
+from driftline.engines import default_threads
 from driftline.files.record import record_text
 
 NUMPY = {
@@ -49,12 +50,14 @@ settings.load_profile("driftline")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    return 2 if len(os.sched_getaffinity(0)) > 1 else 0
+    return 2 if default_threads() > 1 else 0
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Before a worker imports anything, since libraries count the cores then."""
+    """Before a worker imports anything, since libraries count the cores then; not where a process cannot be kept to a core."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
     cores = sorted(os.sched_getaffinity(0))
     count = min(node.workerinput["workercount"], len(cores))
     mine = cores[int(node.gateway.id.removeprefix("gw")) % count :: count]

@@ -1,26 +1,136 @@
-"""All that an accelerator changes, on one GPU, in less than eight minutes: engines, the embedded server, log-probs.
+"""What an accelerator changes, on one GPU: decoding from one and two models, log-probs, the embedded server.
 
-    python benchmarks/gpu.py [--early MODEL --late MODEL] [--keep]    in an environment with vLLM
+    python benchmarks/gpu.py [--keep]
 
 Without a GPU it says so and measures nothing. With --keep the record has the card's name, and RESULTS.md its table.
+
+Two pairs of random weights, each as far apart as neighbours in a real run (see generate_speed.py): 0.14 billion
+parameters, on the CPU and on the GPU, in float32 and bfloat16, and 1.5 billion, in bfloat16. What the GPU gives for
+the small pair is held against the CPU in float32: greedy tokens of extrapolated logits, and log-probs. Where vLLM is
+installed, `engines.py` measures its engine on the same card; here are driftline's own loops alone.
 """
 
 from __future__ import annotations
 
+import argparse
+import random
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
-if TYPE_CHECKING:
-    from tables import Table
+import numpy as np
+import torch
+from transformers import Qwen2ForCausalLM
 
-# What is measured is imported where it is needed: vLLM's processes import this file again.
+import server
+from driftline.decoding.sampler import Sampler
+from driftline.models import default_device, quiet_libraries
+from driftline.outputs.rollouts import Rollout
+from driftline.outputs.teacher_forcing import token_logprobs
+from generate_speed import ALPHA, DIVERGENCES, PROMPT, SHAPE, base, neighbour
+from measure import timed
+from tables import RECORDS, ROOT, Table, rendered
+
+BATCHES, NEW = (1, 16, 64), 64
+GREEDY = 16  # prompts whose completions are held against the CPU's
+RESPONSES, LENGTH = 64, 256
+LARGE = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+}
+_COLUMNS = (
+    {"key": "what", "title": ""},
+    {"key": "rate", "title": "tokens a second", "digits": 3},
+    {"key": "over_late", "title": "time / late alone", "decimals": 2},
+    {"key": "kept", "title": "drafts kept", "decimals": 3},
+    {"key": "most", "title": "p99 s", "decimals": 2},
+    {"key": "alike", "title": "greedy tokens as on the CPU", "percent": True},
+    {"key": "apart", "title": "log-probs from the CPU's, nats: mean, most"},
+)
+_WORDS: Any = SimpleNamespace(eos_token_id=None)
 _PLACE = re.compile(r"(<!-- gpu -->\n).*?(<!-- end of gpu -->)", re.DOTALL)
+
+Pair = tuple[Qwen2ForCausalLM, Qwen2ForCausalLM]
+Held = tuple[np.ndarray, np.ndarray]  # greedy tokens [prompts, NEW], log-probs [tokens]
+
+
+def prompts_of(count: int) -> list[list[int]]:
+    draw = random.Random(count)
+    return [[draw.randrange(32_000) for _ in range(PROMPT)] for _ in range(count)]
+
+
+def decoded(pair: Pair, of: str) -> Iterator[dict[str, Any]]:
+    """A row for each batch, of the late model and of both: NEW tokens a prompt, which nothing ends."""
+    early, late = pair
+    for batch in BATCHES:
+        alone = Sampler(late, _WORDS)
+        both = Sampler(late, _WORDS, early=early, alpha=ALPHA)
+        prompts = prompts_of(batch)
+
+        def draw(sampler: Sampler, prompts: list[list[int]] = prompts) -> None:
+            sampler.sample(prompts, max_new_tokens=NEW, seeds=range(len(prompts)), temperature=0.6, top_p=0.95)
+
+        draw(both)
+        taken = [min(timed(lambda one=one: draw(one)) for _ in range(2)) for one in (alone, both)]  # type: ignore[misc]
+        what = f"{of}, batch {batch}: "
+        yield {"what": f"{what}late alone", "rate": batch * NEW / taken[0]}
+        yield {
+            "what": f"{what}two models",
+            "rate": batch * NEW / taken[1],
+            "over_late": taken[1] / taken[0],
+            "kept": both.acceptance.rate,
+        }
+
+
+def greedy(pair: Pair) -> np.ndarray:
+    """Tokens [GREEDY, NEW] of extrapolated logits, each the likeliest."""
+    sampler = Sampler(pair[1], _WORDS, early=pair[0], alpha=ALPHA)
+    found = sampler.sample(prompts_of(GREEDY), max_new_tokens=NEW, seeds=range(GREEDY), temperature=0.0)
+    return np.array([one.ids for one in found])
+
+
+def scored(late: Qwen2ForCausalLM) -> tuple[np.ndarray, float]:
+    """Log-probs of responses of random tokens, and tokens a second."""
+    draw, found = random.Random(0), []
+    rollouts = [
+        Rollout(tuple(prompt), tuple(draw.randrange(32_000) for _ in range(LENGTH))) for prompt in prompts_of(RESPONSES)
+    ]
+    token_logprobs(late, rollouts[:2])
+    seconds = timed(lambda: found.append(token_logprobs(late, rollouts)))
+    return found[0], RESPONSES * (PROMPT + LENGTH) / seconds
+
+
+def alike(tokens: np.ndarray, others: np.ndarray) -> float:
+    """The share of tokens before the first that differs, in each completion."""
+    return float(np.logical_and.accumulate(tokens == others, axis=1).mean())
+
+
+def measured(pair: Pair, of: str, cpu: Held | None) -> tuple[list[dict[str, Any]], Held]:
+    rows = list(decoded(pair, of))
+    logp, rate = scored(pair[1])
+    held = greedy(pair), logp
+    told: dict[str, Any] = {"what": f"{of}: log-probs", "rate": rate}
+    if cpu is not None:
+        apart = np.abs(logp - cpu[1])
+        told["apart"] = f"{apart.mean():.1g}, {apart.max():.1g}"
+        rows.append({"what": f"{of}: greedy, {GREEDY} prompts, two models", "alike": alike(held[0], cpu[0])})
+    return [*rows, told], held
+
+
+def clients(pair: Pair, of: str) -> Iterator[dict[str, Any]]:
+    """The embedded server's own figures, of two models."""
+    for count in server.CLIENTS:
+        found = server.measured(server.made(pair), count, requests=2, tokens=NEW)
+        what = f"{of}: embedded server, two models, {found['clients']} clients"
+        yield {"what": what, **{key: found[key] for key in ("rate", "kept", "most")}}
 
 
 def show(table: Table) -> None:
     """Keep the record, and put its table where RESULTS.md has a place for it."""
-    from tables import RECORDS, ROOT, rendered
-
     table.keep(RECORDS / "gpu.json")
     results = ROOT / "benchmarks" / "RESULTS.md"
     marks = "<!-- table: benchmarks/records/gpu.json -->\n<!-- end of table -->\n"
@@ -30,41 +140,30 @@ def show(table: Table) -> None:
 
 
 def main() -> None:
-    import torch
-
-    import engine_speed
-    import server
-    from driftline.decoding.sources import load_sampler
-    from driftline.models import quiet_libraries
-    from tables import Table
-
-    asked = engine_speed.arguments(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="write the record that RESULTS.md is rendered from")
+    keep = parser.parse_args().keep
     if not torch.cuda.is_available():
         print("no GPU is here: nothing was measured")
         return
+    default_device()
     quiet_libraries()
-    with engine_speed.pair_of(asked.early, asked.late) as (early, late):
-        rows = engine_speed.speeds(early, late, new=256, rounds=1)
-        sampler = load_sampler(late, early=early, alpha=engine_speed.ALPHA)
-        sampler.end_ids = frozenset()
-        clients = [server.measured(sampler, count, requests=2, tokens=128) for count in server.CLIENTS]
-        del sampler
-        torch.cuda.empty_cache()
-        scored = engine_speed.scoring(late, count=256, length=512, rounds=1)
-    columns = (
-        *engine_speed.SPEED,
-        {"key": "most", "title": "p99 s", "decimals": 2},
-        {"key": "apart", "title": "largest difference, nats", "digits": 2},
-    )
-    keys = {column["key"] for column in columns}
-    for row in clients:
-        row["what"] = f"embedded server, {row['clients']} clients"
-    for row in scored:
-        row["what"] = f"log-probs: {row['what']}"
-    kept = [{key: value for key, value in row.items() if key in keys} for row in (*rows, *clients, *scored)]
-    table = Table("python benchmarks/gpu.py", columns, kept, source=torch.cuda.get_device_name())
+    first = base(SHAPE)
+    pair = first, neighbour(first, DIVERGENCES[0])
+    rows, cpu = measured(pair, "0.14 billion, CPU, float32", None)
+    for dtype, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
+        on_gpu = tuple(model.to("cuda", dtype) for model in pair)
+        rows += measured(on_gpu, f"0.14 billion, GPU, {name}", cpu)[0]
+    print(Table("python benchmarks/gpu.py", _COLUMNS, rows).text(), flush=True)
+    first = base(LARGE, "cuda")
+    pair = first, neighbour(first, DIVERGENCES[0])
+    pair = tuple(model.to(torch.bfloat16) for model in pair)
+    of = "1.5 billion, GPU, bfloat16"
+    rows += [*measured(pair, of, None)[0], *clients(pair, of)]
+    source = f"{torch.cuda.get_device_name()} and {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+    table = Table("python benchmarks/gpu.py", _COLUMNS, rows, source=source)
     print(table.text(), flush=True)
-    if asked.keep:
+    if keep:
         show(table)
 
 

@@ -53,9 +53,7 @@ SHAPE = {
 def base(shape: Mapping[str, int] = SHAPE, device: str = "cpu") -> Qwen2ForCausalLM:
     """Random weights whose next-token distributions have the wanted mean entropy."""
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=32_000, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, **shape
-    )
+    config = Qwen2Config(vocab_size=32_000, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, **shape)
     with torch.device(device):
         model = Qwen2ForCausalLM(config).eval()
         ids = torch.randint(0, 32_000, (4, 64))

@@ -384,9 +384,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes; the cases are the same for any number")
     settings = parser.parse_args()
     started = time.monotonic()
-    figures = side_by_side(
-        settings.cases, settings.jobs, seed=settings.seed, first=settings.first, keep=settings.keep
-    )
+    figures = side_by_side(settings.cases, settings.jobs, seed=settings.seed, first=settings.first, keep=settings.keep)
     print(f"{figures.cases:,} cases in {time.monotonic() - started:.0f} s: {dict(figures.outcomes)}")
     print(f"slowest {figures.slowest:.3f} s, at most {figures.mebibytes:.0f} MiB, {len(figures.failures)} failures")
     print("\n".join(figures.failures[:20]))

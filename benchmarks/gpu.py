@@ -5,14 +5,17 @@
 Without a GPU it says so and measures nothing. With --keep the record has the card's name, and RESULTS.md its table.
 
 Two pairs of random weights, each as far apart as neighbours in a real run (see generate_speed.py): 0.14 billion
-parameters, on the CPU and on the GPU, in float32 and bfloat16, and 1.5 billion, in bfloat16. What the GPU gives for
-the small pair is held against the CPU in float32: greedy tokens of extrapolated logits, and log-probs. Where vLLM is
-installed, `engines.py` measures its engine on the same card; here are driftline's own loops alone.
+parameters, in float32 and bfloat16, and 1.5 billion, in bfloat16. What the GPU gives for the small pair is held
+against the CPU in float32: greedy tokens of extrapolated logits, and log-probs. The CPU's own speeds are those of
+generate_speed.py and logprob_speed.py. vLLM's engine on the same card is measured by `engines.py`, where it is
+installed; here are driftline's own loops alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -32,9 +35,9 @@ from generate_speed import ALPHA, DIVERGENCES, PROMPT, SHAPE, base, neighbour
 from measure import timed
 from tables import RECORDS, ROOT, Table, rendered
 
-BATCHES, NEW = (1, 16, 64), 64
-GREEDY = 16  # prompts whose completions are held against the CPU's
-RESPONSES, LENGTH = 64, 256
+BATCHES, NEW, CLIENTS = (1, 16), 64, 8
+GREEDY = 8  # prompts whose completions are held against the CPU's
+RESPONSES, LENGTH = 32, 256
 LARGE = {
     "hidden_size": 1536,
     "intermediate_size": 8960,
@@ -49,13 +52,19 @@ _COLUMNS = (
     {"key": "kept", "title": "drafts kept", "decimals": 3},
     {"key": "most", "title": "p99 s", "decimals": 2},
     {"key": "alike", "title": "greedy tokens as on the CPU", "percent": True},
-    {"key": "apart", "title": "log-probs from the CPU's, nats: mean, most"},
+    {"key": "mean", "title": "log-probs from the CPU's, mean, nats", "digits": 2},
+    {"key": "apart", "title": "largest, nats", "digits": 2},
 )
 _WORDS: Any = SimpleNamespace(eos_token_id=None)
 _PLACE = re.compile(r"(<!-- gpu -->\n).*?(<!-- end of gpu -->)", re.DOTALL)
 
 Pair = tuple[Qwen2ForCausalLM, Qwen2ForCausalLM]
-Held = tuple[np.ndarray, np.ndarray]  # greedy tokens [prompts, NEW], log-probs [tokens]
+Row = dict[str, Any]
+
+
+def made(shape: dict[str, int]) -> Pair:
+    early = base(shape, "cuda")
+    return early, neighbour(early, DIVERGENCES[0])
 
 
 def prompts_of(count: int) -> list[list[int]]:
@@ -63,7 +72,7 @@ def prompts_of(count: int) -> list[list[int]]:
     return [[draw.randrange(32_000) for _ in range(PROMPT)] for _ in range(count)]
 
 
-def decoded(pair: Pair, of: str) -> Iterator[dict[str, Any]]:
+def decoded(pair: Pair, of: str) -> Iterator[Row]:
     """A row for each batch, of the late model and of both: NEW tokens a prompt, which nothing ends."""
     early, late = pair
     for batch in BATCHES:
@@ -95,11 +104,12 @@ def greedy(pair: Pair) -> np.ndarray:
 
 def scored(late: Qwen2ForCausalLM) -> tuple[np.ndarray, float]:
     """Log-probs of responses of random tokens, and tokens a second."""
-    draw, found = random.Random(0), []
+    draw = random.Random(0)
     rollouts = [
         Rollout(tuple(prompt), tuple(draw.randrange(32_000) for _ in range(LENGTH))) for prompt in prompts_of(RESPONSES)
     ]
     token_logprobs(late, rollouts[:2])
+    found: list[np.ndarray] = []
     seconds = timed(lambda: found.append(token_logprobs(late, rollouts)))
     return found[0], RESPONSES * (PROMPT + LENGTH) / seconds
 
@@ -109,24 +119,28 @@ def alike(tokens: np.ndarray, others: np.ndarray) -> float:
     return float(np.logical_and.accumulate(tokens == others, axis=1).mean())
 
 
-def measured(pair: Pair, of: str, cpu: Held | None) -> tuple[list[dict[str, Any]], Held]:
-    rows = list(decoded(pair, of))
-    logp, rate = scored(pair[1])
-    held = greedy(pair), logp
-    told: dict[str, Any] = {"what": f"{of}: log-probs", "rate": rate}
-    if cpu is not None:
-        apart = np.abs(logp - cpu[1])
-        told["apart"] = f"{apart.mean():.1g}, {apart.max():.1g}"
-        rows.append({"what": f"{of}: greedy, {GREEDY} prompts, two models", "alike": alike(held[0], cpu[0])})
-    return [*rows, told], held
+def beside_the_cpu(pair: Pair, of: str, tokens: np.ndarray, logp: np.ndarray) -> Iterator[Row]:
+    """Speeds of a pair on the GPU, and how near it comes to the CPU's tokens and log-probs."""
+    yield {"what": f"{of}: greedy, two models", "alike": alike(greedy(pair), tokens)}
+    found, rate = scored(pair[1])
+    apart = np.abs(found - logp)
+    yield {"what": f"{of}: log-probs", "rate": rate, "mean": float(apart.mean()), "apart": float(apart.max())}
+    yield from decoded(pair, of)
 
 
-def clients(pair: Pair, of: str) -> Iterator[dict[str, Any]]:
-    """The embedded server's own figures, of two models."""
-    for count in server.CLIENTS:
-        found = server.measured(server.made(pair), count, requests=2, tokens=NEW)
-        what = f"{of}: embedded server, two models, {found['clients']} clients"
-        yield {"what": what, **{key: found[key] for key in ("rate", "kept", "most")}}
+def rows() -> Iterator[Row]:
+    small = made(SHAPE)
+    on_cpu = tuple(copy.deepcopy(model).to("cpu") for model in small)
+    expected = greedy(on_cpu), scored(on_cpu[1])[0]
+    yield from beside_the_cpu(small, "0.14 billion, float32", *expected)
+    half = tuple(model.to(torch.bfloat16) for model in small)
+    yield from beside_the_cpu(half, "0.14 billion, bfloat16", *expected)
+    large = tuple(model.to(torch.bfloat16) for model in made(LARGE))
+    yield {"what": "1.5 billion, bfloat16: log-probs", "rate": scored(large[1])[1]}
+    found = server.measured(server.made(large), CLIENTS, requests=2, tokens=NEW)
+    what = f"1.5 billion, bfloat16: embedded server, two models, {CLIENTS} clients"
+    yield {"what": what, **{key: found[key] for key in ("rate", "kept", "most")}}
+    yield from decoded(large, "1.5 billion, bfloat16")
 
 
 def show(table: Table) -> None:
@@ -148,20 +162,11 @@ def main() -> None:
         return
     default_device()
     quiet_libraries()
-    first = base(SHAPE)
-    pair = first, neighbour(first, DIVERGENCES[0])
-    rows, cpu = measured(pair, "0.14 billion, CPU, float32", None)
-    for dtype, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
-        on_gpu = tuple(model.to("cuda", dtype) for model in pair)
-        rows += measured(on_gpu, f"0.14 billion, GPU, {name}", cpu)[0]
-    print(Table("python benchmarks/gpu.py", _COLUMNS, rows).text(), flush=True)
-    first = base(LARGE, "cuda")
-    pair = first, neighbour(first, DIVERGENCES[0])
-    pair = tuple(model.to(torch.bfloat16) for model in pair)
-    of = "1.5 billion, GPU, bfloat16"
-    rows += [*measured(pair, of, None)[0], *clients(pair, of)]
-    source = f"{torch.cuda.get_device_name()} and {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
-    table = Table("python benchmarks/gpu.py", _COLUMNS, rows, source=source)
+    found = []
+    for row in rows():
+        print(json.dumps(row), flush=True)  # at once, as a lent machine may be gone before the table
+        found.append(row)
+    table = Table("python benchmarks/gpu.py", _COLUMNS, found, source=torch.cuda.get_device_name())
     print(table.text(), flush=True)
     if keep:
         show(table)

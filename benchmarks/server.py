@@ -49,7 +49,8 @@ _COLUMNS = (
 
 def made(pair: tuple[Qwen2ForCausalLM, Qwen2ForCausalLM] | None = None) -> Sampler:
     """Two random models as near as neighbours of a run, or those given, and a tokenizer with a word for each token."""
-    early, late = pair or ((first := base()), neighbour(first, DIVERGENCES[0]))
+    early = base() if pair is None else pair[0]
+    late = neighbour(early, DIVERGENCES[0]) if pair is None else pair[1]
     size = early.config.vocab_size
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(size)})))
     return Sampler(late, words, early=early, alpha=ALPHA)

@@ -164,7 +164,7 @@ def main() -> None:
     quiet_libraries()
     found = []
     for row in rows():
-        print(json.dumps(row), flush=True)  # at once, as a lent machine may be gone before the table
+        print(json.dumps(row), flush=True)  # at once, as a machine may be gone before the table is whole
         found.append(row)
     table = Table("python benchmarks/gpu.py", _COLUMNS, found, source=torch.cuda.get_device_name())
     print(table.text(), flush=True)

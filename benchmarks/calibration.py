@@ -1,6 +1,6 @@
 """How often driftline says what is not so, on simulated runs of which the truth is known: before, and now.
 
-    python benchmarks/calibration.py [--runs 300] [--only drift watching ...] [--keep]
+    python benchmarks/calibration.py [--runs 300] [--only drift watching ...] [--jobs 16] [--keep]
 
 A row for each claim, from the modules of benchmarks/calibrating. `before` is the share that was measured when the
 fault was filed; `now` is measured by this command, with its 95 % interval (Clopper and Pearson's).
@@ -14,6 +14,7 @@ import pkgutil
 from collections.abc import Iterator
 
 import calibrating
+from calibrating import side
 from calibrating.row import Row
 from tables import Table
 
@@ -47,8 +48,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=300, help="simulated runs of each row")
     parser.add_argument("--only", nargs="+", choices=rooms(), default=rooms(), help="some of the rooms")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; the figures are the same for any number")
     parser.add_argument("--keep", action="store_true", help="write benchmarks/records/calibration-ROOM.json")
     asked = parser.parse_args()
+    side.jobs = asked.jobs
     for room in asked.only:
         command = f"python benchmarks/calibration.py --runs {asked.runs} --only {room}"
         print(f"\n{room}", flush=True)

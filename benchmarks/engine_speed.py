@@ -1,4 +1,4 @@
-"""How fast are vLLM's engine and driftline's own loop? What `engines.py` and `gpu.py` measure; see there."""
+"""How fast are vLLM's engine and driftline's own loop? What `engines.py` measures; see there."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -41,22 +41,22 @@ _COLUMNS = (
 )
 
 
-def base() -> Qwen2ForCausalLM:
+SHAPE = {
+    "hidden_size": 640,
+    "intermediate_size": 2560,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 10,
+    "num_key_value_heads": 2,
+}
+
+
+def base(shape: Mapping[str, int] = SHAPE, device: str = "cpu") -> Qwen2ForCausalLM:
     """Random weights whose next-token distributions have the wanted mean entropy."""
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=32_000,
-        hidden_size=640,
-        intermediate_size=2560,
-        num_hidden_layers=16,
-        num_attention_heads=10,
-        num_key_value_heads=2,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    model = Qwen2ForCausalLM(config).eval()
-    ids = torch.randint(0, 32_000, (4, 64))
+    config = Qwen2Config(vocab_size=32_000, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, **shape)
+    with torch.device(device):
+        model = Qwen2ForCausalLM(config).eval()
+        ids = torch.randint(0, 32_000, (4, 64))
     with torch.no_grad():
         logits = model(ids).logits
         low, high = 1.0, 1000.0
@@ -70,16 +70,16 @@ def base() -> Qwen2ForCausalLM:
 
 def neighbour(early: Qwen2ForCausalLM, divergence: float) -> Qwen2ForCausalLM:
     """`early` with noise on every weight, as far away as `divergence` says."""
-    ids = torch.randint(0, 32_000, (4, 64), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(0, 32_000, (4, 64), generator=torch.Generator().manual_seed(1)).to(early.device)
     noise = 1e-4
     with torch.no_grad():
         log_p = early(ids).logits.log_softmax(-1)
         for _ in range(4):  # the divergence grows about as the noise squared
             late = copy.deepcopy(early)
-            generator = torch.Generator().manual_seed(2)
+            generator = torch.Generator(early.device).manual_seed(2)
             for name, weights in late.named_parameters():
                 if "norm" not in name:
-                    weights += noise * torch.randn(weights.shape, generator=generator)
+                    weights += noise * torch.randn(weights.shape, generator=generator, device=early.device)
             log_q = late(ids).logits.log_softmax(-1)
             found = (log_q.exp() * (log_q - log_p)).sum(-1).mean().item()
             noise *= (divergence / found) ** 0.5

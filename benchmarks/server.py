@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.server.application import Limits, application
@@ -47,10 +47,10 @@ _COLUMNS = (
 )
 
 
-def made() -> Sampler:
-    """Two random models as near as neighbours of a run, and a tokenizer with a word for each token."""
-    early = base()
-    late = neighbour(early, DIVERGENCES[0])
+def made(pair: tuple[Qwen2ForCausalLM, Qwen2ForCausalLM] | None = None) -> Sampler:
+    """Two random models as near as neighbours of a run, or those given, and a tokenizer with a word for each token."""
+    early = base() if pair is None else pair[0]
+    late = neighbour(early, DIVERGENCES[0]) if pair is None else pair[1]
     size = early.config.vocab_size
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(size)})))
     return Sampler(late, words, early=early, alpha=ALPHA)

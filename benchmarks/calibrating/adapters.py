@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from calibrating.drift import BETA1
 from calibrating.row import Row
+from calibrating.side import each
 from driftline.linearity.drift import LEVEL, drift_test
 from driftline.linearity.statistics import gram_of_increments
 
@@ -35,15 +37,15 @@ def deltas(seed: int, rate: float) -> np.ndarray:
     return np.stack(saved)
 
 
+def _found(rate: float, seed: int) -> bool:
+    moves = np.diff(deltas(seed, rate), axis=0)
+    test = drift_test(gram_of_increments(moves @ moves.T), _STEPS, _STEPS.astype(float), BETA1, draws=399, seed=seed)
+    return test is not None and test.found
+
+
 def rows(runs: int) -> Iterator[Row]:
     for rate, before in ((0.003, ""), (0.03, "10 to 13 %"), (0.3, "10 to 13 %")):
-        hits = 0
-        for seed in range(runs):
-            moves = np.diff(deltas(seed, rate), axis=0)
-            test = drift_test(
-                gram_of_increments(moves @ moves.T), _STEPS, _STEPS.astype(float), BETA1, draws=399, seed=seed
-            )
-            hits += test is not None and test.found
+        hits = sum(each(partial(_found, rate), runs))
         moved = rate * np.sqrt(_STEPS[-1] * (1 + BETA1) / (1 - BETA1))
         what = f"LoRA, noise alone, {len(_STEPS)} checkpoints, A moves {moved:.2g} times its first length: drift found"
         yield Row(what, before, hits, runs, at_most=LEVEL, fails=moved > 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from calibrating import walks
 from calibrating.drift import BETA1
 from calibrating.row import Row
+from calibrating.side import each
 from driftline.linearity import null, regime
 from driftline.linearity.drift import LEVEL
 from driftline.linearity.statistics import gram_of_increments, increments_lengths
@@ -35,9 +37,7 @@ def rows(runs: int) -> Iterator[Row]:
         ):
             summed = np.concatenate([[0.0], rate.cumsum()])
             clock = summed if clock_of == "the summed rate" else steps.astype(float)
-            hits = sum(
-                cut(np.outer(rate, rate) * _straight(cov, directions, drift, seed), clock) for seed in range(runs)
-            )
+            hits = sum(each(partial(_cut_straight, cov, directions, drift, rate, clock), runs))
             what = (
                 f"straight runs, drift of {drift} of the noise, {directions} directions, {name}, clock {clock_of}: cut"
             )
@@ -45,13 +45,20 @@ def rows(runs: int) -> Iterator[Row]:
             note = 'true, as it is said: "changing speed or direction"' if slows else ""
             yield Row(what, before if drift > 1 else "", hits, runs, at_most=None if slows else LEVEL, note=note)
     for drift in (0.5, 2.0):
-        hits = sum(cut(_turning(cov, 300, drift, seed), steps.astype(float)) for seed in range(runs))
+        hits = sum(each(partial(_cut_turning, cov, drift, steps.astype(float)), runs))
         what = f"runs that turn by a right angle half-way, drift of {drift} of the noise, 300 directions: cut"
         yield Row(what, "", hits, runs, at_least=0.9 if drift > 1 else None)
 
 
-def _straight(cov: np.ndarray, directions: int, drift: float, seed: int) -> np.ndarray:
-    return walks.increments(cov, directions, np.random.default_rng([seed, directions]), drift)
+def _cut_straight(
+    cov: np.ndarray, directions: int, drift: float, rate: np.ndarray, clock: np.ndarray, seed: int
+) -> bool:
+    straight = walks.increments(cov, directions, np.random.default_rng([seed, directions]), drift)
+    return cut(np.outer(rate, rate) * straight, clock)
+
+
+def _cut_turning(cov: np.ndarray, drift: float, clock: np.ndarray, seed: int) -> bool:
+    return cut(_turning(cov, 300, drift, seed), clock)
 
 
 def _turning(cov: np.ndarray, directions: int, drift: float, seed: int) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from calibrating import walks
 from calibrating.row import Row
+from calibrating.side import each
 from driftline.checkpoints.momentum import Momentum
 from driftline.linearity.drift import LEVEL, breakdown, drift_test
 from driftline.linearity.statistics import gram_of_increments
@@ -39,11 +41,16 @@ def withstood(gram: np.ndarray, steps: np.ndarray) -> float | None:
     return breakdown(gram, steps, clock, BETA1) if test is not None and test.found else None
 
 
+def limit_of(cov: np.ndarray, steps: np.ndarray, seed: int) -> float | None:
+    """The momentum up to which the verdict on one simulated run in many directions holds."""
+    return withstood(gram_of_increments(walks.increments(cov, 100_000, np.random.default_rng([seed, 5]))), steps)
+
+
 def rows(runs: int) -> Iterator[Row]:
     for T, gap, filed in _CLOSE:
         steps = np.arange(T) * gap
         cov = walks.walk(steps, BETA1)
-        hits = sum(found(cov, steps, 300, seed) for seed in range(runs))
+        hits = sum(each(partial(found, cov, steps, 300), runs))
         what = f"driftless walks, {T} checkpoints {gap} apart, 300 directions: drift found"
         yield Row(what, filed, hits, runs, at_most=LEVEL)
     yield from _memory(runs)
@@ -51,7 +58,7 @@ def rows(runs: int) -> Iterator[Row]:
         for T, ratio, before in cases:
             steps = np.arange(T) * _FAR
             cov = walks.walk(steps, BETA1)
-            hits = sum(found(cov, steps, directions, seed, drift=ratio) for seed in range(runs))
+            hits = sum(each(partial(found, cov, steps, directions, drift=ratio), runs))
             what = f"drift of {ratio} of the noise per interval, {T} checkpoints, {directions} directions: drift found"
             yield Row(what, f"{before:.0%}", hits, runs, at_least=before - 0.1)
     yield from _negligible(runs)
@@ -69,18 +76,14 @@ def _memory(runs: int) -> Iterator[Row]:
         told = Momentum(true, "--beta1", ema).effective
         named = f"--beta1 {true}" + (f" --ema {ema}" if ema else "")
         for directions in (300, 100_000):
-            hits = sum(found(cov, steps, directions, seed, beta1=told) for seed in range(runs))
+            hits = sum(each(partial(found, cov, steps, directions, beta1=told), runs))
             yield Row(
                 f"driftless walks of {named}, given, {directions} directions: drift found", before, hits, runs, LEVEL
             )
     cov = walks.walk(steps, 0.95)
-    silent = beyond = 0
-    for seed in range(runs):
-        gram = gram_of_increments(walks.increments(cov, 100_000, np.random.default_rng([seed, 5])))
-        held = withstood(gram, steps)
-        silent += held is not None
-        beyond += held is not None and held > 0.95
-    note = f"said to be linear, without its limit: {silent / runs:.0%}"
+    held = [limit for limit in each(partial(limit_of, cov, steps), runs) if limit is not None]
+    beyond = sum(limit > 0.95 for limit in held)
+    note = f"said to be linear, without its limit: {len(held) / runs:.0%}"
     what = "driftless walks of beta1 = .95, not given: said to hold beyond .95"
     yield Row(what, "no limit was given", beyond, runs, at_most=LEVEL, note=note)
 
@@ -88,12 +91,14 @@ def _memory(runs: int) -> Iterator[Row]:
 def _negligible(runs: int) -> Iterator[Row]:
     steps = np.arange(20) * _FAR
     cov = walks.walk(steps, BETA1)
-    detected = linear = 0
-    for seed in range(runs):
-        gram = gram_of_increments(walks.increments(cov, 1_000_000, np.random.default_rng([seed, 6]), 0.03))
-        test = drift_test(gram, steps, steps.astype(float), BETA1, draws=_DRAWS, seed=seed)
-        detected += test is not None and test.found
-        linear += test is not None and test.linear
+    detected, linear = (sum(said) for said in zip(*each(partial(_said, cov, steps), runs), strict=True))
     what = "a cosine of .001 in 1000000 directions, 20 checkpoints: linear"
     note = f"detectable, negligible: {(detected - linear) / runs:.0%}"
     yield Row(what, "nearly all", linear, runs, at_most=LEVEL, note=note)
+
+
+def _said(cov: np.ndarray, steps: np.ndarray, seed: int) -> tuple[bool, bool]:
+    """Whether drift is found in one run, and whether it is called linear."""
+    gram = gram_of_increments(walks.increments(cov, 1_000_000, np.random.default_rng([seed, 6]), 0.03))
+    test = drift_test(gram, steps, steps.astype(float), BETA1, draws=_DRAWS, seed=seed)
+    return test is not None and test.found, test is not None and test.linear

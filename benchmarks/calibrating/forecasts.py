@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 
 from calibrating import walks
 from calibrating.row import Row
+from calibrating.side import each
 from driftline.forecast.backtest import Scores, pool, score
 from driftline.forecast.extrapolators import methods
 from driftline.forecast.observations import Observations
@@ -37,15 +38,19 @@ def above(T: int, length: float, share: float, directions: int, runs: int) -> di
     sure = Observations(steps, steps.astype(float), BETA1, {"weights": gram_of_increments(cov)})
     expected = reduce(Scores.__add__, score(sure, _TWO_POINT).values())
     found: dict[int, int] = {}
-    for seed in range(runs):
-        run = observed(cov, steps, directions, seed)
-        for one in pool(reduce(Scores.__add__, score(run, _TWO_POINT).values()), run, _TWO_POINT):
-            ahead = round(one.horizon / 10)
+    for lows in each(partial(_lows, cov, steps, directions), runs):
+        for ahead, low in lows.items():
             rows = expected.target - expected.cutoff == ahead
-            if np.isfinite(one.low):
-                true = 1 - expected.error[rows].sum() / expected.hold_error[rows].sum()
-                found[ahead] = found.get(ahead, 0) + int(one.low > true)
+            true = 1 - expected.error[rows].sum() / expected.hold_error[rows].sum()
+            found[ahead] = found.get(ahead, 0) + int(low > true)
     return found
+
+
+def _lows(cov: np.ndarray, steps: np.ndarray, directions: int, seed: int) -> dict[int, float]:
+    """By intervals ahead: the lower end, where one run has one."""
+    run = observed(cov, steps, directions, seed)
+    pooled = pool(reduce(Scores.__add__, score(run, _TWO_POINT).values()), run, _TWO_POINT)
+    return {round(one.horizon / 10): one.low for one in pooled if np.isfinite(one.low)}
 
 
 def seen(increments: np.ndarray, steps: np.ndarray) -> Observations:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from calibrating.drift import BETA1
 from calibrating.row import Row
+from calibrating.side import each
 from driftline.linearity.drift import LEVEL
 from driftline.training.increments import Increments
 from driftline.training.logged import LoggedFigures
@@ -37,8 +39,7 @@ def logged(seed: int, gap: int, drift: float) -> list[dict[str, float]]:
 def rows(runs: int) -> Iterator[Row]:
     for gap in (1, 10):
         chanceless = much = ahead = lost = 0
-        for seed in range(runs):
-            found = logged(seed, gap, 0.0)
+        for found in each(partial(logged, gap=gap, drift=0.0), runs):
             chanceless += any("increment_cosine" in one and "null_increment_cosine" not in one for one in found)
             much += any(one.get("drift_to_noise", 0.0) > _AS_MUCH for one in found)
             ahead += any(one.get("recommended_horizon", 0.0) > 0 for one in found)
@@ -48,7 +49,7 @@ def rows(runs: int) -> Iterator[Row]:
         yield Row(f"{whose}: drift_to_noise above {_AS_MUCH} at some log", "100 %", much, runs, at_most=LEVEL)
         yield Row(f"{whose}: a horizon is recommended at some log", "", ahead, runs, at_most=LEVEL)
         yield Row(f"{whose}: warned that direction is lost", "", lost, runs, at_most=LEVEL)
-    straight = [logged(seed, 10, 0.2) for seed in range(runs)]
+    straight = each(partial(logged, gap=10, drift=0.2), runs)
     lost = sum(any(one.get("direction_lost", 0.0) > 0 for one in found) for found in straight)
     ahead = sum(found[-1].get("recommended_horizon", 0.0) > 0 for found in straight)
     whose = f"straight runs, {_LOGS} logs 10 steps apart"

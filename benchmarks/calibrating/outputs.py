@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from calibrating.row import Row
+from calibrating.side import each
 from driftline.checkpoints.dtypes import round_to
 from driftline.linearity import null
 from driftline.linearity.drift import LEVEL, drift_test
@@ -30,6 +32,13 @@ def logprobs(seed: int, size: float, drift: float, effect: np.ndarray, logits: n
     return logp[:, np.arange(_TOKENS), chosen], float((np.exp(logp[0]) * (logp[0] - logp[-1])).sum(1).mean())
 
 
+def _found(seed: int, size: float, drift: float, effect: np.ndarray, logits: np.ndarray) -> tuple[bool, float]:
+    """Whether drift is found in one run's log-probs, and the KL."""
+    values, moved = logprobs(seed, size, drift, effect, logits)
+    test = drift_test(series.judged(values), _STEPS, _STEPS.astype(float), 0.9, draws=199, seed=seed)
+    return test is not None and test.found, moved
+
+
 def rounded(seed: int, rate: np.ndarray, frozen: float, filter: str) -> tuple[float, float]:
     """Median R² of a driftless run in bf16, and what is printed as chance's."""
     rng, n = np.random.default_rng(seed), 100_000
@@ -51,11 +60,8 @@ def rows(runs: int) -> Iterator[Row]:
     effect = rng.standard_normal((_TOKENS * _WORDS, _DIRECTIONS)) / np.sqrt(_DIRECTIONS)
     logits = rng.standard_normal((_TOKENS, _WORDS)) * np.exp(rng.uniform(-0.5, 1.7, (_TOKENS, 1)))
     for size, drift in ((0.1, 0.0), (0.2, 0.0), (0.4, 0.0), (0.05, 0.3), (0.1, 0.3)):
-        hits, kl = 0, 0.0
-        for seed in range(runs):
-            values, moved = logprobs(seed, size, drift, effect, logits)
-            test = drift_test(series.judged(values), _STEPS, _STEPS.astype(float), 0.9, draws=199, seed=seed)
-            hits, kl = hits + int(test is not None and test.found), kl + moved / runs
+        seen = each(partial(_found, size=size, drift=drift, effect=effect, logits=logits), runs)
+        hits, kl = sum(found for found, _ in seen), sum(moved / runs for _, moved in seen)
         of = f"weights with drift of {drift} of the noise" if drift else "driftless weights"
         what = f"log-probs of {of}, {kl:.2f} nats of KL: drift found"
         yield Row(what, "" if drift else "17 % at .11 nats", hits, runs, at_most=None if drift else LEVEL)
@@ -64,7 +70,7 @@ def rows(runs: int) -> Iterator[Row]:
         ("a rate that drops to a tenth", dropping, 0.0, ".72 for .55"),
         ("nine weights of ten frozen", np.ones(15), 0.9, ".65 for .60"),
     ):
-        found = [rounded(seed, rate, frozen, "paper") for seed in range(few)]
+        found = each(partial(rounded, rate=rate, frozen=frozen, filter="paper"), few)
         hits = sum(abs(true - printed) <= 0.03 for true, printed in found)
         note = f"medians: {np.mean([true for true, _ in found]):.2f}, printed {np.mean([p for _, p in found]):.2f}"
         yield Row(

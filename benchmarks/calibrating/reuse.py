@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from calibrating import walks
-from calibrating.drift import BETA1, found, withstood
+from calibrating.drift import BETA1, found, limit_of
 from calibrating.row import Row
+from calibrating.side import each
 from driftline.linearity.drift import LEVEL
-from driftline.linearity.statistics import gram_of_increments, optimizer_memory
+from driftline.linearity.statistics import optimizer_memory
 
 _ALIKE = 0.8  # the part of an update's noise that all updates on the same rollouts share
 _ONE_BATCH = "all updates of the run share their rollouts"
@@ -36,16 +38,12 @@ def rows(runs: int) -> Iterator[Row]:
         whose = f"driftless walks, {times} updates on the same rollouts, {T} checkpoints {gap} apart"
         one_batch = bool(steps[-1] < times)
         for directions in (300, 100_000):
-            hits = sum(found(cov, steps, directions, seed, beta1=told(times)) for seed in range(runs))
+            hits = sum(each(partial(found, cov, steps, directions, beta1=told(times)), runs))
             what = f"{whose}, --beta1 {told(times):.3f} given, {directions} directions: drift found"
             yield Row(what, before, hits, runs, at_most=LEVEL, note=_ONE_BATCH if one_batch else "", fails=one_batch)
         few = max(runs // 3, 1)
-        linear = silent = 0
-        for seed in range(few):
-            gram = gram_of_increments(walks.increments(cov, 100_000, np.random.default_rng([seed, 5])))
-            held = withstood(gram, steps)
-            linear += held is not None
-            silent += held is not None and held >= 0.99
-        note = f"drift found, with its limit: {(linear - silent) / few:.0%}"
+        held = [limit for limit in each(partial(limit_of, cov, steps), few) if limit is not None]
+        silent = sum(limit >= 0.99 for limit in held)
+        note = f"drift found, with its limit: {(len(held) - silent) / few:.0%}"
         what = f"{whose}, nothing given, 100000 directions: drift found without a word of its limit"
         yield Row(what, "no limit was given", silent, few, at_most=LEVEL, note=note)

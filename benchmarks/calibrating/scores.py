@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from calibrating.row import Row
+from calibrating.side import each
 from driftline.evaluation.metrics import bootstrap_interval, paired_difference
 
 _MEANS, _PROBLEMS, _SAMPLES = (0.01, 0.05, 0.2, 0.5), (16, 30, 200), (1, 4, 64)
@@ -29,25 +31,27 @@ def rows(runs: int) -> Iterator[Row]:
             for numbers in apart if mean == _SMALL else [_PROBLEMS]:
                 yield _covered(kind, mean, numbers, runs)
     for problems, mean in ((16, 0.05), (30, 0.2), (100, 0.5)):
-        refused = disagree = 0
-        for seed in range(runs):
-            rng = np.random.default_rng([seed, problems])
-            chance = difficulty("beta", mean, problems, rng)
-            first, second = (rng.binomial(8, chance) / 8 for _ in range(2))
-            found = paired_difference(first, second, seed=seed)
-            inside = found.interval[0] <= 0 <= found.interval[1]
-            refused, disagree = refused + (found.p_value <= 0.05), disagree + (inside != (found.p_value > 0.05))
+        found = each(partial(_equal, problems, mean), runs)
+        refused, disagree = (sum(said) for said in zip(*found, strict=True))
         what = f"two equal models, {problems} problems of mean {mean}"
         yield Row(f"{what}: a difference is found", "", refused, runs, at_most=0.05)
         yield Row(f"{what}: test and interval disagree", "", disagree, runs, at_most=0.0)
 
 
+def _equal(problems: int, mean: float, seed: int) -> tuple[bool, bool]:
+    """Of two equal models: whether a difference is found, and whether test and interval disagree."""
+    rng = np.random.default_rng([seed, problems])
+    chance = difficulty("beta", mean, problems, rng)
+    first, second = (rng.binomial(8, chance) / 8 for _ in range(2))
+    found = paired_difference(first, second, seed=seed)
+    inside = found.interval[0] <= 0 <= found.interval[1]
+    return bool(found.p_value <= 0.05), bool(inside != (found.p_value > 0.05))
+
+
 def _covered(kind: str, mean: float, problems: tuple[int, ...], runs: int) -> Row:
     """How often the truth is inside, over numbers of problems and of samples alike."""
     covered = {
-        (P, samples): sum(
-            low <= mean <= high for low, high in (interval(kind, mean, P, samples, seed) for seed in range(runs))
-        )
+        (P, samples): sum(low <= mean <= high for low, high in each(partial(interval, kind, mean, P, samples), runs))
         for P in problems
         for samples in _SAMPLES
     }

@@ -8,11 +8,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from calibrating.row import Row
+from calibrating.side import each
 from driftline.linearity.drift import LEVEL, drift_test, without_start
 from driftline.linearity.statistics import increments_lengths
 
@@ -87,34 +90,29 @@ def _gradients(law: str, uniform: Array) -> Array:
     return ((uniform < _RARE) - np.float32(_RARE)) * np.float32(_RARE**-0.5)
 
 
-@dataclass
-class Told:
+class Told(NamedTuple):
     """Of how many runs what was said: of all that moved, without the part along the first weights, of the start."""
 
-    whole: int = 0
-    left: int = 0
-    linear: int = 0
-    start: int = 0  # found, but said to be perhaps of the start
+    whole: int
+    left: int
+    linear: int
+    start: int  # found, but said to be perhaps of the start
 
-    def add(self, case: Case, seed: int) -> None:
-        gram, part = trained(case, seed)
-        assert (increments_lengths(gram - part) > 0).all()
-        clock = case.at.astype(float)
-        whole, left = (drift_test(one, case.at, clock, BETA1, draws=_DRAWS, seed=seed) for one in (gram, gram - part))
-        assert whole is not None
-        assert left is not None
-        self.whole += whole.found
-        self.left += left.found
-        self.linear += left.linear
-        if left.found:
-            self.start += replace(left, later=without_start(gram - part, case.at, clock, BETA1)).of_the_start
+
+def _said(case: Case, seed: int) -> Told:
+    """Of one run."""
+    gram, part = trained(case, seed)
+    assert (increments_lengths(gram - part) > 0).all()
+    clock = case.at.astype(float)
+    whole, left = (drift_test(one, case.at, clock, BETA1, draws=_DRAWS, seed=seed) for one in (gram, gram - part))
+    assert whole is not None
+    assert left is not None
+    later = replace(left, later=without_start(gram - part, case.at, clock, BETA1)) if left.found else None
+    return Told(whole.found, left.found, left.linear, later is not None and later.of_the_start)
 
 
 def _told(case: Case, runs: int) -> Told:
-    told = Told()
-    for seed in range(runs):
-        told.add(case, seed)
-    return told
+    return Told(*map(sum, zip(*each(partial(_said, case), runs), strict=True)))
 
 
 def rows(runs: int) -> Iterator[Row]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from calibrating.row import Row
 from calibrating.scores import difficulty
+from calibrating.side import each
 from driftline.evaluation.metrics import paired_difference
 from driftline.evaluation.sharpening import judge
 
@@ -32,11 +34,11 @@ def said(seed: int, tried: int, sharper: float) -> str:
 
 def rows(runs: int) -> Iterator[Row]:
     for tried, before in ((1, "2.7 %"), (4, ""), (16, "9.7 %")):
-        verdicts = [said(seed, tried, 0.4) for seed in range(runs)]
+        verdicts = each(partial(said, tried=tried, sharper=0.4), runs)
         what = f"the best of {tried} forecasts that only sharpen: said to go beyond sharpening"
         note = f"said to sharpen: {verdicts.count('sharpening') / runs:.0%}"
         yield Row(what, before, verdicts.count("gain"), runs, at_most=0.05, note=note)
     for tried in (1, 16):
-        verdicts = [said(seed, tried, 1.0) for seed in range(runs)]
+        verdicts = each(partial(said, tried=tried, sharper=1.0), runs)
         what = f"the best of {tried} forecasts that do nothing: a difference is found"
         yield Row(what, "", runs - verdicts.count("nothing"), runs, at_most=0.05)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from calibrating.row import Row
 from calibrating.shrinkage import BETA1, BETA2
+from calibrating.side import each
 from driftline.linearity.drift import LEVEL, drift_test, without_start
 
 Array = np.ndarray
@@ -65,16 +67,17 @@ def _gram(deltas: Array) -> Array:
     return deltas @ deltas.T
 
 
+def _said(run: Callable[[int], Array], seed: int) -> tuple[bool, bool, bool]:
+    """Of one run: whether drift is found, called linear, and said to be perhaps of the start."""
+    gram, clock = run(seed), _STEPS.astype(float)
+    test = drift_test(gram, _STEPS, clock, BETA1, draws=_DRAWS, seed=seed)
+    if test is None or not test.found:
+        return False, False, False
+    return True, test.linear, replace(test, later=without_start(gram, _STEPS, clock, BETA1)).of_the_start
+
+
 def _row(what: str, filed: str, run: Callable[[int], Array], runs: int, promised: float | None) -> Row:
-    found = linear = start = 0
-    clock = _STEPS.astype(float)
-    for seed in range(runs):
-        gram = run(seed)
-        test = drift_test(gram, _STEPS, clock, BETA1, draws=_DRAWS, seed=seed)
-        if test is not None and test.found:
-            found += 1
-            linear += test.linear
-            start += replace(test, later=without_start(gram, _STEPS, clock, BETA1)).of_the_start
+    found, linear, start = (sum(said) for said in zip(*each(partial(_said, run), runs), strict=True))
     note = f"found: {found / runs:.0%}; said to be perhaps of the start: {start / runs:.0%}"
     note += "" if promised else "; cannot be told from a signal"
     return Row(f"{what}: linear", filed, linear, runs, at_most=promised, note=note)
@@ -84,7 +87,7 @@ def rows(runs: int) -> Iterator[Row]:
     few = max(runs // 5, 20)
     for rate in (1e-3, 1e-2, 3e-2):
         what = f"adapters that Adam trains on pure noise at a rate of {rate}"
-        yield _row(what, "10 to 13 %", lambda seed, rate=rate: adapters(rate, seed), few, LEVEL)  # type: ignore[misc]
+        yield _row(what, "10 to 13 %", partial(adapters, rate), few, LEVEL)
     for size in (1.0, 2.0):
         what = f"gradients of mean 0, clipped, with shared rare directions {size} as large as the noise"
-        yield _row(what, "22 %", lambda seed, size=size: clipped(size, seed), few, None)  # type: ignore[misc]
+        yield _row(what, "22 %", partial(clipped, size), few, None)

@@ -1,6 +1,6 @@
 """Mutated runs for everything that reads one: no crash, no hang, bounded memory, nothing read outside the folder.
 
-    python tests/fuzz/readers.py --cases 100000 --seed 0
+    python tests/fuzz/readers.py --cases 100000 --seed 0 [--jobs 16]
 
 A case is a run of two checkpoints, one of which, or a file beside it, is damaged at random: bits flipped, bytes cut,
 doubled, moved or inserted, lengths of headers changed, numbers, names, patterns and brackets of JSON, YAML and TOML
@@ -24,7 +24,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +107,22 @@ class Figures:
     outcomes: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
     failures: list[str] = field(default_factory=list)
+    mebibytes: float = 0.0  # the most that a process had resident
 
-    @property
-    def mebibytes(self) -> float:
-        """The most that this process had resident (getrusage counts that of its parent before exec)."""
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(
+            self.cases + other.cases,
+            self.outcomes + other.outcomes,
+            max(self.slowest, other.slowest),
+            self.failures + other.failures,
+            max(self.mebibytes, other.mebibytes),
+        )
+
+
+def resident() -> float:
+    """The most MiB that this process had resident (getrusage counts that of its parent before exec)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
@@ -305,9 +318,23 @@ def fuzz(cases: int, *, seed: int, first: int = 0, keep: Path | None = None) -> 
     finally:
         signal.signal(signal.SIGALRM, previous)
         shutil.rmtree(base, ignore_errors=True)
+    figures.mebibytes = resident()
     if figures.mebibytes > LARGEST:
         figures.failures.append(f"{figures.mebibytes:.0f} MiB at most")
     return figures
+
+
+def side_by_side(cases: int, jobs: int, *, seed: int, first: int, keep: Path | None) -> Figures:
+    """The same cases, dealt to so many processes."""
+    each = -(-cases // jobs)
+    starts = range(first, first + cases, each)
+    counts = [min(each, first + cases - start) for start in starts]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        return sum(pool.map(partial(_part, seed=seed, keep=keep), counts, starts), Figures())
+
+
+def _part(cases: int, first: int, *, seed: int, keep: Path | None) -> Figures:
+    return fuzz(cases, seed=seed, first=first, keep=keep)
 
 
 def _write_case(run: Path, seeds: dict[str, bytes], rng: random.Random) -> str:
@@ -354,9 +381,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=None)
+    parser.add_argument("--jobs", type=int, default=1, help="processes; the cases are the same for any number")
     settings = parser.parse_args()
     started = time.monotonic()
-    figures = fuzz(settings.cases, seed=settings.seed, first=settings.first, keep=settings.keep)
+    figures = side_by_side(settings.cases, settings.jobs, seed=settings.seed, first=settings.first, keep=settings.keep)
     print(f"{figures.cases:,} cases in {time.monotonic() - started:.0f} s: {dict(figures.outcomes)}")
     print(f"slowest {figures.slowest:.3f} s, at most {figures.mebibytes:.0f} MiB, {len(figures.failures)} failures")
     print("\n".join(figures.failures[:20]))

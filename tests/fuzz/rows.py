@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 
-from readers import HANGING, LARGEST, LONGEST, Figures, mutate
+from readers import HANGING, LARGEST, LONGEST, Figures, mutate, resident
 from tiny_models import pair, tokenizer
 
 from driftline.decoding.sampler import Sampler
@@ -109,7 +109,7 @@ def fuzz(cases: int, *, seed: int, first: int = 0) -> Figures:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         for kind, data in SEEDS.items():
             read(kind, data, Path(folder), sampler)
-        before = figures.mebibytes  # of which torch has most
+        before = resident()  # of which torch has most
         for number in range(first, first + cases):
             rng = random.Random(f"{seed}/{number}")
             kind = rng.choice(sorted(SEEDS))
@@ -135,6 +135,7 @@ def fuzz(cases: int, *, seed: int, first: int = 0) -> Figures:
                 figures.failures.append(f"case {number} ({kind}): {failure}: {data[:300]!r}")
             figures.cases += 1
     signal.signal(signal.SIGALRM, previous)
+    figures.mebibytes = resident()
     if figures.mebibytes - before > LARGEST:
         figures.failures.append(f"{figures.mebibytes - before:.0f} MiB more at most")
     return figures

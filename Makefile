@@ -37,6 +37,7 @@ check: $(STAMP)
 	$(BIN)/pytest -m "not slow"
 
 bench: $(STAMP)
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/extrapolate.py

@@ -39,6 +39,7 @@ check: $(STAMP)
 	$(TESTS) --dist worksteal -m "not slow"
 
 bench: $(STAMP)
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/extrapolate.py

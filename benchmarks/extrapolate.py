@@ -22,10 +22,11 @@ from typing import Any
 
 from generate import generate
 from measure import DRIFTLINE, best, forget, measure
-from tables import Table
+from tables import Goal, Table, goals
 
 HERE = Path(__file__).parent
 ALPHA = 1.5
+_FLOOR = "the floor: read two files, write one, sync"
 _RATIO = {"key": "over_driftline", "title": "time / driftline", "digits": 2}
 _SECONDS = {"key": "seconds", "title": "seconds", "decimals": 2}
 _PEAK = {"key": "peak_gib", "title": "peak GiB", "decimals": 2}
@@ -48,8 +49,12 @@ def mergekit(data: Path) -> str:
     return str(program)
 
 
-def two_point(run: Path, program: str, scratch: Path, repeats: int, title: str, keep: str | None) -> None:
-    """Two checkpoints into one model: driftline, mergekit, cp, and reading two files and writing one."""
+def two_point(run: Path, program: str, scratch: Path, repeats: int, title: str, keep: str | None) -> Goal:
+    """Two checkpoints into one model: driftline, mergekit, cp, and reading two files and writing one, which is the floor.
+
+    Returns:
+        How many times as long as the floor driftline takes, warm.
+    """
     folders = sorted(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
     early, late = folders[0], folders[-1]
     out = scratch / "out"
@@ -116,9 +121,9 @@ def two_point(run: Path, program: str, scratch: Path, repeats: int, title: str, 
     clean()
     rows |= {
         "`cp` of one checkpoint": best(copy, repeats, before=clean_file),
-        "the floor: read two files, write one, sync": best(floor, repeats, before=clean_file),
+        _FLOOR: best(floor, repeats, before=clean_file),
     }
-    cold_rows |= {"the floor: read two files, write one, sync": best(floor, repeats, before=cold_file)}
+    cold_rows |= {_FLOOR: best(floor, repeats, before=cold_file)}
     clean_file()
     reference = rows["`driftline extrapolate`"]
     shown = [
@@ -134,6 +139,7 @@ def two_point(run: Path, program: str, scratch: Path, repeats: int, title: str, 
     ]
     table = Table("python benchmarks/extrapolate.py", columns(title), shown)
     table.show(f"extrapolate-{keep}", keep=keep is not None)
+    return Goal(f"`extrapolate` warm, {title}", reference[0] / rows[_FLOOR][0], most=1.6, unit="× the floor")
 
 
 def relex(run: Path, scratch: Path, repeats: int, title: str, keep: str | None) -> None:
@@ -190,6 +196,7 @@ def main() -> None:
     arguments.data.mkdir(exist_ok=True)
     program = mergekit(arguments.data)
     sizes = [(0.04e9, 8)] if arguments.small else [(0.4e9, 8), (1.5e9, 2)]
+    aimed = []
     with tempfile.TemporaryDirectory(dir=arguments.data) as scratch:
         for size, checkpoints in sizes:
             run = arguments.data / f"run-{size:.0e}"
@@ -199,7 +206,7 @@ def main() -> None:
             )
             here, keep = Path(scratch).absolute(), f"{size:.3g}".replace("+0", "") if arguments.keep else None
             title = f"{parameters / 1e9:.3f} billion parameters"
-            two_point(run, program, here, arguments.repeats, title, keep)
+            aimed.append(two_point(run, program, here, arguments.repeats, title, keep))
             if checkpoints > 2:
                 relex(
                     run,
@@ -209,6 +216,10 @@ def main() -> None:
                     keep,
                 )
                 backtests(run, Path(scratch).absolute())
+    print()
+    goals("python benchmarks/extrapolate.py", aimed[-1:]).show(
+        "extrapolate-goal", keep=arguments.keep
+    )  # of the largest
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ that neither tiny nor huge updates leave float32.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numba.extending import overload
+
+from driftline.compiled import njit
 
 R2_BINS = 2000  # width 0.0005: quantiles from the histogram are within 0.001
 STRONG_R2 = 0.7  # the paper's threshold for a strong linear trend

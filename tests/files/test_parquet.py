@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ SCHEMA = pa.schema(
     },
     metadata={"steps": "0,10"},
 )
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"name": "ä.β", "layer": 3, "count": 1 << 40, "share": 0.1, "counts": [1, 2], "values": np.ones(3, np.float32)},
     {"name": "", "layer": None, "count": 0, "share": float("nan"), "counts": [], "values": np.empty(0, np.float32)},
     {"name": None, "layer": -1, "count": np.int64(7), "share": None, "counts": None, "values": [0.5, float("inf")]},
@@ -31,7 +32,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS * 5, []])
-def test_a_table_is_what_pyarrow_makes_of_the_rows(rows: list[dict[str, object]]) -> None:
+def test_a_table_is_what_pyarrow_makes_of_the_rows(rows: list[dict[str, Any]]) -> None:
     made, known = table_of(rows, SCHEMA), pa.Table.from_pylist(rows, schema=SCHEMA)
     made.validate(full=True)
     assert made.schema.equals(known.schema, check_metadata=True)

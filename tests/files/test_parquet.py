@@ -32,7 +32,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS * 5, []])
-def test_a_table_is_what_pyarrow_makes_of_the_rows(rows: list[dict[str, object]]) -> None:
+def test_a_table_is_what_pyarrow_makes_of_the_rows(rows: list[dict[str, Any]]) -> None:
     made, known = table_of(rows, SCHEMA), pa.Table.from_pylist(rows, schema=SCHEMA)
     made.validate(full=True)
     assert made.schema.equals(known.schema, check_metadata=True)

@@ -298,7 +298,8 @@ def main() -> None:
         aimed += memory(arguments.data, (0.02, 0.04) if arguments.small else (0.1, 0.4, 1.2, 3.0), keep=arguments.keep)
     if aimed:
         print()
-        goals("python benchmarks/scan.py", aimed).show("scan-goals", keep=arguments.keep and arguments.only == PARTS)
+        kept = arguments.keep and {"speed", "lengths", "disk"} <= set(arguments.only)
+        goals("python benchmarks/scan.py", aimed).show("scan-goals", keep=kept)
 
 
 if __name__ == "__main__":

@@ -34,11 +34,17 @@ Completion in your shell: driftline --tyro-print-completion bash (or zsh)
 """
 
 
+def _end() -> None:
+    """Nothing is looked through at the end of a command on weights; libraries of models count what is then left over."""
+    if "torch" not in sys.modules:
+        gc.freeze()
+
+
 def main() -> None:
     """Entry point: 0 done; 2 the input or the request is wrong, in one sentence; 1 a bug of ours."""
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's idle threads sleep, where they would turn in a loop
     gc.set_threshold(5000)  # a start makes 200,000 objects that stay: by default they are looked through 300 times,
-    atexit.register(gc.freeze)  # and at the end once more, which takes longer than all of that
+    atexit.register(_end)  # and at the end once more, which takes longer than all of that
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written results are removed
     for stream in (sys.stdout, sys.stderr):  # what is printed may have names in it that are not UTF-8
         if isinstance(stream, io.TextIOWrapper):

@@ -24,7 +24,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,7 +130,7 @@ class Metered:
         self.work = 0.0
         self.calls = 0
 
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any], **options: Any) -> Iterator[Any]:
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any], **options: Any) -> Generator[Any]:
         for item in items:
             began = time.thread_time()
             result = function(item)

@@ -53,7 +53,7 @@ def test_few_items_are_held_at_a_time() -> None:
     taken = itertools.count()
     results = LocalEngine(3).map(lambda item: item, (next(taken) for _ in range(1000)))
     assert next(results) == 0
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert next(taken) == 6
 
 

@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Engine(Protocol):
         *,
         size: Callable[[Item], int] | None = None,
         settle: Callable[[list[Item]], None] | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result]:
         """`function` over `items`, a core for each, results in the items' order; few items are held at a time.
 
         Args:
@@ -113,7 +113,7 @@ class LocalEngine:
         *,
         size: Callable[[Item], int] | None = None,
         settle: Callable[[list[Item]], None] | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result]:
         """At most two items a thread are in flight; `size` and `settle` play no part."""
         pending: deque[Future[Result]] = deque()
         with ThreadPoolExecutor(self.threads, thread_name_prefix="driftline") as pool:
@@ -151,7 +151,7 @@ class RayEngine:
         *,
         size: Callable[[Item], int] | None = None,
         settle: Callable[[list[Item]], None] | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result]:
         """A core for each task; at most three tasks a core are in flight."""
         task = self._task(_several, num_cpus=1)
         shared = self._shared(function, settle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import ml_dtypes
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from driftline.checkpoints import tensors
-from driftline.checkpoints.tensors import LowRank, Piece, Stored, files_kept_open, read_range, sharded
+from driftline.checkpoints.tensors import KeptFiles, LowRank, Piece, Stored, read_range, sharded
 from driftline.errors import UnreadableCheckpoint
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -139,7 +140,10 @@ def test_a_product_is_computed_by_range(tmp_path, transposed, with_base):
     assert len(tensor.files) == 2 + with_base
 
 
-def test_files_kept_open_are_few_and_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sent", [False, True])
+def test_files_stay_open_few_of_them_and_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bool
+) -> None:
     monkeypatch.setattr(tensors, "_MOST_OPEN", 2)
     opened: list[int] = []
     open_it = tensors.regular.descriptor
@@ -149,23 +153,27 @@ def test_files_kept_open_are_few_and_closed_again(tmp_path: Path, monkeypatch: p
         return opened[-1]
 
     monkeypatch.setattr(tensors.regular, "descriptor", counted)
-    files = [tmp_path / name for name in "abc"]
-    for file in files:
-        file.write_bytes(file.name.encode() * 8)
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(path.name.encode() * 8)
     buffer = np.empty(4, np.uint8)
+    files = pickle.loads(pickle.dumps(KeptFiles())) if sent else KeptFiles()
 
-    def read_all() -> None:
-        with files_kept_open():
-            for position in (0, 4, 6):
-                for file in files:
-                    read_range(file, position, buffer, "w")
-                    assert bytes(buffer) == file.name.encode() * 4
+    def read_all(*positions: int) -> None:
+        with files.use():
+            for position in positions:
+                for path in paths:
+                    read_range(path, position, buffer, "w")
+                    assert bytes(buffer) == path.name.encode() * 4
 
-    with pytest.raises(UnreadableCheckpoint, match="became shorter"):
-        read_all()
+    read_all(0, 4)
     assert len(opened) == 4  # the third file was opened for each read
+    with pytest.raises(UnreadableCheckpoint, match="became shorter"):
+        read_all(4, 6)
+    assert len(opened) == (7 if sent else 5)
+    files.close()
     for number in opened:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(number)
-    read_range(files[0], 0, buffer, "w")
-    assert len(opened) == 5
+    read_range(paths[0], 0, buffer, "w")
+    assert len(opened) == (8 if sent else 6)

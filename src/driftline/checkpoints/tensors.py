@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,34 +25,50 @@ from driftline.errors import UnreadableCheckpoint
 from driftline.files import regular, remote
 
 _MOST_OPEN = 32  # files of a thread: no run, however long, runs out of descriptors
-_open_files = threading.local()
+_in_use = threading.local()
 
 
-@contextmanager
-def files_kept_open() -> Iterator[None]:
-    """Files that this thread reads from within the block stay open, the first `_MOST_OPEN` of them.
+class KeptFiles:
+    """Files that stay open from one read to the next, the first `_MOST_OPEN` that each thread reads from.
 
-    The kernel reads ahead of a pass over a file only as long as the same opened file is read on.
+    The kernel reads ahead of a pass over a file only as long as the same opened file is read on. In a process that gets
+    this as a pickle they stay open for one `use` only: nobody would tell it that the pass has ended.
     """
-    kept: dict[Path, int] = {}
-    _open_files.kept = kept
-    try:
-        yield
-    finally:
-        del _open_files.kept
-        for descriptor in kept.values():
-            os.close(descriptor)
+
+    def __init__(self, *, for_long: bool = True) -> None:
+        self._for_long = for_long
+        self._descriptors: dict[int, dict[Path, int]] = {}  # by thread
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(KeptFiles, for_long=False), ()
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """What this thread reads within the block is read from them."""
+        _in_use.descriptors = self._descriptors.setdefault(threading.get_ident(), {})
+        try:
+            yield
+        finally:
+            del _in_use.descriptors
+            if not self._for_long:
+                self.close()
+
+    def close(self) -> None:
+        """Close them all; no thread may be using them."""
+        for mine in self._descriptors.values():
+            while mine:
+                os.close(mine.popitem()[1])
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[int]:
-    """A descriptor of the file: the one that is kept open, or one for the time of the block."""
-    kept: dict[Path, int] = getattr(_open_files, "kept", {})
-    if file in kept:
+    """A descriptor of the file: one that is kept, or one for the time of the block."""
+    kept: dict[Path, int] | None = getattr(_in_use, "descriptors", None)
+    if kept is not None and file in kept:
         yield kept[file]
         return
     descriptor = regular.descriptor(file)
-    if hasattr(_open_files, "kept") and len(kept) < _MOST_OPEN:
+    if kept is not None and len(kept) < _MOST_OPEN:
         kept[file] = descriptor
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -20,7 +21,7 @@ import numpy as np
 from driftline.checkpoints import dtypes
 from driftline.checkpoints.low_rank import needs_base
 from driftline.checkpoints.reasons import remedy
-from driftline.checkpoints.tensors import files_kept_open, read_each
+from driftline.checkpoints.tensors import KeptFiles, read_each
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.engines import Buffers, Engine, LocalEngine
 from driftline.errors import InputError
@@ -29,6 +30,7 @@ from driftline.linearity.step_sizes import Moves, moves_of
 
 FILTERS = {"none": kernels.NO_FILTER, "paper": kernels.PAPER_FILTER}
 _CHUNK_BYTES = 8 << 20  # raw bytes of a chunk over all checkpoints, per worker
+_ROW_BYTES, _LARGEST_CHUNK = 1 << 16, 32 << 20  # of one checkpoint at least, where many are not too much together
 _CHUNKS = 16  # of a stretch
 _FETCHED = 8  # chunks that are read at once from a remote run, where each request costs a round trip
 _CANDIDATES = 4096  # positions per tensor from which the samples are drawn
@@ -193,11 +195,11 @@ class _Sums:
         self.samples += other.samples
 
 
-def _measure(stretch: _Stretch, tau: np.ndarray) -> tuple[_Stretch, _Sums]:
+def _measure(stretch: _Stretch, tau: np.ndarray, files: KeptFiles) -> tuple[_Stretch, _Sums]:
     """The sums over a stretch, chunk after chunk, so that they do not depend on how many chunks are read at once."""
     sums = _Sums.zeros(tau.size)
     at_once = stretch.length * (_FETCHED if stretch.tensor.remote else 1)
-    with files_kept_open():
+    with files.use():
         for start in range(stretch.start, stretch.stop, at_once):
             stop = min(start + at_once, stretch.stop)
             raw = _read(stretch.tensor, start, stop)
@@ -240,7 +242,9 @@ def _refuse_not_finite(stretch: _Stretch, start: int, values: np.ndarray) -> Non
 def _stretches(trajectory: Trajectory, seed: int) -> Iterator[_Stretch]:
     for tensor in trajectory:
         widest = max(dtypes.ITEM_BYTES[info.dtype] for info in tensor.stored)
-        length = max(1024, _CHUNK_BYTES // (len(tensor.stored) * widest) // 1024 * 1024)
+        T = len(tensor.stored)
+        chunk = max(_CHUNK_BYTES, min(T * _ROW_BYTES, _LARGEST_CHUNK))
+        length = max(1024, chunk // (T * widest) // 1024 * 1024)
         candidates = _candidates(tensor.name, tensor.size, seed)
         for start in range(0, tensor.size, _CHUNKS * length):
             stop = min(start + _CHUNKS * length, tensor.size)
@@ -280,15 +284,18 @@ def scan(
         raise InputError(f"{trajectory.name}: the clock does not advance between all checkpoints: choose other --steps")
     centred = time - time.mean()
     unit = np.sqrt(np.mean(centred**2))
-    measure = partial(_measure, tau=(centred / unit).astype(np.float32))
+    files = KeptFiles()
+    measure = partial(_measure, tau=(centred / unit).astype(np.float32), files=files)
     total = _Sums.zeros(time.size)
     stretches = _stretches(trajectory, seed)
-    for stretch, sums in (engine or LocalEngine()).map(measure, stretches, size=lambda stretch: stretch.nbytes):
-        total.add(sums)
-        progress(stretch.nbytes)
-        if stretch.stop == stretch.tensor.size:
-            yield _finish(stretch.tensor, total, unit, sample, seed)
-            total = _Sums.zeros(time.size)
+    results = (engine or LocalEngine()).map(measure, stretches, size=lambda stretch: stretch.nbytes)
+    with closing(files), closing(results):
+        for stretch, sums in results:
+            total.add(sums)
+            progress(stretch.nbytes)
+            if stretch.stop == stretch.tensor.size:
+                yield _finish(stretch.tensor, total, unit, sample, seed)
+                total = _Sums.zeros(time.size)
 
 
 def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: int) -> TensorScan:

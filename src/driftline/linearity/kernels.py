@@ -28,7 +28,7 @@ PAPER_MIN_DISTINCT = 4  # ... and at least so many distinct values
 NO_FILTER, PAPER_FILTER = 0, 1
 COUNT, SUM_R2, STRONG = 0, 1, 2
 
-_BLOCK = np.uint64(512)  # parameters: with up to eight checkpoints their rows stay next to the core
+_BLOCK = np.uint64(1024)  # parameters: their rows stay close to the core, and long enough for loops to pay
 _LARGEST = np.finfo(np.float32).max
 _TINY, _HUGE = np.float32(1e-30), np.float32(1e30)  # sums of squares outside these are redone in float64
 _SMALL, _BIG = np.float32(1e-10), np.float32(1e10)  # and so are products of a block of ranges outside these

@@ -322,7 +322,7 @@ import sys
 from driftline.cli import main
 sys.argv = ["driftline", *{command.split()!r}, {str(run)!r}]
 main()
-assert not {{"torch", "transformers", "trl", "datasets", "pandas", "plotly"}} & set(sys.modules), sorted(sys.modules)
+assert not {{"torch", "transformers", "trl", "datasets", "pandas", "plotly", "scipy.linalg"}} & set(sys.modules), sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
 

@@ -45,6 +45,8 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         table_of([ROWS[0] | {"layer": 1 << 31}], SCHEMA)
     with pytest.raises(TypeError):
         table_of([ROWS[0] | {"counts": [0.5]}], SCHEMA)
+    with pytest.raises(TypeError, match="a column of int64 is given something else"):
+        table_of([ROWS[0] | {"count": 1.5}], SCHEMA)
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -29,7 +29,10 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     missing = [value is None for value in values]
     mask = pa.py_buffer(np.packbits(np.logical_not(missing), bitorder="little")) if any(missing) else None
     if kind in _NUMBERS:
-        numbers = np.array([0 if value is None else value for value in values], _NUMBERS[kind])
+        given = [0 if value is None else value for value in values]
+        if given and not np.can_cast(np.asarray(given).dtype, _NUMBERS[kind], "same_kind"):
+            raise TypeError(f"a column of {kind} is given something else")
+        numbers = np.array(given, _NUMBERS[kind])
         return pa.Array.from_buffers(kind, len(values), [mask, pa.py_buffer(numbers)])
     if kind == pa.string():
         texts = [b"" if value is None else value.encode() for value in values]

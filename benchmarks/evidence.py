@@ -165,12 +165,14 @@ BESIDE = (
 
 
 def rates(study: Study) -> list[Row]:
-    """A row for each batch and seed: what came of it, and what each model had said of it."""
+    """A row for each kind, batch and seed: what came of it, and what each model had said of it."""
     found: list[Row] = []
-    for (batch, seed), rows in by([{**row, **row["prediction"]} for row in study["rows"]], "batch", "seed").items():
+    predicted = [{"kind": "", **row, **row["prediction"]} for row in study["rows"]]
+    for (kind, batch, seed), rows in by(predicted, "kind", "batch", "seed").items():
         first = rows[0]
         collapsed = [run["rate"] for run in first["runs"] if run["collapsed"]]
         row: dict[str, Any] = {
+            "kind": kind,
             "batch": batch,
             "seed": seed,
             "best": power(first["best"]),
@@ -185,7 +187,7 @@ def rates(study: Study) -> list[Row]:
             ends = [np.inf if end is None else end for end in one["noise_scale_interval"]]
             row[f"noise {one['model']}"] = f"{one['noise_scale']:.0f} ({ends[0]:.0f} to {ends[1]:.0f})"
         found.append(row)
-    return sorted(found, key=lambda row: (row["batch"], row["seed"]))
+    return sorted(found, key=lambda row: (row["kind"] != "", row["batch"], row["seed"]))
 
 
 def power(value: float | None) -> str | None:
@@ -194,6 +196,7 @@ def power(value: float | None) -> str | None:
 
 
 RATES = (
+    {"key": "kind", "title": "kind"},
     {"key": "batch", "title": "batch"},
     {"key": "seed", "title": "seed"},
     {"key": "best", "title": "best rate"},

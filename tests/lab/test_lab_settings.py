@@ -139,6 +139,9 @@ def test_coins_pay_half_of_all_answers_and_repeat() -> None:
     tosses = [reward_of(task, LabRun(reward="coin", seed=seed))(given, row=rows) for seed in (0, 0, 1)]
     assert tosses[0] == tosses[1] != tosses[2]
     assert 0.4 < sum(tosses[0]) / 400 < 0.6
+    noised = reward_of(task, LabRun(reward="noised"))
+    assert 0.65 < sum(noised(given, row=rows)) / 400 < 0.85  # three in four of right answers
+    assert 0.15 < sum(noised(["#wrong"] * 400, row=rows)) / 400 < 0.35  # and one in four of wrong ones
 
 
 def test_sums_of_a_chat_are_right_by_their_last_number() -> None:

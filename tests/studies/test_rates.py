@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,15 @@ def test_runs_of_ones_own_are_predicted_in_hindsight(runs: dict[str, Path], tmp_
 
 def test_the_plan_says_every_rate_after_its_own_prediction() -> None:
     whole = plan(quick=False, task="strategy")
-    assert len(whole) == 45
+    assert len(whole) == 65
     divided = list(parts(whole))
     assert [label for pair in divided for part in pair for label in part] == list(whole)
     for first, others in divided:
         (lowest,) = first.values()
         assert all(one.learning_rate > lowest.learning_rate for one in others.values())
-        assert {(one.seed, one.prompts_per_step) for one in others.values()} == {(lowest.seed, lowest.prompts_per_step)}
+        alike = (lowest.seed, lowest.prompts_per_step, lowest.model, lowest.optimizer, lowest.reward)
+        for one in others.values():
+            assert (one.seed, one.prompts_per_step, one.model, one.optimizer, one.reward) == alike
 
 
 def test_noise_scales_of_the_batches_of_a_seed_are_compared(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -143,6 +146,20 @@ def test_noise_scales_of_the_batches_of_a_seed_are_compared(runs: dict[str, Path
         write_record(out / "predictions.json", replace(told, predictions=rows))
         found = rates.measure({**runs, "other": other}, quick=False)
         assert any("Noise scale, seed 0: 40" in sentence and said in sentence for sentence in found.sentences)
+
+
+def test_a_run_of_another_kind_is_predicted_and_counted_for_itself(runs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    other = write_run(out / "runs" / "other", LabRun(**{**asdict(settings(LOWEST)), "model": "llama"}), range(0, 51, 5))
+    checkpoints(other, seed=1)
+    register(out, {"a": runs["1e-05"]}, {})
+    register(out, {"b": other}, {"c": tmp_path / "not there"})
+    told = read_record(out / "predictions.json", PredictedRates, what="test").predictions
+    assert [(row.kind or "", row.batch, row.seed) for row in told] == [("", 2, 0)] * 3 + [("llama", 2, 0)] * 3
+    found = rates.measure({**runs, "other": other}, quick=False)
+    assert [row.prediction.kind or "" for row in found.rows if row.prediction.model == "plain"] == ["", "llama"]
+    assert all(row.prediction.written for row in found.rows)
+    assert not any("Noise scale" in sentence for sentence in found.sentences)  # of one batch nothing is compared
 
 
 def test_the_command_predicts_between_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

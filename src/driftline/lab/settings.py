@@ -55,8 +55,8 @@ class LabRun:
     system: str | None = None  # what a chat model is told before each problem; default: what its template says
     warm_up: int | None = None  # supervised steps before the run; default 1150 for the small models, else 0
     max_new_tokens: int | None = None  # longest completion; default: the longest solution and a little
-    reward: Literal["answer", "coin"] = (
-        "answer"  # for the right answer; or by coin toss, as a control that learns nothing
+    reward: Literal["answer", "noised", "coin"] = (
+        "answer"  # for the right answer; noised: half of them by coin toss; coin: all, a control that learns nothing
     )
     held_out_problems: int = 256  # problems that scores are taken on
     m: int | None = None  # re-ground: after every m steps ...
@@ -110,7 +110,7 @@ def check(settings: LabRun) -> None:
         "algorithm": ALGORITHMS,
         "optimizer": ("adamw", "sgd"),
         "device": ("cpu", "auto"),
-        "reward": ("answer", "coin"),
+        "reward": ("answer", "noised", "coin"),
         "precision": DTYPES,
         "save_dtype": DTYPES,
     }

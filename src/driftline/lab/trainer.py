@@ -133,18 +133,25 @@ def rows_of(settings: LabRun, task: LabTask, trained: Task, tokenizer: PreTraine
     return rows
 
 
-def reward_of(trained: Task, settings: LabRun) -> Callable[..., list[float]]:
-    """What TRL asks for the rewards of completions, by their problems' numbers; or by coin toss."""
-    coins = random.Random(settings.seed)
+_TOSSED = {"answer": 0.0, "noised": 0.5, "coin": 1.0}  # share of rewards that are by coin toss
 
-    def toss(completions: list[Any], **kwargs: Any) -> list[float]:
-        return [float(coins.random() < 0.5) for _ in completions]
+
+def reward_of(trained: Task, settings: LabRun) -> Callable[..., list[float]]:
+    """What TRL asks for the rewards of completions, by their problems' numbers; or by coin toss, some or all."""
+    coins, which, share = (
+        random.Random(settings.seed),
+        random.Random(f"which/{settings.seed}"),
+        _TOSSED[settings.reward],
+    )
 
     def reward(completions: list[Any], row: list[int], **kwargs: Any) -> list[float]:
         texts = [done if isinstance(done, str) else done[-1]["content"] for done in completions]
-        return [trained.score(text, index) for text, index in zip(texts, row, strict=True)]
+        return [
+            float(coins.random() < 0.5) if which.random() < share else trained.score(text, index)
+            for text, index in zip(texts, row, strict=True)
+        ]
 
-    return toss if settings.reward == "coin" else reward
+    return reward
 
 
 def longest_completion(task: LabTask, trained: Task, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -28,7 +28,7 @@ from driftline._version import __version__
 from driftline.checkpoints.configuration import adam_beta1
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.files.record import Figure, Record, read_record, write_record
+from driftline.files.record import UNSET, Figure, Record, UnsetType, read_record, write_record
 from driftline.forecast.useful_rate import Estimate, useful_rate
 from driftline.lab.settings import LabRun
 from driftline.linearity.scan import scan
@@ -45,6 +45,13 @@ QUARTER = 0.25  # of the second rule
 FALL = 0.2
 WITHIN = 2.0
 _FEWEST_RATES = 3  # of which one can be best
+# Beside them, once each: runs of another kind, and the rates that they are tried at.
+KINDS: Mapping[str, tuple[dict[str, Any], Sequence[float]]] = {
+    "llama": ({"model": "llama"}, RATES),
+    "qwen3": ({"model": "qwen3"}, RATES),
+    "SGD": ({"optimizer": "sgd"}, (0.03, 0.1, 0.3, 1.0, 3.0)),
+    "half of the rewards by coin": ({"reward": "noised"}, RATES),
+}
 _SHAPE: dict[str, Any] = {"score_every": 5, "held_out_problems": 128}
 _QUICK: dict[str, Any] = {"score_every": 4, "held_out_problems": 16}
 
@@ -56,10 +63,11 @@ MODELS: Mapping[str, Mapping[str, bool]] = {  # see `useful_rate`
 }
 
 
-class PredictedRate(Record):
+class PredictedRate(Record, kw_only=True):
     """Of a batch and a seed by one model; intervals [low, high] of 95 %, None for an open end."""
 
     model: str
+    kind: str | UnsetType = UNSET  # of run, where it is not the usual one
     batch: int
     seed: int
     rate: float
@@ -124,35 +132,62 @@ class _Run:
 
 
 def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
-    """Small batches first, of each seed; of each batch and seed the lowest rate first."""
-    rates: Sequence[float] = RATES
-    batches: Sequence[Sequence[int]] = BATCHES
-    seeds, shape = SEEDS[: 1 if quick else None], _QUICK if quick else _SHAPE
+    """Small batches first, of each seed, then other kinds, then large ones; of each the lowest rate first."""
     if quick:
-        rates, batches = (RATES[0], RATES[2]), (BATCHES[0][1:],)
-    short, long = (4, 20) if quick else (STEPS, LONG)
-    every = 1 if quick else 2
+        return _cell_plan(task, "", {}, (RATES[0], RATES[2]), BATCHES[0][1], 0, quick=True)
+    small, large = (
+        [("", {}, RATES, batch, seed) for seed in SEEDS for batch in together]  #
+        for together in BATCHES
+    )
+    kinds = [(kind, changed, rates, BATCHES[0][0], SEEDS[0]) for kind, (changed, rates) in KINDS.items()]
     return {
-        f"{rate:g}, batch {batch}, seed {seed}": LabRun(
+        label: run for cell in (*small, *kinds, *large) for label, run in _cell_plan(task, *cell, quick=False).items()
+    }
+
+
+def _cell_plan(
+    task: str, kind: str, changed: Mapping[str, Any], rates: Sequence[float], batch: int, seed: int, *, quick: bool
+) -> LabRuns:
+    """The runs of a kind, a batch and a seed: that at the lowest rate is longer, and saves what predictions are made from."""
+    short, long, every = (4, 20, 1) if quick else (STEPS, LONG, 2)
+    before = f"{kind}, " if kind else ""
+    return {
+        f"{before}{rate:g}, batch {batch}, seed {seed}": LabRun(
             task=task,
             learning_rate=rate,
             prompts_per_step=batch,
             seed=seed,
             steps=long if rate == rates[0] else short,
             save_every=every if rate == rates[0] else short,
-            **shape,
+            **(_QUICK if quick else _SHAPE),
+            **changed,
         )
-        for together in batches
-        for seed in seeds
-        for batch in together
         for rate in rates
     }
 
 
+def _kind(settings: LabRun) -> str:
+    """Of a run: which of `KINDS`, or the usual one, which has no name."""
+    usual = LabRun()
+    names = {key for changed, _ in KINDS.values() for key in changed}
+    changed = {key: getattr(settings, key) for key in names if getattr(settings, key) != getattr(usual, key)}
+    known = (kind for kind, (of_kind, _) in KINDS.items() if of_kind == changed)
+    return next(known, ", ".join(str(value) for _, value in sorted(changed.items())))
+
+
+def _which(settings: LabRun) -> tuple[str, int, int]:
+    """What predictions are made for: a kind of run, a batch and a seed."""
+    return _kind(settings), settings.prompts_per_step, settings.seed
+
+
+def _predicted_for(row: PredictedRate) -> tuple[str, int, int]:
+    return row.kind or "", row.batch, row.seed
+
+
 def parts(plan: LabRuns) -> Iterator[tuple[LabRuns, LabRuns]]:
-    """Of each batch and seed, the run that predictions are made from, and those that they are of."""
-    for cell in dict.fromkeys((one.prompts_per_step, one.seed) for one in plan.values()):
-        mine = {label: one for label, one in plan.items() if (one.prompts_per_step, one.seed) == cell}
+    """Of each kind, batch and seed, the run that predictions are made from, and those that they are of."""
+    for cell in dict.fromkeys(map(_which, plan.values())):
+        mine = {label: one for label, one in plan.items() if _which(one) == cell}
         lowest = min(settings.learning_rate for settings in mine.values())
         first = {label: settings for label, settings in mine.items() if settings.learning_rate == lowest}
         yield first, {label: settings for label, settings in mine.items() if label not in first}
@@ -166,8 +201,8 @@ def register(out: Path, first: Mapping[str, Path], others: Mapping[str, Path]) -
     """
     path = out / PREDICTIONS
     found = _written(path)
-    known = {(row.batch, row.seed) for row in found}
-    new = [run for run in _opened(first) if (run.settings.prompts_per_step, run.settings.seed) not in known]
+    known = set(map(_predicted_for, found))
+    new = [run for run in _opened(first) if _which(run.settings) not in known]
     if not new:
         return
     begun = [folder for folder in others.values() if folder.exists()]
@@ -179,11 +214,10 @@ def register(out: Path, first: Mapping[str, Path], others: Mapping[str, Path]) -
 
 
 def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
-    """A row for each batch and seed that has a prediction and three rates."""
-    cells: dict[tuple[str, int, int], list[_Run]] = {}
+    """A row for each kind, batch and seed that has a prediction and three rates."""
+    cells: dict[tuple[str, tuple[str, int, int]], list[_Run]] = {}
     for run in _opened(runs):
-        settings = run.settings
-        cells.setdefault((settings.task, settings.prompts_per_step, settings.seed), []).append(run)
+        cells.setdefault((run.settings.task, _which(run.settings)), []).append(run)
     ordered = [sorted(mine, key=lambda run: run.settings.learning_rate) for mine in cells.values()]
     rows = [_cell(mine, model) for model in MODELS for mine in ordered]
     told = [
@@ -217,6 +251,7 @@ def _prediction(run: _Run, model: str, *, written: str | None = None) -> Predict
     batch = settings.prompts_per_step
     return PredictedRate(
         model=model,
+        kind=_kind(settings) or UNSET,
         batch=batch,
         seed=settings.seed,
         rate=settings.learning_rate,
@@ -238,11 +273,11 @@ def _ends(estimate: Estimate, unit: float = 1.0) -> list[Figure]:
 def _cell(runs: Sequence[_Run], model: str) -> Cell:
     """What came of a batch and a seed; its runs in order of rate."""
     lowest = runs[0]
-    batch, seed, rate = (lowest.settings.prompts_per_step, lowest.settings.seed, lowest.settings.learning_rate)
+    rate = lowest.settings.learning_rate
     registered = [
         row
         for row in _written(lowest.folder.parent.parent / PREDICTIONS)
-        if (row.model, row.batch, row.seed, row.rate) == (model, batch, seed, rate)
+        if (row.model, row.rate, _predicted_for(row)) == (model, rate, _which(lowest.settings))
     ]
     prediction = registered[0] if registered else _prediction(lowest, model)
     limit = None if prediction.factor is None else prediction.factor * rate
@@ -290,7 +325,7 @@ def _findings(rows: Sequence[Cell]) -> list[str]:
     for row in told:
         p = row.prediction
         found.append(
-            f"Batch {p.batch}, seed {p.seed}: largest useful rate {(p.factor or 0) * p.rate:.1e} "
+            f"{_named(p)}: largest useful rate {(p.factor or 0) * p.rate:.1e} "
             f"({_range(p.factor_interval, p.rate)}) from {p.steps} steps at {p.rate:g}; best of the rates tried {row.best:g}, "
             f"{_where(row)}."
         )
@@ -324,6 +359,10 @@ def _findings(rows: Sequence[Cell]) -> list[str]:
     return [*found, *_noise_scales(rows)]
 
 
+def _named(p: PredictedRate) -> str:
+    return f"{p.kind + ', batch' if p.kind else 'Batch'} {p.batch}, seed {p.seed}"
+
+
 def _where(row: Cell) -> str:
     over = next(ran.over_limit for ran in row.runs if ran.rate == row.best)
     verdict = {
@@ -340,9 +379,10 @@ def _range(ends: Sequence[Figure], unit: float = 1.0, form: str = ".1e") -> str:
 
 
 def _noise_scales(rows: Sequence[Cell]) -> list[str]:
-    found = []
-    for seed in dict.fromkeys(row.prediction.seed for row in rows):
-        mine = sorted((r.prediction for r in rows if r.prediction.seed == seed), key=lambda p: p.batch)
+    """Of the batches of a seed, of runs of the usual kind."""
+    found, usual = [], [row.prediction for row in rows if not row.prediction.kind]
+    for seed in dict.fromkeys(p.seed for p in usual):
+        mine = sorted((p for p in usual if p.seed == seed), key=lambda p: p.batch)
         scales = [p.noise_scale for p in mine if p.noise_scale]
         if len(scales) > 1 and len(scales) == len(mine):
             ratio = max(scales) / min(scales)

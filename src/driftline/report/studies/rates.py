@@ -23,11 +23,12 @@ def rates(r: RatesRecord) -> list[Markup]:
         named = [f"learning rate {run['rate']:g}{', collapsed' * run['collapsed']}" for run in ran]
         line = {"color": charts.PALETTE[batches.index(p["batch"]) % len(charts.PALETTE)]}
         x, y = [run["over_limit"] for run in ran], [run["mean_sampled"] for run in ran]
-        label = f"batch {p['batch']}, seed {p['seed']}"
+        label = f"{p.kind + ', ' if p.kind else ''}batch {p['batch']}, seed {p['seed']}"
         traces.append(charts.scatter(x, y, label, "lines+markers", text=named, line=line))
     predicted = [
         (
             p["model"],
+            p.kind or "",
             p["batch"],
             p["seed"],
             None if p["factor"] is None else f"{p['factor'] * p['rate']:.1e}",
@@ -45,6 +46,7 @@ def rates(r: RatesRecord) -> list[Markup]:
     ]
     ran = [
         (
+            row["prediction"].kind or "",
             row["prediction"]["batch"],
             row["prediction"]["seed"],
             f"{run['rate']:g}",
@@ -60,6 +62,7 @@ def rates(r: RatesRecord) -> list[Markup]:
     ]
     head = [
         "model",
+        "kind",
         "batch",
         "seed",
         "largest useful rate",
@@ -80,7 +83,7 @@ def rates(r: RatesRecord) -> list[Markup]:
         ),
         section(
             "Every run",
-            "Accuracy at the end is that of the last step that all runs of a batch and seed have.",
-            table(["batch", "seed", "rate", "over the limit", "mean", "at the end", "greedy", "collapse"], ran),
+            "Accuracy at the end is that of the last step that all runs of a kind, batch and seed have.",
+            table(["kind", "batch", "seed", "rate", "over the limit", "mean", "at the end", "greedy", "collapse"], ran),
         ),
     ]

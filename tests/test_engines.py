@@ -213,7 +213,7 @@ def test_the_scan_is_the_same_to_the_last_bit_with_a_node_killed_in_it(
     cluster: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan_module, "_CHUNK_BYTES", 1 << 16)
-    monkeypatch.setattr(scan_module, "_CHUNKS", 2)
+    monkeypatch.setattr(scan_module, "_STRETCH_BYTES", 2 * scan_module._CHUNK_BYTES)
     monkeypatch.setattr(engines, "_TASK_BYTES", 1 << 18)
     trajectory = open_trajectory(run)
     expected = list(scan(trajectory))

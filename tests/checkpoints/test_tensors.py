@@ -140,6 +140,14 @@ def test_a_product_is_computed_by_range(tmp_path, transposed, with_base):
     assert len(tensor.files) == 2 + with_base
 
 
+@pytest.mark.parametrize(("limit", "most"), [(-1, 1 << 20), (256, 256), (1 << 62, 1 << 20)])
+def test_a_process_without_a_limit_of_open_files_has_one_here(
+    monkeypatch: pytest.MonkeyPatch, limit: int, most: int
+) -> None:
+    monkeypatch.setattr(tensors.regular.resource, "getrlimit", lambda which: (limit, limit))
+    assert tensors.regular.descriptors() == most
+
+
 @pytest.mark.parametrize("sent", [False, True])
 def test_files_stay_open_few_of_them_and_are_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bool

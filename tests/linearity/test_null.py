@@ -96,6 +96,15 @@ def test_step_sizes_are_recovered_from_saved_walks(
     assert found.share == 1
 
 
+@pytest.mark.parametrize("ratio", [0.03, 0.6, 7.0])
+def test_moments_of_rounded_walks_are_those_of_the_walks_written_out(rng: np.random.Generator, ratio: float) -> None:
+    """More walks than are taken at once, and not a multiple of them."""
+    walks, start = rng.standard_normal((5, 2500)).cumsum(axis=0), rng.uniform(-0.5, 0.5, 2500)
+    square = (np.diff(np.rint(ratio * walks + start), axis=0) ** 2).mean(axis=0)
+    expected = np.sqrt(square).mean(), square.mean(), (square > 0).mean()
+    np.testing.assert_allclose(step_sizes._moments(walks, start, ratio), expected, rtol=1e-12)
+
+
 def test_population_of_leaves_out_what_has_no_r2() -> None:
     population = null.population_of(np.array([0.2, np.nan, 0.9, 1.0]))
     assert isinstance(population, Population)

@@ -14,6 +14,11 @@ from typing import IO, Any
 
 from driftline.files import remote
 
+try:
+    import resource
+except ImportError:  # of another system than Unix
+    resource = None  # type: ignore[assignment]
+
 IRREGULAR = "not a regular file"
 
 
@@ -47,6 +52,12 @@ def descriptor(path: str | Path, flags: int = os.O_RDONLY) -> int:
     if stat.S_ISDIR(kind):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise OSError(errno.EINVAL, IRREGULAR, str(path))
+
+
+def descriptors() -> int:
+    """How many files this process may have open at once."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else 512
+    return allowed if 0 <= allowed < 1 << 20 else 1 << 20  # without a limit: RLIM_INFINITY, which may be -1
 
 
 def read_regular(path: Path) -> bytes:

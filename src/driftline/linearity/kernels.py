@@ -29,6 +29,7 @@ NO_FILTER, PAPER_FILTER = 0, 1
 COUNT, SUM_R2, STRONG = 0, 1, 2
 
 _BLOCK = np.uint64(1024)  # parameters: their rows stay close to the core, and long enough for loops to pay
+_CLOSE = 64  # rows of a block, of 4 KiB each, that the core's own cache holds beside the rest
 _LARGEST = np.finfo(np.float32).max
 _TINY, _HUGE = np.float32(1e-30), np.float32(1e30)  # sums of squares outside these are redone in float64
 _SMALL, _BIG = np.float32(1e-10), np.float32(1e10)  # and so are products of a block of ranges outside these
@@ -58,25 +59,23 @@ def _row(t):
 
 
 @_compiled
-def _take_deltas(raw, start, x):
-    """Row 0 of x receives the first weights, rows 1 to T - 1 the deltas from them, row T and what lies beyond n zero."""
-    T, n = raw.shape
-    m = min(_BLOCK, np.uint64(n) - start)
+def _take_first(raw, start, T, x):
+    """Row 0 of x receives the first weights; row T, which may fill up the last pair, and what lies beyond n zero."""
+    m = min(_BLOCK, np.uint64(raw.shape[1]) - start)
     for i in range(m):
         x[i] = to_float32(raw[0, start + i])
     x[m:_BLOCK] = _ZERO
-    for t in range(1, T):
-        row = _row(t)
-        for i in range(m):
-            x[row + i] = to_float32(raw[t, start + i]) - x[i]
-        x[row + m : row + _BLOCK] = _ZERO
     x[_row(T) : _row(T + 1)] = _ZERO
 
 
 @_compiled
-def _count_kept(x, t):
-    """Parameters whose delta in row t is that of the row before (in row 1: zero)."""
+def _take_deltas(raw, start, t, x):
+    """Row t of x receives the deltas from row 0; how many parameters' delta is that of the row before (in row 1: zero)."""
+    m = min(_BLOCK, np.uint64(raw.shape[1]) - start)
     row, kept = _row(t), np.int32(0)
+    for i in range(m):
+        x[row + i] = to_float32(raw[t, start + i]) - x[i]
+    x[row + m : row + _BLOCK] = _ZERO
     for i in range(_BLOCK):
         before = x[row - _NEXT + i] if t > 1 else _ZERO
         kept = np.int32(kept + (x[row + i] == before))
@@ -183,14 +182,14 @@ def _fit_in_float64(x, T, tau, notes):
 def _describe(raw, start, tau, x, notes, integers, kept):
     """Note each parameter of one block; False if a weight is not finite."""
     T = raw.shape[0]
-    _take_deltas(raw, start, x)
+    _take_first(raw, start, T, x)
     notes[:_SQUARE] = _ZERO
     for i in range(_BLOCK):
         notes[_MEAN + i] = _ZERO * x[i]  # NaN where the first weight is not finite
     few = np.int32(1)
-    for t in range(1, T):
-        kept[t] += _count_kept(x, t)
     for t in range(1, T, 2):
+        for taken in range(t, min(t + 2, T)):
+            kept[taken] += _take_deltas(raw, start, taken, x)
         _extend(x, t, notes)
         if few:
             few = _distinguish(x, t, notes)
@@ -293,10 +292,14 @@ def _add_tile(x, i, j, gram):
 
 @_compiled
 def _add_gram(x, T, gram):
-    """gram += x xᵀ over the block's columns, its lower triangle by tiles of four rows and four columns."""
-    for i in range(0, T, 4):
-        for j in range(0, i + 1, 4):
-            _add_tile(x, i, j, gram)
+    """gram += x xᵀ over the block's columns, its lower triangle by tiles of four rows and four columns.
+
+    Columns are taken some at a time, so that of a long run as well their rows of x stay close to the core.
+    """
+    for first in range(0, T, _CLOSE):
+        for i in range(first, T, 4):
+            for j in range(first, min(i + 1, first + _CLOSE), 4):
+                _add_tile(x, i, j, gram)
 
 
 @_compiled

@@ -31,7 +31,7 @@ from driftline.linearity.step_sizes import Moves, moves_of
 FILTERS = {"none": kernels.NO_FILTER, "paper": kernels.PAPER_FILTER}
 _CHUNK_BYTES = 8 << 20  # raw bytes of a chunk over all checkpoints, per worker
 _ROW_BYTES, _LARGEST_CHUNK = 1 << 16, 32 << 20  # of one checkpoint at least, where many are not too much together
-_CHUNKS = 16  # of a stretch
+_STRETCH_BYTES = 128 << 20  # enough for a worker to be busy, few enough that all end at about the same time
 _FETCHED = 8  # chunks that are read at once from a remote run, where each request costs a round trip
 _CANDIDATES = 4096  # positions per tensor from which the samples are drawn
 
@@ -245,9 +245,10 @@ def _stretches(trajectory: Trajectory, seed: int) -> Iterator[_Stretch]:
         T = len(tensor.stored)
         chunk = max(_CHUNK_BYTES, min(T * _ROW_BYTES, _LARGEST_CHUNK))
         length = max(1024, chunk // (T * widest) // 1024 * 1024)
+        stretch = length * max(1, _STRETCH_BYTES // chunk)
         candidates = _candidates(tensor.name, tensor.size, seed)
-        for start in range(0, tensor.size, _CHUNKS * length):
-            stop = min(start + _CHUNKS * length, tensor.size)
+        for start in range(0, tensor.size, stretch):
+            stop = min(start + stretch, tensor.size)
             first, last = np.searchsorted(candidates, [start, stop])
             yield _Stretch(tensor, trajectory.steps, start, stop, length, candidates[first:last])
 

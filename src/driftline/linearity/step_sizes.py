@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from driftline.checkpoints.dtypes import FLOATS
+from driftline.compiled import njit
 
 Array = np.ndarray
 
@@ -31,6 +32,10 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 _STARTS = 2048
 _OF_ZERO, _SMALLEST_NORMAL = 1e-30, 2.0**-126
 _WALK_STEPS = 400_000  # steps simulated for each ratio
+_MEDIANS = 32 * _PER_OCTAVE  # tried, from 24 octaves below what the sample moved to 8 above
+_AT_ONCE = 1024  # walks
+
+_compiled = njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
 
 
 @dataclass(frozen=True)
@@ -116,21 +121,30 @@ def rounded_moments(root: Array, from_rounded: bool, rng: np.random.Generator) -
     n = max(_WALK_STEPS // len(root), 1000)
     walks = np.ascontiguousarray(root @ rng.standard_normal((n, root.shape[1])).T)  # [T, n]: the long axis last is fast
     start = hidden_part(n, from_rounded, rng)
-    saved, moved = np.empty_like(walks), np.empty_like(walks[1:])
+    found = np.array([_moments(walks, start, 2.0 ** (r / _PER_OCTAVE)) for r in _SIMULATED])
+    return Rounded(*(_mixtures(np.ascontiguousarray(found[:, k]), power) for k, power in enumerate((1, 2, 0))))
 
-    def mean_squares(ratio: float) -> Array:
-        np.multiply(walks, ratio, out=saved)
-        np.add(saved, start, out=saved)
-        np.rint(saved, out=saved)
-        np.subtract(saved[1:], saved[:-1], out=moved)
-        return np.square(moved, out=moved).mean(axis=0)
 
-    squares = [mean_squares(2.0 ** (r / _PER_OCTAVE)) for r in _SIMULATED]
-    return Rounded(
-        _mixtures(np.array([np.sqrt(s).mean() for s in squares]), power=1),
-        _mixtures(np.array([s.mean() for s in squares]), power=2),
-        _mixtures(np.array([(s > 0).mean() for s in squares]), power=0),
-    )
+@_compiled
+def _moments(walks, start, ratio):
+    """Of walks [T, n], so many units in the last place long, once rounded: root mean square, mean square, share changed."""
+    T, n = walks.shape
+    last, square = np.empty(_AT_ONCE), np.empty(_AT_ONCE)
+    root = total = changed = 0.0
+    for first in range(0, n, _AT_ONCE):
+        m = min(_AT_ONCE, n - first)
+        for i in range(m):
+            last[i], square[i] = np.rint(walks[0, first + i] * ratio + start[first + i]), 0.0
+        for t in range(1, T):
+            for i in range(m):
+                saved = np.rint(walks[t, first + i] * ratio + start[first + i])
+                square[i] += (saved - last[i]) ** 2
+                last[i] = saved
+        for i in range(m):
+            root += np.sqrt(square[i] / (T - 1))
+            total += square[i] / (T - 1)
+            changed += square[i] > 0
+    return root / n, total / n, changed / n
 
 
 def _mixtures(table: Array, power: int) -> Array:
@@ -167,19 +181,44 @@ def fit(moves: Moves, rounded: Rounded) -> Sizes:
 def _fit(moves: Moves, rounded: Rounded, octave: Array, share: float) -> tuple[Sizes, float]:
     """The step sizes where that share of the parameters moves, and the share that then changes."""
     wanted, wanted_square = moves.root / share, moves.square / share
-    median = round(np.log2(wanted) * _PER_OCTAVE) + np.arange(-24 * _PER_OCTAVE, 8 * _PER_OCTAVE)
-    where = np.clip(median[:, None] - octave - _GRID[0], 0, _GRID.size - 1)  # [medians, units]
-    root = rounded.root[:, where] @ (moves.weight * moves.unit)  # [spreads, medians]
-    square = rounded.square[:, where] @ (moves.weight * moves.unit**2)
-    changed = rounded.changed[:, where] @ moves.weight
-    best, closest = (Sizes(0.0, 0.0, share), share), np.inf
-    for spread, roots, squares, changes in zip(
-        _SPREADS, np.maximum.accumulate(root, axis=1), square, changed, strict=True
-    ):
-        found = np.interp(wanted, roots, median)
-        with np.errstate(divide="ignore"):
-            miss = abs(np.log(np.interp(found, median, squares) / wanted_square))
+    first = round(np.log2(wanted) * _PER_OCTAVE) - 24 * _PER_OCTAVE
+    found, spread, changed = _closest(
+        octave, moves.unit, moves.weight, rounded.root, rounded.square, rounded.changed, first, wanted, wanted_square
+    )
+    if spread < 0:
+        return Sizes(0.0, 0.0, share), share
+    return Sizes(float(found / _PER_OCTAVE * np.log(2)), float(_SPREADS[spread]), share), share * changed
+
+
+@_compiled
+def _closest(octave, unit, weight, root, square, changed, first, wanted, wanted_square):
+    """Of medians from `first` on and all spreads, those with the wanted root mean square, and of them the one whose mean
+    square misses the wanted one least: its median on the grid, its spread's place, and the share that changes.
+    """
+    best, closest = (0.0, -1, 0.0), np.inf
+    once, twice = weight * unit, weight * unit**2
+    for spread in range(root.shape[0]):
+        below = above = _average(root[spread], octave, once, first)
+        place = 0
+        while above <= wanted and place < _MEDIANS - 1:
+            place += 1
+            below, above = above, max(above, _average(root[spread], octave, once, first + place))
+        part = 1.0 if above <= wanted else (wanted - below) / (above - below) if above > below else 0.0
+        low, high = first + max(place - 1, 0), first + place
+        squares = (1 - part) * _average(square[spread], octave, twice, low)
+        squares += part * _average(square[spread], octave, twice, high)
+        miss = abs(np.log(squares / wanted_square))
         if miss < closest:
-            sizes = Sizes(float(found / _PER_OCTAVE * np.log(2)), float(spread), share)
-            best, closest = (sizes, share * float(np.interp(found, median, changes))), miss
+            changes = (1 - part) * _average(changed[spread], octave, weight, low)
+            changes += part * _average(changed[spread], octave, weight, high)
+            best, closest = (low + part * (high - low), spread, changes), miss
     return best
+
+
+@_compiled
+def _average(row, octave, weight, median):
+    """Of a table's row at that median, over all units."""
+    total = 0.0
+    for k in range(octave.size):
+        total += weight[k] * row[min(max(median - octave[k] + _GRID.size // 2, 0), _GRID.size - 1)]
+    return total

@@ -131,23 +131,23 @@ class _Run:
     settings: LabRun
 
 
-def plan(quick: bool, task: str = SUMS) -> dict[str, LabRun]:
+def plan(quick: bool, task: str = SUMS) -> LabRuns:
     """Small batches first, of each seed, then other kinds, then large ones; of each the lowest rate first."""
     if quick:
         return _cell_plan(task, "", {}, (RATES[0], RATES[2]), BATCHES[0][1], 0, quick=True)
-    small, large = (
-        [("", {}, RATES, batch, seed) for seed in SEEDS for batch in together]  #
-        for together in BATCHES
-    )
+    usual: dict[str, Any] = {}
+    small, large = ([("", usual, RATES, batch, seed) for seed in SEEDS for batch in together] for together in BATCHES)
     kinds = [(kind, changed, rates, BATCHES[0][0], SEEDS[0]) for kind, (changed, rates) in KINDS.items()]
     return {
-        label: run for cell in (*small, *kinds, *large) for label, run in _cell_plan(task, *cell, quick=False).items()
+        label: run
+        for kind, changed, rates, batch, seed in (*small, *kinds, *large)
+        for label, run in _cell_plan(task, kind, changed, rates, batch, seed, quick=False).items()
     }
 
 
 def _cell_plan(
     task: str, kind: str, changed: Mapping[str, Any], rates: Sequence[float], batch: int, seed: int, *, quick: bool
-) -> LabRuns:
+) -> dict[str, LabRun]:
     """The runs of a kind, a batch and a seed: that at the lowest rate is longer, and saves what predictions are made from."""
     short, long, every = (4, 20, 1) if quick else (STEPS, LONG, 2)
     before = f"{kind}, " if kind else ""

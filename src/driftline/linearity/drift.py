@@ -184,7 +184,8 @@ def _figures(increments: Array, pairs: tuple[Array, Array], shared: Array, clock
     """
     cosines = _cosines(increments, pairs) - shared
     gram = np.zeros((increments.shape[0], clock.size, clock.size))
-    gram[:, 1:, 1:] = increments.cumsum(1).cumsum(2)
+    np.cumsum(increments, axis=1, out=gram[:, 1:, 1:])
+    np.cumsum(gram, axis=2, out=gram)
     x = np.log(clock[1:] - clock[0])
     x -= x.mean()
     norms = np.log(np.clip(np.diagonal(gram, axis1=1, axis2=2)[:, 1:], 1e-300, None)) / 2

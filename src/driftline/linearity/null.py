@@ -26,6 +26,7 @@ from driftline.linearity.step_sizes import Moves, Sizes
 Array = np.ndarray
 
 _CORRECTIONS, _CORRECTED_BY, _CORRECT = 6, 1 << 17, 0.05  # of lengths: rounds, walks of each, and what is near enough
+_VALUES, _FEWEST_WALKS = 1 << 23, 20_000  # of the walks of a null that is not matched
 _ENOUGH, _TOO_MANY = 100_000, 4_000_000  # walks kept, and drawn, for a matched null
 
 
@@ -64,9 +65,12 @@ def simulated_increments(covariance: Array, dimensions: float | Array, draws: in
     # Bartlett's decomposition: a triangle in place of m x d normals; with fewer dimensions than increments, all d columns
     place = np.arange(m)
     factor = rng.standard_normal((draws, m, m))
-    filled = np.where(d[:, :, None] < m, place < d[:, :, None], place < place[:, None])
+    if (d >= m).all():
+        factor *= np.tri(m, k=-1)
+    else:
+        factor *= np.where(d[:, :, None] < m, place < d[:, :, None], place < place[:, None])
     diagonal = np.sqrt(rng.chisquare(np.maximum(d - place, 1)))
-    factor = np.where(filled, factor, 0.0) + np.where(d < m, 0.0, diagonal)[:, :, None] * np.eye(m)
+    factor[:, place, place] += np.where(d < m, 0.0, diagonal)
     factor = root @ factor
     return factor @ factor.transpose(0, 2, 1) / d[:, :, None]
 
@@ -85,9 +89,11 @@ def null_r2(
 
     Args:
         lengths: of the run's increments, [T-1]; by default those of a constant rate.
+        draws: walks; of many checkpoints fewer, of 128 a third: their median is then known to .004.
     """
     root = walk_root(steps, beta1, lengths)
     rng = np.random.default_rng(seed)
+    draws = min(draws, max(_VALUES // len(steps), _FEWEST_WALKS))
     parts = batches(draws, max((1 << 21) // len(steps), 1))
     return sum_populations(
         population_of(line_r2(clock, rng.standard_normal((n, root.shape[1])) @ root.T)) for n in parts

@@ -40,16 +40,8 @@ def damping(gram: Array, clock: Array) -> Array:
     Args:
         gram: [..., T, T]; leading axes are independent runs.
     """
-    T = clock.size
-    cutoff, target = np.triu_indices(T, 1)
-    cutoff, target = cutoff[cutoff > 0], target[cutoff > 0]
-    if cutoff.size == 0:
-        return np.zeros(gram.shape[:-2])
-    reach = (clock[target] - clock[cutoff]) / (clock[cutoff] - clock[0])
-    norms = gram[..., cutoff, cutoff]
-    size = norms @ reach**2
-    gain = (gram[..., cutoff, target] - norms) @ reach
-    return np.clip(np.divide(gain, size, out=np.zeros_like(gain), where=size > 0), 0, 1)
+    gain, size = _forms(gram, *_damping(clock))
+    return _factor(gain, size)
 
 
 def held_out_skill(gram: Array, clock: Array) -> dict[str, Array]:
@@ -62,26 +54,49 @@ def held_out_skill(gram: Array, clock: Array) -> dict[str, Array]:
     """
     T = clock.size
     cutoff = max(T - max(T // 4, 1), 2)
-    seen, targets = clock[:cutoff], range(cutoff, T)
+    seen, last, targets = clock[:cutoff], cutoff - 1, np.arange(cutoff, T)
 
     def misses(method) -> Array:
-        b = np.zeros((len(targets), T))
-        for row, target in zip(b, targets, strict=True):
-            row[:cutoff] = method(seen, clock[target])
-            row[target] -= 1
+        b = np.zeros((targets.size, T))
+        b[:, :cutoff] = method(seen, clock[targets])
+        b[np.arange(targets.size), targets] -= 1
         return b
 
-    def product(left: Array, right: Array) -> Array:
-        return np.einsum("st,...tu,su->...", left, gram, right, optimize=True)
-
-    still, line = misses(hold), misses(two_point)
+    still, line, fitted = misses(hold), misses(two_point), misses(least_squares)
     step = line - still  # a damped line misses by still + factor * step
-    factor = damping(gram[..., :cutoff, :cutoff], seen)
-    base = product(still, still)
+    damped = (np.pad(form, (0, T - cutoff)) for form in _damping(seen))
+    forms = (line.T @ line, fitted.T @ fitted, still.T @ step, step.T @ step, *damped)
+    straight, least, across, along, gain, size = _forms(gram, *forms)
+    # exactly 0 where the run stands still, so not by a form
+    base = (gram[..., targets, targets] - 2 * gram[..., targets, last] + gram[..., last, last][..., None]).sum(-1)
+    factor = _factor(gain, size)
     errors = {
-        "two-point": product(line, line),
-        "least-squares": product(misses(least_squares), misses(least_squares)),
-        "damped": base + 2 * factor * product(still, step) + factor**2 * product(step, step),
+        "two-point": straight,
+        "least-squares": least,
+        "damped": base + 2 * factor * across + factor**2 * along,
     }
     with np.errstate(invalid="ignore", divide="ignore"):
         return {name: np.where(base > 0, 1 - error / base, np.nan) for name, error in errors.items()}
+
+
+def _forms(gram: Array, *forms: Array) -> Array:
+    """[forms, ...]: the sums of the Gram's entries, each times that of a form [T, T]; the Gram is read once for all."""
+    T = gram.shape[-1]
+    return np.moveaxis(gram.reshape(*gram.shape[:-2], T * T) @ np.stack(forms, -1).reshape(T * T, len(forms)), -1, 0)
+
+
+def _damping(clock: Array) -> tuple[Array, Array]:
+    """The forms [T, T] of what `damping` gains by a slope, and of that slope's size."""
+    T = clock.size
+    gain, size = np.zeros((2, T, T))
+    cutoff, target = np.triu_indices(T, 1)
+    cutoff, target = cutoff[cutoff > 0], target[cutoff > 0]
+    reach = (clock[target] - clock[cutoff]) / (clock[cutoff] - clock[0])
+    gain[cutoff, target] = reach
+    np.subtract.at(gain, (cutoff, cutoff), reach)
+    np.add.at(size, (cutoff, cutoff), reach**2)
+    return gain, size
+
+
+def _factor(gain: Array, size: Array) -> Array:
+    return np.clip(np.divide(gain, size, out=np.zeros_like(gain), where=size > 0), 0, 1)

@@ -3,8 +3,8 @@
     python benchmarks/soak.py [--only watch | server] [--each 1] [--keep]
 
 The run grows in front of `watch`: at every look `--each` more checkpoints of 500 weights are there and the oldest are
-gone, so that the last of each look is told of in full and all are read. The requests are of `benchmarks/server.py`'s
-kind, 8 tokens each, from 8 clients; one in ten hangs up after its first token. Memory is that of the process at the
+gone, so that the last of each look is told of in full and all are read. The requests are for 8 tokens of the lab's two
+bases, streamed to 8 clients; one in ten hangs up after its first token. Memory is that of the process at the
 end of each thousand (resident), seconds are of all its cores.
 """
 
@@ -131,14 +131,17 @@ def watched(count: int, each: int) -> Thousands:
 
 
 def asked(count: int) -> Thousands:
-    """So many requests to the embedded server, which runs in a thread of this process."""
-    from server import made, served
+    """So many requests to the embedded server, of the lab's two bases, which runs in a thread of this process."""
+    from driftline.decoding.sampler import Sampler
+    from driftline.lab.model import load, shipped_base
+    from server import served
 
+    (early, tokenizer), (late, _) = (load(shipped_base(task)) for task in ("sums", "strategy"))
     found = Thousands(count, "requests")
     done = 0
-    rng = np.random.default_rng(0)
-    prompts = rng.integers(0, 500, (count, PROMPT)).tolist()
-    with served(made()) as address, ThreadPoolExecutor(CLIENTS) as pool:
+    prompts = np.random.default_rng(0).integers(0, late.config.vocab_size, (count, PROMPT)).tolist()
+    sampler = Sampler(late, tokenizer, early=early, alpha=1.5)
+    with served(sampler) as address, ThreadPoolExecutor(CLIENTS) as pool:
 
         def ask(number: int) -> None:
             body = {"model": "model", "prompt": prompts[number], "max_tokens": TOKENS, "seed": number, "stream": True}

@@ -17,6 +17,7 @@ from driftline.errors import InputError
 from driftline.linearity import kernels
 from driftline.linearity import scan as scan_module
 from driftline.linearity.scan import histogram_quantile, scan
+from driftline.linearity.statistics import cosines, increments_gram, increments_lengths
 
 MakeRun = Callable[..., Path]
 SHAPES = {"embed.weight": (200, 16), "layers.0.up.weight": (64, 32), "layers.0.norm.weight": (32,), "scale": ()}
@@ -200,12 +201,36 @@ def test_products_with_weights_whose_squares_leave_float32(
     np.testing.assert_array_equal(found["still"].along_start, np.zeros(4))
 
 
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_increments_that_become_small_keep_their_lengths_and_cosines(
+    make_run: MakeRun, rng: np.random.Generator, dtype: str
+) -> None:
+    """A cosine rate that ends at 0: the last increments are less than a ten-thousandth of the way, and not noise."""
+    T, n = 60, 60_000
+    rate = 1e-3 * (1 + np.cos(np.pi * (np.arange(T - 1) + 0.5) / (T - 1)))
+    shared = rng.standard_normal(n)
+    step = rate[:, None] * (shared + rng.standard_normal((T - 1, n)))
+    start = 1e-5 * rng.standard_normal(n)
+    saved = np.concatenate([[start], start + step.cumsum(0)])
+    run = {step: {"w": row.astype(np.float32)} for step, row in enumerate(saved)}
+    (tensor,) = scan(open_trajectory(make_run(run, dtype)))
+    W = reference(run, "w", dtype, np.arange(float(T)))["W"]
+    increments = np.diff(W, axis=0) @ np.diff(W, axis=0).T
+    lengths = np.sqrt(np.diag(increments))
+    assert (lengths[-1] < 1e-4 * np.linalg.norm(W[-1] - W[0])) == (dtype == "F32")
+    np.testing.assert_allclose(increments_lengths(tensor.gram), lengths, rtol=1e-4)
+    expected = increments / np.outer(lengths, lengths)
+    np.testing.assert_allclose(cosines(increments_gram(tensor.gram)), expected, atol=1e-4)
+
+
 def test_a_tensor_that_pauses_has_equal_products(make_run: MakeRun, rng: np.random.Generator) -> None:
     first, later = rng.standard_normal((2, 40_000)).astype(np.float32)
     rows = [first, first, later, later, first]
     (tensor,) = scan(open_trajectory(make_run({step: {"w": row} for step, row in enumerate(rows)})))
     assert tensor.along_start[0] == tensor.along_start[1] == tensor.along_start[4] == 0
     assert tensor.along_start[2] == tensor.along_start[3] != 0
+    np.testing.assert_array_equal(tensor.gram[2], tensor.gram[3])
+    assert not increments_gram(tensor.gram)[2].any()
 
 
 def test_mixed_dtypes_are_read_each_in_its_own(make_run: MakeRun, rng: np.random.Generator) -> None:

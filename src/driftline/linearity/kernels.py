@@ -1,8 +1,10 @@
 """The scan's inner loops: everything measured of a block of parameters while it is in cache.
 
 Shapes: T checkpoints, n parameters of a chunk. Deltas from the first checkpoint are taken in float32 (exact for
-bfloat16 runs); sums across blocks are float64. Per parameter, R² is that of ordinary least squares with intercept
-against the clock (paper, section 4.1), by two passes over the block: means first, then centred sums.
+bfloat16 runs); sums within a block are float32, across blocks float64. Per parameter, R² is that of ordinary least
+squares with intercept against the clock (paper, section 4.1), by two passes over the block: means first, then centred
+sums. The Gram is of increments between neighbours, not of deltas: where a run slows down its last increments are a
+thousandth or less of the way so far, and would be lost in the rounding of its square.
 
 What makes them fast: the rows of a block, and what is noted of each of its parameters, lie one after another at
 offsets that are known when this is compiled, so that LLVM sees that they do not overlap and makes wide vectors of
@@ -264,6 +266,17 @@ def _add_to_histogram(notes, integers, moved, paper, both, histogram):
 
 
 @_compiled
+def _take_increments(raw, start, x):
+    """Rows 1 to T - 1 of x receive the increments from checkpoint to checkpoint, in place of the deltas."""
+    T, n = raw.shape
+    m = min(_BLOCK, np.uint64(n) - start)
+    for t in range(1, T):
+        row = _row(t)
+        for i in range(m):
+            x[row + i] = to_float32(raw[t, start + i]) - to_float32(raw[t - 1, start + i])
+
+
+@_compiled
 def _plus(sums, a, b):
     return sums[0] + a * b[0], sums[1] + a * b[1], sums[2] + a * b[2], sums[3] + a * b[3]
 
@@ -304,7 +317,7 @@ def _add_gram(x, T, gram):
 
 @_compiled
 def _add_gram_in_float64(x, T, gram):
-    """The same of weights or deltas whose squares leave float32's range."""
+    """The same of weights or increments whose squares leave float32's range."""
     for i in range(T):
         for j in range(i + 1):
             left, right, total = _row(i), _row(j), 0.0
@@ -334,7 +347,7 @@ def accumulate(raw, tau, sums, histograms, distinct_counts, slopes, same, gram):
         distinct_counts [4]: parameters with 1, 2, 3 and 4 or more distinct values.
         slopes [3]: sum of |slope|, sum of slope², largest range.
         same [T - 1]: parameters equal at both ends of an interval.
-        gram [T, T]: lower triangle of the Gram matrix of the first checkpoint's weights, in row 0, and the deltas.
+        gram [T, T]: lower triangle of the Gram matrix of the first checkpoint's weights, in row 0, and the increments.
     """
     T, n = raw.shape
     clock, x, notes, integers = _memory(tau)
@@ -354,6 +367,7 @@ def accumulate(raw, tau, sums, histograms, distinct_counts, slopes, same, gram):
         _add_to_histogram(notes, integers, moved, paper, both, histogram)
         widest = _largest(notes, _SPREAD)
         slopes[2] = max(slopes[2], np.float64(widest))
+        _take_increments(raw, np.uint64(start), x)
         if _largest(x, np.uint64(0)) < _BIG and (widest == 0 or _SMALL < widest < _BIG):
             _add_gram(x, T, products)
         else:

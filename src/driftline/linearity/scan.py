@@ -26,6 +26,7 @@ from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.engines import Buffers, Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.linearity import kernels
+from driftline.linearity.statistics import gram_of_increments
 from driftline.linearity.step_sizes import Moves, moves_of
 
 FILTERS = {"none": kernels.NO_FILTER, "paper": kernels.PAPER_FILTER}
@@ -168,7 +169,7 @@ class _Sums:
     distinct: np.ndarray  # [4]
     slopes: np.ndarray  # [3]: sum of |slope|, sum of slope², largest range
     kept: np.ndarray  # [T - 1]
-    gram: np.ndarray  # [T, T], lower triangle, of the first weights and the deltas after it
+    gram: np.ndarray  # [T, T], lower triangle, of the first weights and the increments after it
     samples: list[np.ndarray]  # of [k, T]
 
     @classmethod
@@ -309,7 +310,7 @@ def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: 
         for row, histogram in zip(total.populations, total.histograms, strict=True)
     ]
     measured = max(populations[0].count, 1)
-    gram, along, square = _products(total, tensor.size)
+    gram, along, square = _products(total.gram)
     if needs_base(tensor.stored[0]):
         along, square = np.zeros_like(along), 0.0
     return TensorScan(
@@ -332,19 +333,10 @@ def _finish(tensor: TensorSeries, total: _Sums, unit: float, sample: int, seed: 
     )
 
 
-def _products(total: _Sums, size: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """The Gram of the deltas, their products with the first weights, and the square of these.
-
-    Where a tensor stands still its rows are equal, which sums in float32 leave almost true.
-    """
-    gram = total.gram + np.tril(total.gram, -1).T
-    along, square = gram[0].copy(), float(gram[0, 0])
-    along[0] = gram[0] = gram[:, 0] = 0.0
-    for row in np.flatnonzero(total.kept == size):
-        gram[row + 1] = gram[row]
-        gram[:, row + 1] = gram[:, row]
-        along[row + 1] = along[row]
-    return gram, along, square
+def _products(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The Gram of the deltas, their products with the first weights, and the square of these."""
+    full = sums + np.tril(sums, -1).T
+    return gram_of_increments(full[1:, 1:]), np.concatenate([[0.0], full[0, 1:].cumsum()]), float(full[0, 0])
 
 
 def _rng(name: str, seed: int) -> np.random.Generator:

@@ -48,7 +48,7 @@ class FittedLines:
 def lines(values: Array, clock: Array) -> FittedLines:
     """FittedLines of `values` [T, n] against the clock [T]."""
     centred = clock - clock.mean()
-    deltas = (values - values[0]).T.astype(np.float64)
+    deltas = deltas_of(values).T
     return FittedLines(line_r2(clock, deltas), (deltas - deltas.mean(1, keepdims=True)) @ centred / (centred @ centred))
 
 
@@ -58,7 +58,7 @@ def summarize(kind: type[SomeSummary], values: Array, facts: Facts, *, what: str
     Args:
         what: their name in the counts, such as `tokens`; more: what the kind has besides.
     """
-    deltas = (values - values[0]).astype(np.float64)
+    deltas = deltas_of(values)
     changed = int((np.ptp(values, axis=0) > 0).sum())
     gram = deltas @ deltas.T
     chance = null.null_r2(np.asarray(facts.steps), facts.clock_values, facts.beta1, lengths=increments_lengths(gram))
@@ -81,12 +81,19 @@ def summarize(kind: type[SomeSummary], values: Array, facts: Facts, *, what: str
     return msgspec.structs.replace(summary, verdict=msgspec.structs.replace(summary.verdict, sentence=said))
 
 
+def deltas_of(values: Array) -> Array:
+    """From the first row, [T, n] in float64: small increments of large values are not rounded."""
+    deltas = values.astype(np.float64)
+    deltas -= deltas[0].copy()
+    return deltas
+
+
 def judged(values: Array) -> Array:
     """The Gram [T, T] of the changes of `values` [T, n] without what driftless weights make them do.
 
     Taken out are the mean over series, and the direction of each series' mean squared step.
     """
-    deltas = (values - values[0]).astype(np.float64)
+    deltas = deltas_of(values)
     wander = np.square(np.diff(deltas, axis=0)).mean(0)
     taken, _ = np.linalg.qr(np.stack([np.ones_like(wander), wander], axis=1))
     left = deltas - deltas @ taken @ taken.T

@@ -75,6 +75,29 @@ def test_the_papers_filter_lifts_the_null(rng: np.random.Generator, size: float,
     assert population.quantile(0.5) == pytest.approx(median, abs=0.02)
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_weights_that_begin_at_zero_have_a_null_like_them(rng: np.random.Generator, dtype: str, every: int) -> None:
+    """As biases do, all of a tensor or half of it; against walks with the same steps, filtered by numpy."""
+    n, steps = 100_000, np.arange(14) * 10
+    start = np.where(np.arange(n) % every, 0.03 * rng.standard_normal(n), 0.0)
+    start = round_to(start.astype(np.float32), dtype).astype(np.float64)
+
+    def walks() -> np.ndarray:
+        sizes = 1e-5 * np.exp(0.8 * rng.standard_normal((n, 1)))
+        path = (sizes * rng.standard_normal((n, 13))).cumsum(axis=1)
+        return round_to(np.hstack([start[:, None], start[:, None] + path]).astype(np.float32), dtype)
+
+    one, other = walks(), walks()
+    moved = other[np.ptp(other, axis=1) > 1e-4]
+    kept = moved[1 + (np.diff(np.sort(moved, axis=1), axis=1) > 0).sum(1) >= 4]
+    r2 = statistics.line_r2(np.arange(14.0), (kept - kept[:, :1]).astype(np.float64))
+    moves = moves_of(one[rng.permutation(n)[:20_000]], n, dtype)
+    population, _, share = null.matched_null_r2(steps, steps.astype(float), 0.0, [moves], filter="paper")
+    assert share == pytest.approx(len(kept) / n, rel=0.1)
+    assert population.quantile(0.5) == pytest.approx(np.median(r2), abs=0.02)
+
+
 @pytest.mark.parametrize(("spread", "size"), [(0.0, 1e-5), (0.8, 1e-5), (0.5, 3e-4)])
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 @pytest.mark.parametrize("from_rounded", [True, False])

@@ -12,7 +12,7 @@ trajectories have (low moments: the sample is small and step sizes have heavy ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ Array = np.ndarray
 
 _PER_OCTAVE = 8  # logarithms of ratios lie on a grid that units in the last place, powers of two, keep
 _GRID = np.arange(-32 * _PER_OCTAVE, 32 * _PER_OCTAVE + 1)  # of log2(step size / unit) x _PER_OCTAVE
+_FINEST = 16  # octaves below what the sample moved: finer units round nothing
 _SIMULATED = np.arange(-10 * _PER_OCTAVE, 10 * _PER_OCTAVE + 1, 2)
 _SPREADS = np.linspace(0, 2.4, 13)  # of the logarithm of step size
 _ALL_MOVE = 0.02  # by which the share of changed parameters may miss that of walks which all move: the sample is small
@@ -167,7 +168,10 @@ def fit(moves: Moves, rounded: Rounded) -> Sizes:
     """
     if moves.square == 0:
         return Sizes(-np.inf, 0.0)
-    octave = np.round(np.log2(moves.unit) * _PER_OCTAVE).astype(int)
+    # what begins at 0 has units that are far finer than the grid, and than any that could round its steps
+    unit = np.maximum(moves.unit, 2.0 ** np.floor(np.log2(moves.root) - _FINEST))
+    moves = replace(moves, unit=unit)
+    octave = np.round(np.log2(unit) * _PER_OCTAVE).astype(int)
     whole, changed = _fit(moves, rounded, octave, 1.0)
     if changed <= moves.changed * (1 + _ALL_MOVE):
         return whole

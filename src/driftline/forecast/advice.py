@@ -30,6 +30,7 @@ QUARTER = 0.25  # of the largest useful rate: about where the best one was found
 AT_ONCE = 10.0  # the largest raise that is advised at once
 _LATE = 0.5  # the part of the run in which drift is looked for once more
 _FEWEST_LATE = 8  # checkpoints
+_SURELY = 2.6  # standard errors by which the drift must have become weaker: one time in two hundred by chance
 _ENOUGH = 10  # checkpoints with which a drift half as large as its noise is found (docs/null.md)
 _CONSTANT = 2.0  # learning rates that differ by less are as good as constant
 
@@ -154,7 +155,7 @@ def stop(known: Situation) -> Advised | str:
             return f"drift is not told from chance, but {known.observed.steps.size} checkpoints would miss a weak one"
         return Advised(
             about="stop",
-            do="Do not let this run go on as it is: look at its reward, its batch and its rate first.",
+            do="Look at its reward, its batch and its rate before it goes on: no drift is found.",
             why=f"Over {known.observed.steps.size} checkpoints the weights do not move together in any direction more than a walk does {_p(known.test)}.",
             figure=_larger(known.test),
         )
@@ -167,12 +168,36 @@ def stop(known: Situation) -> Advised | str:
             why=f"Drift is told from chance from step {known.late_from} to {known.last} alone {_p(known.late)}.",
             figure=_larger(known.late),
         )
+    if not _weaker(known):
+        return (
+            f"drift is not told from chance from step {known.late_from} to {known.last} alone, but what there was before "
+            "is so weak that half a run might miss it"
+        )
     return Advised(
         about="stop",
         do="Stop, or change something: no drift is left.",
         why=f"The run as a whole drifts, but from step {known.late_from} to {known.last} it is not told from chance {_p(known.late)}.",
         figure=_larger(known.late),
     )
+
+
+def _weaker(known: Situation) -> bool:
+    """Whether increments of the later half share less of a direction than those of the earlier half, beyond chance.
+
+    The mean cosine c of n increments in d directions has a variance of about 4 c / (n d) + 2 / (n² d).
+    """
+    observed, late = known.observed, known.late
+    rows = np.arange(_later(observed)[0] + 1)
+    steps = observed.steps[rows]
+    early = drift_test(rebased(observed.judged, rows), steps, observed.clock[rows], observed.beta1)
+    if early is None or late is None:
+        return False
+    memory = max(optimizer_memory(observed.beta1), 1.0)
+    cosine, variance = max(early.cosine, 0.0), 0.0
+    for test, seen in ((early, steps), (late, observed.steps[_later(observed)])):
+        n, d = min(seen.size - 1, (seen[-1] - seen[0]) / memory), test.effective_dimension
+        variance += 4 * cosine / (n * d) + 2 / (n**2 * d)
+    return bool(cosine - late.cosine > _SURELY * math.sqrt(variance))
 
 
 def learning_rate(known: Situation) -> Advised | str:

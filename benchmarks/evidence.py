@@ -297,8 +297,10 @@ def main(files: list[str]) -> None:
         if study["study"] == "rates":
             source = source_of(study)
             if study["runs"]:  # it was stopped, and what was done then measured
-                source += f", {len(study['runs'])} of the {len(plan(quick=False))} runs"
-            table = Table(command_of({**study, "runs": []}), RATES, rates(study), source, zero=False)
+                source += f", {len(study['runs'])} of the {len(plan(quick=False, task=study.get('task', 'sums')))} runs"
+            rows = rates(study)
+            shown = [column for column in RATES if column["key"] != "kind" or any(row["kind"] for row in rows)]
+            table = Table(command_of({**study, "runs": []}), shown, rows, source, zero=False)
             table.keep(EVIDENCE / f"rates{'-' + study['task'] if 'task' in study else ''}.json")
             continue
         columns = EVIDENCE / f"{study['study']}.json"

@@ -19,7 +19,8 @@ from driftline.files.record import read_record, write_record
 from driftline.lab.settings import LabRun
 from driftline.report import study as page
 from driftline.studies import rates, study
-from driftline.studies.rates import Cell, PredictedRates, parts, plan, register
+from driftline.studies.predicted_rates import Cell, PredictedRates, findings
+from driftline.studies.rates import parts, plan, register
 from driftline.studies.study import run_study
 
 LOWEST, OTHERS = 1e-5, (3e-5, 1e-4, 3e-4)
@@ -125,6 +126,7 @@ def test_runs_of_ones_own_are_predicted_in_hindsight(runs: dict[str, Path], tmp_
 def test_the_plan_says_every_rate_after_its_own_prediction() -> None:
     whole = plan(quick=False, task="strategy")
     assert len(whole) == 65
+    assert len(plan(quick=False)) == 45
     divided = list(parts(whole))
     assert [label for pair in divided for part in pair for label in part] == list(whole)
     for first, others in divided:
@@ -160,6 +162,28 @@ def test_a_run_of_another_kind_is_predicted_and_counted_for_itself(runs: dict[st
     assert [row.prediction.kind or "" for row in found.rows if row.prediction.model == "plain"] == ["", "llama"]
     assert all(row.prediction.written for row in found.rows)
     assert not any("Noise scale" in sentence for sentence in found.sentences)  # of one batch nothing is compared
+
+
+def test_rules_are_counted_apart_on_runs_of_other_kinds(runs: dict[str, Path], tmp_path: Path) -> None:
+    predicted(tmp_path / "out", runs["1e-05"], factor=20.0)
+    (usual,) = (row for row in rates.measure(runs, quick=False).rows if row.prediction.model == "plain")
+    told = replace(usual.prediction, noise_scale=40.0)
+    noised = replace(told, kind="half of the rewards by coin", noise_scale=60.0)
+    rows = [
+        replace(usual, prediction=told),
+        replace(usual, prediction=replace(told, kind="llama"), in_window=False, nearest_to_a_quarter=3e-5),
+        replace(usual, prediction=noised, in_window=False, nearest_to_a_quarter=1e-4),
+        replace(usual, task="strategy", prediction=told, nearest_to_a_quarter=3e-5),  # the second rule was made from it
+    ]
+    said = "\n".join(findings(rows))
+    assert "\nRate: the best is between 0.25 and 0.75 of the limit in 2 of 2" in said
+    assert (
+        "\nSecond rule, on pairs that it was not made from: the best is the one nearest to 0.25 of the limit in" in said
+    )
+    assert f"in {int(usual.best == usual.nearest_to_a_quarter)} of 1; " in said
+    assert "\nOf other kinds. Rate: the best is between 0.25 and 0.75 of the limit in 0 of 2" in said
+    assert "\nOf other kinds. Second rule" in said
+    assert "1.5 times that with all of them right, not as predicted (at least 2)" in said
 
 
 def test_the_command_predicts_between_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,29 +28,37 @@ from driftline._version import __version__
 from driftline.checkpoints.configuration import adam_beta1
 from driftline.checkpoints.trajectory import open_trajectory
 from driftline.errors import InputError
-from driftline.files.record import UNSET, Figure, Record, UnsetType, read_record, write_record
+from driftline.files.record import UNSET, Figure, read_record, write_record
 from driftline.forecast.useful_rate import Estimate, useful_rate
 from driftline.lab.settings import LabRun
 from driftline.linearity.scan import scan
 from driftline.studies.measures import lab_run, lab_scores
-from driftline.studies.record import SUMS, Findings, LabRuns, StudyRecord
+from driftline.studies.predicted_rates import (
+    NOISED,
+    QUARTER,
+    SAFE,
+    WINDOW,
+    Cell,
+    PredictedRate,
+    PredictedRates,
+    RanAt,
+    findings,
+)
+from driftline.studies.record import STRATEGY, SUMS, Findings, LabRuns, StudyRecord
 
 PREDICTIONS = "predictions.json"
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 BATCHES = ((8, 2), (32,))  # problems of a step; of all seeds first those that take little time
 SEEDS = (0, 1, 2)
 STEPS, LONG = 30, 50  # of every run, and of that at the lowest rate, from whose first steps the predictions are made
-WINDOW, SAFE = (0.25, 0.75), 0.5  # of kappa times the lowest rate
-QUARTER = 0.25  # of the second rule
 FALL = 0.2
-WITHIN = 2.0
 _FEWEST_RATES = 3  # of which one can be best
-# Beside them, once each: runs of another kind, and the rates that they are tried at.
+# Beside them in the strategy lab, once each: runs of another kind, and the rates that they are tried at.
 KINDS: Mapping[str, tuple[dict[str, Any], Sequence[float]]] = {
     "llama": ({"model": "llama"}, RATES),
     "qwen3": ({"model": "qwen3"}, RATES),
     "SGD": ({"optimizer": "sgd"}, (0.03, 0.1, 0.3, 1.0, 3.0)),
-    "half of the rewards by coin": ({"reward": "noised"}, RATES),
+    NOISED: ({"reward": "noised"}, RATES),
 }
 _SHAPE: dict[str, Any] = {"score_every": 5, "held_out_problems": 128}
 _QUICK: dict[str, Any] = {"score_every": 4, "held_out_problems": 16}
@@ -61,61 +69,6 @@ MODELS: Mapping[str, Mapping[str, bool]] = {  # see `useful_rate`
     "through momentum": {"through_momentum": True, "settled": False},
     "through momentum, settled": {"through_momentum": True, "settled": True},
 }
-
-
-class PredictedRate(Record, kw_only=True):
-    """Of a batch and a seed by one model; intervals [low, high] of 95 %, None for an open end."""
-
-    model: str
-    kind: str | UnsetType = UNSET  # of run, where it is not the usual one
-    batch: int
-    seed: int
-    rate: float
-    steps: int
-    factor: Figure
-    factor_interval: list[Figure]
-    noise_scale: Figure
-    noise_scale_interval: list[Figure]
-    persistence: Figure
-    persistence_interval: list[Figure]
-    written: str | None
-
-
-class PredictedRates(Record):
-    """`predictions.json`."""
-
-    driftline: str
-    predictions: list[PredictedRate]
-
-
-class RanAt(Record):
-    """A run at a rate: accuracy over its first steps, and whether it collapsed."""
-
-    rate: float
-    over_limit: Figure
-    mean_sampled: float
-    sampled: list[float]
-    greedy: list[float]
-    collapsed: bool
-
-
-class Cell(Record):
-    """What was predicted of a batch and a seed, and what came; None where the runs do not tell.
-
-    `best` is what the rule is about; `best_at_the_end` the rate of the highest score at the last step that all have.
-    """
-
-    task: str
-    prediction: PredictedRate
-    runs: list[RanAt]
-    best: float | None
-    best_at_the_end: float | None
-    nearest_to_a_quarter: float | None
-    margin: float | None
-    in_window: bool | None
-    in_window_by_chance: float | None
-    collapses_below: list[float]
-    tried_below: int
 
 
 class RatesRecord(StudyRecord, kw_only=True):
@@ -138,6 +91,7 @@ def plan(quick: bool, task: str = SUMS) -> LabRuns:
     usual: dict[str, Any] = {}
     small, large = ([("", usual, RATES, batch, seed) for seed in SEEDS for batch in together] for together in BATCHES)
     kinds = [(kind, changed, rates, BATCHES[0][0], SEEDS[0]) for kind, (changed, rates) in KINDS.items()]
+    kinds = kinds if task == STRATEGY else []
     return {
         label: run
         for kind, changed, rates, batch, seed in (*small, *kinds, *large)
@@ -221,7 +175,7 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
     ordered = [sorted(mine, key=lambda run: run.settings.learning_rate) for mine in cells.values()]
     rows = [_cell(mine, model) for model in MODELS for mine in ordered]
     told = [
-        f"By the model {m}: {said}" for m in MODELS for said in _findings([r for r in rows if r.prediction.model == m])
+        f"By the model {m}: {said}" for m in MODELS for said in findings([r for r in rows if r.prediction.model == m])
     ]
     return Findings(rows, told)
 
@@ -317,81 +271,3 @@ def _ran(run: _Run, limit: float | None, until: int) -> RanAt:
         greedy=[row.greedy for row in scored],
         collapsed=max(sampled) - sampled[-1] > FALL,
     )
-
-
-def _findings(rows: Sequence[Cell]) -> list[str]:
-    told = [row for row in rows if row.best is not None]
-    found = []
-    for row in told:
-        p = row.prediction
-        found.append(
-            f"{_named(p)}: largest useful rate {(p.factor or 0) * p.rate:.1e} "
-            f"({_range(p.factor_interval, p.rate)}) from {p.steps} steps at {p.rate:g}; best of the rates tried {row.best:g}, "
-            f"{_where(row)}."
-        )
-    decided = [row for row in told if row.in_window is not None]
-    if decided:
-        hits, chance = (
-            sum(row.in_window is True for row in decided),
-            sum(row.in_window_by_chance or 0 for row in decided),
-        )
-        found.append(
-            f"Rate: the best is between {WINDOW[0]:g} and {WINDOW[1]:g} of the limit in {hits} of {len(decided)} "
-            f"(a rate drawn from those tried: {chance:.1f}); no rate tried lay there in {len(told) - len(decided)}."
-        )
-    near = [row for row in told if row.nearest_to_a_quarter is not None]
-    if near:
-        slow = [ran for row in near for ran in row.runs if (ran.over_limit or math.inf) <= QUARTER]
-        found.append(
-            f"Second rule: the best is the one nearest to {QUARTER:g} of the limit in "
-            f"{sum(row.best == row.nearest_to_a_quarter for row in near)} of {len(near)}; "
-            f"{sum(ran.collapsed for ran in slow)} of {len(slow)} runs at or below it collapsed."
-        )
-    below = sum(row.tried_below for row in rows)
-    if below:
-        fell = sum(len(row.collapses_below) for row in rows)
-        above = [
-            ran.collapsed for row in rows for ran in row.runs if ran.over_limit is not None and ran.over_limit >= SAFE
-        ]
-        found.append(
-            f"Collapse: {fell} of {below} runs below {SAFE:g} of the limit collapsed, {sum(above)} of {len(above)} above it."
-        )
-    return [*found, *_noise_scales(rows)]
-
-
-def _named(p: PredictedRate) -> str:
-    return f"{p.kind + ', batch' if p.kind else 'Batch'} {p.batch}, seed {p.seed}"
-
-
-def _where(row: Cell) -> str:
-    over = next(ran.over_limit for ran in row.runs if ran.rate == row.best)
-    verdict = {
-        True: "as predicted",
-        False: "not as predicted",
-        None: "and none of those tried lies where it was predicted",
-    }
-    return f"{over or 0:.2f} of it, {verdict[row.in_window]} (ahead of the next by {row.margin or 0:.3f})"
-
-
-def _range(ends: Sequence[Figure], unit: float = 1.0, form: str = ".1e") -> str:
-    low, high = ((None if end is None else end * unit) for end in ends)
-    return f"from {low or 0:{form}} up" if high is None else f"{low or 0:{form}} to {high:{form}}"
-
-
-def _noise_scales(rows: Sequence[Cell]) -> list[str]:
-    """Of the batches of a seed, of runs of the usual kind."""
-    found, usual = [], [row.prediction for row in rows if not row.prediction.kind]
-    for seed in dict.fromkeys(p.seed for p in usual):
-        mine = sorted((p for p in usual if p.seed == seed), key=lambda p: p.batch)
-        scales = [p.noise_scale for p in mine if p.noise_scale]
-        if len(scales) > 1 and len(scales) == len(mine):
-            ratio = max(scales) / min(scales)
-            told = ", ".join(
-                f"{scale:.0f} ({_range(p.noise_scale_interval, form='.0f')}) at {p.batch}"
-                for p, scale in zip(mine, scales, strict=True)
-            )
-            found.append(
-                f"Noise scale, seed {seed}: {told} problems a step; {ratio:.1f} between them, "
-                f"{'as' if ratio <= WITHIN else 'not as'} predicted (at most {WITHIN:g})."
-            )
-    return found

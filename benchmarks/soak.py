@@ -166,6 +166,8 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=1, help="checkpoints that are new at each look")
     parser.add_argument("--keep", action="store_true", help="write the records that RESULTS.md is rendered from")
     arguments = parser.parse_args()
+    if arguments.count < 20 or (arguments.keep and (len(arguments.only) < 2 or arguments.count != 10_000)):
+        parser.error("--count is 20 at least; --keep is of both parts and of 10,000 each")
     rows: list[dict[str, Any]] = []
     aimed: list[Goal] = []
     for part in arguments.only:
@@ -173,10 +175,9 @@ def main() -> None:
         rows += found.rows
         aimed += found.goals()
     print()
-    kept = arguments.keep and len(arguments.only) == 2
     each = f" --each {arguments.each}" if arguments.each != 1 else ""
-    Table(f"python benchmarks/soak.py{each}", _COLUMNS, rows).show("soak", keep=kept)
-    goals(f"python benchmarks/soak.py{each}", aimed).show("soak-goals", keep=kept)
+    Table(f"python benchmarks/soak.py{each}", _COLUMNS, rows).show("soak", keep=arguments.keep)
+    goals(f"python benchmarks/soak.py{each}", aimed).show("soak-goals", keep=arguments.keep)
 
 
 if __name__ == "__main__":

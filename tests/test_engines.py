@@ -213,9 +213,11 @@ def test_the_scan_is_the_same_to_the_last_bit_with_a_node_killed_in_it(
     cluster: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan_module, "_CHUNK_BYTES", 1 << 16)
-    monkeypatch.setattr(scan_module, "_STRETCH_BYTES", 2 * scan_module._CHUNK_BYTES)
+    monkeypatch.setattr(scan_module, "_ROW_BYTES", 1)
+    monkeypatch.setattr(scan_module, "_STRETCH_BYTES", 1 << 17)
     monkeypatch.setattr(engines, "_TASK_BYTES", 1 << 18)
     trajectory = open_trajectory(run)
+    assert len(list(scan_module._stretches(trajectory, 0))) > len(SHAPES)
     expected = list(scan(trajectory))
     doomed = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
     found = []

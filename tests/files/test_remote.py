@@ -66,6 +66,7 @@ def test_analysis_is_that_of_a_local_copy_to_the_last_bit(
     run: Path, upload: Upload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     monkeypatch.setattr(scanning, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(scanning, "_ROW_BYTES", 1)
     records = [analyze(open_trajectory(source), tmp_path, clock="lr") for source in (str(run), upload(run))]
     assert records[1]["optimizer"]["adam_beta1_from"] == "run.json"
     assert without(records[0], "run", "cost") == without(records[1], "run", "cost")

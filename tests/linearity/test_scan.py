@@ -173,7 +173,9 @@ def test_results_do_not_depend_on_threads_or_on_where_chunks_fall(
     make_run: MakeRun, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trajectory = open_trajectory(make_run(walk_weights(rng, [0, 1, 2, 3], {"w": (300, 100)})))
-    monkeypatch.setattr(scan_module, "_CHUNK_BYTES", 1 << 16)
+    for name, size in {"_CHUNK_BYTES": 1 << 16, "_ROW_BYTES": 1, "_STRETCH_BYTES": 1 << 16}.items():
+        monkeypatch.setattr(scan_module, name, size)
+    assert len(list(scan_module._stretches(trajectory, 0))) == 8
     (one,), (four,) = scan(trajectory, engine=LocalEngine(1)), scan(trajectory, engine=LocalEngine(4))
     assert one.populations[0].sum_r2 == four.populations[0].sum_r2
     np.testing.assert_array_equal(one.gram, four.gram)

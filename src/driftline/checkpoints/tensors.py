@@ -24,12 +24,12 @@ from driftline.checkpoints import dtypes
 from driftline.errors import UnreadableCheckpoint
 from driftline.files import regular, remote
 
-_MOST_OPEN = max(32, regular.descriptors() // 4)  # files of a pass: no run, however long, runs out of descriptors
+_MOST_OPEN = regular.descriptors() // (2 * len(os.sched_getaffinity(0)))  # files of a thread: half of all, together
 _in_use = threading.local()
 
 
 class KeptFiles:
-    """Files that stay open from one read to the next, each of the threads that read from it, up to `_MOST_OPEN`.
+    """Files that stay open from one read to the next, the first `_MOST_OPEN` that each thread reads from.
 
     The kernel reads ahead of a pass over a file only as long as the same opened file is read on. In a process that gets
     this as a pickle they stay open for one `use` only: nobody would tell it that the pass has ended.
@@ -39,20 +39,17 @@ class KeptFiles:
         self._for_long = for_long
         self._descriptors: dict[int, dict[Path, int]] = {}  # by thread
 
-    def __len__(self) -> int:
-        return sum(map(len, self._descriptors.copy().values()))
-
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(KeptFiles, for_long=False), ()
 
     @contextmanager
     def use(self) -> Iterator[None]:
         """What this thread reads within the block is read from them."""
-        _in_use.files, _in_use.descriptors = self, self._descriptors.setdefault(threading.get_ident(), {})
+        _in_use.descriptors = self._descriptors.setdefault(threading.get_ident(), {})
         try:
             yield
         finally:
-            del _in_use.files, _in_use.descriptors
+            del _in_use.descriptors
             if not self._for_long:
                 self.close()
 
@@ -71,7 +68,7 @@ def _opened(file: Path) -> Iterator[int]:
         yield kept[file]
         return
     descriptor = regular.descriptor(file)
-    if kept is not None and len(_in_use.files) < _MOST_OPEN:
+    if kept is not None and len(kept) < _MOST_OPEN:
         kept[file] = descriptor
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)

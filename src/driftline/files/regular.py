@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import IO, Any
 
 from driftline.files import remote
-
-try:
-    import resource
-except ImportError:  # of another system than Unix
-    resource = None  # type: ignore[assignment]
 
 IRREGULAR = "not a regular file"
 
@@ -56,7 +52,7 @@ def descriptor(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 def descriptors() -> int:
     """How many files this process may have open at once."""
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else 512
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return allowed if 0 <= allowed < 1 << 20 else 1 << 20  # without a limit: RLIM_INFINITY, which may be -1
 
 

@@ -26,7 +26,7 @@ from driftline.linearity.step_sizes import Moves, Sizes
 Array = np.ndarray
 
 _CORRECTIONS, _CORRECTED_BY, _CORRECT = 6, 1 << 17, 0.05  # of lengths: rounds, walks of each, and what is near enough
-_VALUES, _FEWEST_WALKS = 1 << 23, 20_000  # of the walks of a null that is not matched
+_VALUES = 1 << 23  # of the walks of a null that is not matched
 _ENOUGH, _TOO_MANY = 100_000, 4_000_000  # walks kept, and drawn, for a matched null
 
 
@@ -83,17 +83,17 @@ def population_of(r2: Array) -> Population:
 
 
 def null_r2(
-    steps: Array, clock: Array, beta1: float, *, lengths: Array | None = None, draws: int = 200_000, seed: int = 0
+    steps: Array, clock: Array, beta1: float, *, lengths: Array | None = None, draws: int | None = None, seed: int = 0
 ) -> Population:
     """R² on the clock of driftless walks with momentum, unrounded and unfiltered.
 
     Args:
         lengths: of the run's increments, [T-1]; by default those of a constant rate.
-        draws: walks; of many checkpoints fewer, of 128 a third: their median is then known to .004.
+        draws: walks; by default 200,000, of more than 40 checkpoints fewer, down to 50,000: their median is known to .005.
     """
     root = walk_root(steps, beta1, lengths)
     rng = np.random.default_rng(seed)
-    draws = min(draws, max(_VALUES // len(steps), _FEWEST_WALKS))
+    draws = draws or int(np.clip(_VALUES // len(steps), 50_000, 200_000))
     parts = batches(draws, max((1 << 21) // len(steps), 1))
     return sum_populations(
         population_of(line_r2(clock, rng.standard_normal((n, root.shape[1])) @ root.T)) for n in parts

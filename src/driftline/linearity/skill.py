@@ -87,16 +87,10 @@ def _forms(gram: Array, *forms: Array) -> Array:
 
 def _damping(clock: Array) -> tuple[Array, Array]:
     """The forms [T, T] of what `damping` gains by a slope, and of that slope's size."""
-    T = clock.size
-    gain, size = np.zeros((2, T, T))
-    cutoff, target = np.triu_indices(T, 1)
-    cutoff, target = cutoff[cutoff > 0], target[cutoff > 0]
-    reach = (clock[target] - clock[cutoff]) / (clock[cutoff] - clock[0])
-    gain[cutoff, target] = reach
-    np.subtract.at(gain, (cutoff, cutoff), reach)
-    np.add.at(size, (cutoff, cutoff), reach**2)
-    return gain, size
+    reach = np.zeros((clock.size, clock.size))  # of each cutoff to each later checkpoint, in lengths of what was seen
+    reach[1:] = np.triu((clock - clock[1:, None]) / (clock[1:, None] - clock[0]), 2)
+    return reach - np.diag(reach.sum(1)), np.diag(np.square(reach).sum(1))
 
 
 def _factor(gain: Array, size: Array) -> Array:
-    return np.clip(np.divide(gain, size, out=np.zeros_like(gain), where=size > 0), 0, 1)
+    return np.clip(np.divide(gain, size, out=np.zeros_like(gain), where=~(size <= 0)), 0, 1)

@@ -23,6 +23,7 @@ Array = np.ndarray
 
 _PER_OCTAVE = 8  # logarithms of ratios lie on a grid that units in the last place, powers of two, keep
 _GRID = np.arange(-32 * _PER_OCTAVE, 32 * _PER_OCTAVE + 1)  # of log2(step size / unit) x _PER_OCTAVE
+_MIDDLE = _GRID.size // 2
 _FINEST = 16  # octaves below what the sample moved: finer units round nothing
 _SIMULATED = np.arange(-10 * _PER_OCTAVE, 10 * _PER_OCTAVE + 1, 2)
 _SPREADS = np.linspace(0, 2.4, 13)  # of the logarithm of step size
@@ -224,5 +225,5 @@ def _average(row, octave, weight, median):
     """Of a table's row at that median, over all units."""
     total = 0.0
     for k in range(octave.size):
-        total += weight[k] * row[min(max(median - octave[k] + _GRID.size // 2, 0), _GRID.size - 1)]
+        total += weight[k] * row[min(max(median - octave[k] + _MIDDLE, 0), _GRID.size - 1)]
     return total

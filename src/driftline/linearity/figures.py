@@ -273,7 +273,7 @@ def of_run(
         regime=Regime(segments=pieces),
         gram=gram.tolist(),
     )
-    if test is not None and look is not None:
+    if look is not None:
         return found, looks.looked(look, test, judged, steps, clock, beta1)
     if test is not None and test.found:
         test = replace(test, later=drift.without_start(judged, steps, clock, beta1))

@@ -90,7 +90,8 @@ def summary_of(
     earlier = [lines.get(step, Line(step=step)) for step in run.steps if step != line.step]
     warned = [one for one in told.warnings if one.since <= run.steps[-1]] if told else []
     if line.step == run.steps[-1] and len(run.steps) >= _ENOUGH:
-        warned += new_warnings(summary, _rates(run), warned, state.read_ever if run.first else len(run.steps))
+        read, first = (state.read_ever, facts.look.first) if run.first and facts.look else (len(run.steps), None)
+        warned += new_warnings(summary, _rates(run), warned, read, first)
     watch = Watched(
         checkpoints=sorted([*earlier, line], key=lambda one: one.step),
         warnings=warned,

@@ -142,6 +142,6 @@ def _rates(run: WatchedRun) -> np.ndarray:
     if run.steps[-1] > _LONGEST:
         return np.zeros(len(run.steps) - 1)
     try:
-        return np.diff(configuration.clock_values(run, "lr")) / np.diff(run.steps)
+        return np.diff(configuration.clock_at(run, "lr", run.steps)) / np.diff(run.steps)
     except InputError:
         return np.zeros(len(run.steps) - 1)

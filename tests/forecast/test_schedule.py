@@ -119,8 +119,8 @@ def test_a_clock_is_not_advised_that_would_be_refused(decay: MakeDecay, driftlin
         code, text = driftline(command, run, *kept, "--out", tmp_path / f"{command}-kept", "--quiet")
         assert code == 0
     for method in ("auto", "two-point", "least-squares", "damped"):
-        words = (run, "--clock", "lr", "--to", 120, "--method", method, "--out", tmp_path / method)
-        code, text = driftline("extrapolate", *words, "--steps", "10,20,30")
+        asked = (run, "--clock", "lr", "--to", 120, "--method", method, "--out", tmp_path / method)
+        code, text = driftline("extrapolate", *asked, "--steps", "10,20,30")
         assert code == 2
         assert said in text
     found = results(tmp_path / "analyze-kept", "summary.json")

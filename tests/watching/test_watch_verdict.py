@@ -79,3 +79,18 @@ def test_of_a_run_that_was_linear_at_no_look_nothing_stays(rng: np.random.Genera
     assert not any(one["linear"] for one in found)
     assert found[-1]["p"] == found[-3]["p"]
     assert found[-1]["sentence"].startswith("Not told from chance")
+
+
+def test_nor_do_weights_that_shrink_only_later(rng: np.random.Generator, tmp_path: Path) -> None:
+    """What shrinks by the end is left out of its test, but not of a look at which it grew."""
+    first = 0.02 * rng.standard_normal(3000)
+    along = 1e-3 * first / 0.02
+    steps = [1.0] * 5 + [-3.0] * 4
+    moves = [1e-3 * rng.standard_normal(3000) + way * along for way in steps]
+    points = list(first + np.concatenate([np.zeros((1, 3000)), np.cumsum(moves, axis=0)]))
+    start(tmp_path / "run")
+    found = verdicts(tmp_path / "run", tmp_path / "out", points, tmp_path / "anew")
+    linear = [one["linear"] for one in found]
+    assert True in linear
+    assert all(linear[linear.index(True) :])
+    assert found[-1]["p"] == found[linear.index(True)]["p"]

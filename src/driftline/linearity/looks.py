@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from driftline.linearity.drift import LEVEL, DriftTest, drift_test
+from driftline.linearity.shrinkage import Shrunk
 from driftline.linearity.statistics import increments_lengths, rebased
 
 Array = np.ndarray
@@ -27,11 +28,12 @@ EACH = (LEVEL - AT_END) / len(LOOKS)
 
 @dataclass(frozen=True)
 class First:
-    """The first checkpoints of a run: Gram [n, n], steps [n] and clock [n]."""
+    """The first checkpoints of a run: Gram [n, n], steps [n] and clock [n]; and what of it is left out, of shrinking weights."""
 
     gram: Array
     steps: Array
     clock: Array
+    shrunk: Shrunk | None = None
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class Look:
     Attributes:
         ended: whether its last checkpoint is that of its training's end.
         first: its first checkpoints, as many as there are looks of, where those judged are only some of all.
+        shrunk: what is left out of its Gram before it is tested.
     """
 
     ended: bool
     first: First | None = None
+    shrunk: Shrunk | None = None
 
 
 def looked(
@@ -54,24 +58,28 @@ def looked(
     it; else of the end, or, where there is none yet or it cannot be made, of the last look. None before the first look.
 
     Args:
+        gram: [T, T], of which `look.shrunk` was not left out yet: of each look it is what shrank until then.
         whole: the test over all checkpoints [T], which is that of the end; None where it cannot be made.
     """
     end = replace(whole, level=AT_END) if look.ended and whole is not None else None
     if end is not None and end.linear:
         return end
-    if look.first is not None:
-        gram, steps, clock, whole = look.first.gram, look.first.steps, look.first.clock, None
-    test = _of_looks(whole, gram, steps, clock, beta1)
+    seen = First(gram, steps, clock, look.shrunk)
+    test = _of_looks(whole, seen, beta1) if look.first is None else _of_looks(None, look.first, beta1)
     return test if end is None or (test is not None and test.linear) else end
 
 
-def _of_looks(whole: DriftTest | None, gram: Array, steps: Array, clock: Array, beta1: float) -> DriftTest | None:
+def _of_looks(whole: DriftTest | None, seen: First, beta1: float) -> DriftTest | None:
     """Of the first look that found drift, else of the last one that could be made."""
-    test, moved = None, moving(gram)
+    test, moved = None, moving(seen.gram)
     for count in [count for count in LOOKS if count <= moved.size]:
         rows = moved[:count]
-        there = whole is not None and count == steps.size
-        found = whole if there else _test_of(rebased(gram, rows), steps[rows], clock[rows], beta1)
+        if whole is not None and count == seen.steps.size:
+            found: DriftTest | None = whole
+        else:
+            until = int(rows[-1]) + 1
+            judged = seen.gram[:until, :until] - (seen.shrunk.until(until) if seen.shrunk else 0.0)
+            found = _test_of(rebased(judged, rows), seen.steps[rows], seen.clock[rows], beta1)
         test = test if found is None else replace(found, level=EACH)
         if test is not None and test.linear:
             return test

@@ -20,7 +20,7 @@ from driftline.linearity.looks import First, Look
 from driftline.linearity.summary import UNSET, Line, Watched, WeightsSummary
 from driftline.watching.collapse import skills_ahead
 from driftline.watching.request import Following
-from driftline.watching.sampled import sampled, totals_of
+from driftline.watching.sampled import sampled, shrunk_of, totals_of
 from driftline.watching.state import State
 from driftline.watching.thinning import FIRST, spread
 from driftline.watching.warnings import new_warnings
@@ -134,7 +134,7 @@ def _first(state: State, run: WatchedRun) -> First | None:
         return None
     steps = np.array(run.first)
     gram = statistics.rebased(state.gram(list(run.first)), np.arange(steps.size))
-    return First(gram, steps, steps.astype(np.float64))
+    return First(gram, steps, steps.astype(np.float64), shrunk_of(state, list(run.first)))
 
 
 def _rates(run: WatchedRun) -> np.ndarray:

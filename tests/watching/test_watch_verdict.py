@@ -69,6 +69,9 @@ def test_nor_does_the_end(rng: np.random.Generator, tmp_path: Path) -> None:
     assert all(linear[linear.index(True) :])
     assert "provisional" not in found[-1]
     assert found[-1]["level"] == pytest.approx(0.05 / 16)  # of a look
+    said = "It was found by a look at the first checkpoints; the test over all of them does not find it."
+    assert said in found[-1]["sentence"]
+    assert not any(said in one["sentence"] for one in found[:-2])  # of before the end
 
 
 def test_of_a_run_that_was_linear_at_no_look_nothing_stays(rng: np.random.Generator, tmp_path: Path) -> None:

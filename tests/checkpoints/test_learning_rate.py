@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from driftline.checkpoints.configuration import clock_at, learning_rates, schedule_end
+from driftline.checkpoints.configuration import advancing, clock_at, clock_values, learning_rates, schedule_end
 from driftline.checkpoints.learning_rate import Rates
 from driftline.errors import InputError
 
@@ -115,17 +116,80 @@ def test_the_clock_of_steps_beyond_number_and_between_two(run: SavedRun) -> None
     """What is summed is pieces, not steps; any of them agree with the sum of steps."""
     rng = np.random.default_rng(0)
     some = sorted(rng.choice(range(1, 90), 12, replace=False).tolist())
-    for saved, first in ((False, some[0]), (True, some[0]), (True, 0)):
+    for of_next, first in ((False, some[0]), (False, 1), (True, some[0]), (True, 0)):
         at = dict(zip([first, *some[1:]], rng.random(12).tolist(), strict=True))
-        rates = Rates(at, saved)
+        rates = Rates(at, of_next)
         known, values = np.array(sorted(at)), np.array([at[step] for step in sorted(at)])
         every = np.arange(1, 121)
-        rate = np.interp(every - 1, known, values) if saved else values[np.minimum(np.searchsorted(known, every), 11)]
+        rate = np.interp(every - 1 if of_next else every, known, values)
         sums = np.concatenate([[0.0], np.cumsum(rate)])
         wanted = np.array([0, 0.5, 1, 7.25, 33, 60.75, 90, 119.5])
         np.testing.assert_allclose(rates.summed(wanted), np.interp(wanted, np.arange(121), sums), rtol=1e-12)
         far = rates.summed(np.array([1e12, 1e12 + 4]))
         assert far[1] - far[0] == pytest.approx(4 * values[-1], rel=1e-3)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["of the step", "of the next step"])
+@pytest.mark.parametrize("every", [1, 5, 10])
+@pytest.mark.parametrize("where", ["trainer_state.json", "metrics.jsonl"])
+def test_rates_logged_now_and_then_give_the_clock_of_those_that_were_used(
+    run: SavedRun, late: bool, every: int, where: str
+) -> None:
+    """transformers logs the rate of the step, and before 4.51 that of the next, so 0 at the end: every tenth step by default."""
+    logged = {step: USED.get(step + 1, 0.0) if late else USED[step] for step in range(every, 81, every)}
+    rows = [{"step": step, "learning_rate": rate, "max_steps": 80} for step, rate in logged.items()]
+    if where == "metrics.jsonl":
+        (run.folders[0].parent / where).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        (run.folders[-1] / where).write_text(json.dumps({"log_history": rows, "max_steps": 80}))
+    clock = clock_values(run, "lr")
+    used = np.array([sum(USED[k] for k in range(11, step + 1)) for step in STEPS])
+    np.testing.assert_allclose(clock - clock[0], used, rtol=1e-9)
+
+
+def test_the_rate_that_transformers_logs_is_that_of_the_step(tmp_path: Path) -> None:
+    """As long as this holds, 0 is not the last rate of a schedule that falls to 0."""
+    transformers = pytest.importorskip("transformers")
+    source = inspect.getsource(transformers.Trainer)
+    taken = source.index("learning_rate = self._get_learning_rate()")
+    assert taken < source.index("self.lr_scheduler.step()", taken) < source.index("learning_rate=learning_rate", taken)
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (lambda step: 1e-5 * (step > 15), None),
+        (
+            lambda step: 1e-5 * (step > 30),
+            "from step 10 to step 30, .*: leave all but one of the 3 checkpoints there out",
+        ),
+        (lambda step: 1e-5 * (step <= 70), "from step 70 to step 80, .*: leave one of the two checkpoints there out"),
+        (
+            lambda step: 0.3e-5 * (not 40 < step <= 50),
+            "from step 40 to step 50, where the learning rate is 0: leave one",
+        ),
+    ],
+    ids=["within the first", "a late start", "an early end", "a pause"],
+)
+def test_checkpoints_between_which_the_rate_is_0_are_named(
+    run: SavedRun, rate: Callable[[int], float], said: str | None
+) -> None:
+    rows = [{"step": step, "lr": rate(step)} for step in range(1, 81)]
+    (run.folders[0].parent / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if said is None:
+        assert (np.diff(clock_values(run, "lr")) > 0).all()
+        return
+    with pytest.raises(InputError, match=rf"--clock lr does not advance {said}.* with --steps, or use --clock step"):
+        clock_values(run, "lr")
+
+
+def test_a_difference_that_is_rounding_is_no_advance() -> None:
+    """And what is accepted leaves every figure finite."""
+    with pytest.raises(InputError, match="does not advance from step 10 to step 20: leave one of the two"):
+        advancing("run", (0, 10, 20), np.array([0.0, 1.0, 1.0 + 2e-16]))
+    for bad in ([0.0, 1.0, np.inf], [0.0, 1.0, np.nan], [0.0, 1.0, 1e200], [0.0, 1e-200, 2e-200], [0.0, 2.0, 1.0]):
+        with pytest.raises(InputError, match=r"the clock (is not finite or too large|does not advance)"):
+            advancing("run", (0, 10, 20), np.array(bad))
 
 
 def test_a_log_that_reaches_0_says_where_the_schedule_ends(run: SavedRun) -> None:

@@ -96,6 +96,57 @@ def test_how_the_rate_changed(
     assert f"The learning rate {said or ''}" in text or said is None
 
 
+def test_a_clock_is_not_advised_that_would_be_refused(decay: MakeDecay, driftline: Driftline, tmp_path: Path) -> None:
+    """A rate of 0 until step 20: both sentences name the checkpoints, and what they say to do can be done."""
+    run = decay(rate=lambda step: float(step > 20))
+    log = json.loads((run / "checkpoint-80" / "trainer_state.json").read_text())["log_history"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    said = (
+        "from step 10 to step 20, where the learning rate is 0: leave one of the two checkpoints there out with --steps"
+    )
+    for command in ("analyze", "backtest", "inspect"):
+        words = () if command == "inspect" else ("--out", tmp_path / command, "--quiet")
+        code, text = driftline(command, run, *words)
+        assert code == 0
+        assert f"but --clock lr does not advance {said}" in " ".join(text.split())
+        assert "add --clock lr" not in text
+        assert "consider --clock lr" not in text
+    for command in ("analyze", "backtest"):
+        code, text = driftline(command, run, "--clock", "lr", "--out", tmp_path / f"{command}-lr", "--quiet")
+        assert code == 2
+        assert f"--clock lr does not advance {said}" in text
+        kept = ("--clock", "lr", "--steps", "20:80:10")
+        code, text = driftline(command, run, *kept, "--out", tmp_path / f"{command}-kept", "--quiet")
+        assert code == 0
+    for method in ("auto", "two-point", "least-squares", "damped"):
+        asked = (run, "--clock", "lr", "--to", 120, "--method", method, "--out", tmp_path / method)
+        code, text = driftline("extrapolate", *asked, "--steps", "10,20,30")
+        assert code == 2
+        assert said in text
+    found = results(tmp_path / "analyze-kept", "summary.json")
+    assert np.isfinite(
+        [found["drift"][key] for key in ("growth_exponent", "drift_per_clock", "increment_cosine")]
+    ).all()
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_a_decay_whose_last_logged_rate_is_0_is_straight_on_the_clock_that_is_advised(
+    every: int, decay: MakeDecay, driftline: Driftline, tmp_path: Path
+) -> None:
+    """As trainers log that ask the scheduler after the step."""
+    run = decay()
+    state = run / "checkpoint-80" / "trainer_state.json"
+    rows = [{"step": step, "learning_rate": 1e-5 * (1 - step / 80)} for step in range(every, 81, every)]
+    state.write_text(json.dumps({"log_history": rows, "max_steps": 80}))
+    _, text = driftline("analyze", run, "--out", tmp_path / "steps", "--quiet")
+    assert SAID in text
+    code, text = driftline("analyze", run, "--clock", "lr", "--out", tmp_path / "lr", "--quiet")
+    assert code == 0, text
+    found = results(tmp_path / "lr", "summary.json")
+    used = np.cumsum([1e-5 * (1 - (step - 1) / 80) for step in range(1, 81)])[9::10]
+    np.testing.assert_allclose(np.subtract(found["clock_values"], found["clock_values"][0]), used - used[0], rtol=1e-9)
+
+
 def test_no_step_is_recommended_beyond_the_end_of_a_schedule(
     decay: MakeDecay, driftline: Driftline, tmp_path: Path
 ) -> None:

@@ -182,3 +182,20 @@ def test_a_run_that_begins_again_at_a_step_long_gone_is_rolled_back(
     assert found is not None
     assert max(found["steps"]) == gone
     assert found["sampled"]["of_checkpoints"] == gone // 10 + 1
+
+
+@pytest.mark.usefixtures("small")
+def test_decay_is_left_out_of_the_looks_at_a_long_run(rng: np.random.Generator, tmp_path: Path) -> None:
+    now = 0.03 * rng.standard_normal((60, 40))
+    run = tmp_path / "run"
+    for number in range(16):
+        put(run, 10 * number, {"layers.0.up.weight": now})
+        now = 0.999 * now + 1e-5 * rng.standard_normal(now.shape)
+        if number == 9:
+            short = follow(run, tmp_path / "out", beta1=0.0)
+    long = follow(run, tmp_path / "out", beta1=0.0)
+    assert short is not None
+    assert long is not None
+    assert long["sampled"]["of_checkpoints"] == 16
+    assert [short["verdict"]["linear"], long["verdict"]["linear"]] == [False, False]
+    assert long["verdict"]["p"] == short["verdict"]["p"]

@@ -14,6 +14,9 @@ from driftline.checkpoints.learning_rate import Rates
 from driftline.checkpoints.momentum import Momentum, beta1_of, momentum_of
 from driftline.errors import InputError
 
+_ROUNDING = 1e-12  # of the whole clock
+_LARGEST = 1e100  # of a clock whose squares are to be finite, and the inverse of the shortest interval
+
 
 class LoggedRun(Protocol):
     """What is read here of a run, a `Trajectory` or another: the folders of its checkpoints, in order of step."""
@@ -62,15 +65,53 @@ def schedule_end(run: LoggedRun) -> int | None:
 
 
 def clock_values(run: LoggedRun, clock: str) -> np.ndarray:
-    """Clock at every checkpoint, [T]; see `clock_at`."""
-    return clock_at(run, clock, run.steps)
+    """Clock at every checkpoint, [T], ascending; see `clock_at`.
+
+    Raises:
+        InputError: see `clock_at` and `advancing`.
+    """
+    return advancing(run.name, run.steps, clock_at(run, clock, run.steps), clock)
+
+
+def advancing(name: str, steps: Sequence[int], values: np.ndarray, clock: str = "") -> np.ndarray:
+    """The clock's `values` at `steps` [T] of a run, where a line can be drawn against them.
+
+    A difference that is rounding alone is none: a rate of 0 adds nothing, but the last digits of a sum may change.
+
+    Raises:
+        InputError: the clock stands still or goes back between checkpoints, is not finite, or is of no size to calculate with.
+    """
+    of = f"--clock {clock}" if clock else "the clock"
+    span = float(values[-1] - values[0])
+    if not np.isfinite(values).all() or (values.size > 1 and not abs(span) < _LARGEST):
+        raise InputError(f"{name}: {of} is not finite or too large at some checkpoint: give another clock")
+    still = ~(np.diff(values) > max(_ROUNDING * span, 1 / _LARGEST))
+    if not still.any():
+        return values
+    first = int(still.argmax())
+    last = first + int(np.append(~still[first:], True).argmax())
+    some = "one of the two checkpoints" if last - first == 1 else f"all but one of the {last - first + 1} checkpoints"
+    why, instead = (", where the learning rate is 0", ", or use --clock step") if clock == "lr" else ("", "")
+    raise InputError(
+        f"{name}: {of} does not advance from step {steps[first]} to step {steps[last]}{why}: leave {some} there out with "
+        f"--steps{instead}"
+    )
+
+
+def rate_remedy(run: LoggedRun, do: str = "consider") -> str:
+    """What ends a sentence on a learning rate that changes: the clock to take, or why it is refused and what to do about that."""
+    try:
+        clock_values(run, "lr")
+    except InputError as refused:
+        return f", but {str(refused).removeprefix(f'{run.name}: ')}"
+    return f": {do} --clock lr"
 
 
 def clock_at(run: LoggedRun, clock: str, steps: Sequence[float]) -> np.ndarray:
     """Clock at any steps, observed or not: the step (of a re-grounded run the virtual one), or the learning rate summed up to it.
 
-    Between logged steps the learning rate is that of the next logged one, between checkpoints that hold it it changes
-    linearly; before the first and after the last that is known it stays as it is there.
+    Between two steps or checkpoints of which it is known the learning rate changes linearly; before the first and after
+    the last it stays as it is there.
 
     Raises:
         InputError: an unknown clock, no learning rate is known, or the last one is 0 and a later step is asked for.

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from driftline.checkpoints.configuration import learning_rates
+from driftline.checkpoints.configuration import learning_rates, rate_remedy
 from driftline.checkpoints.layouts import Checkpoint
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.files.record import UNSET, Record, UnsetType
@@ -103,10 +103,10 @@ def _problems(trajectory: Trajectory, dtypes: list[list[str]]) -> list[str]:
         problems.append(f"uneven spacing, {gaps.min()} to {gaps.max()} steps: lines are fitted on the real steps")
     if trajectory.regrounded:
         problems.append(trajectory.regrounded.sentence)
-    rates = list(learning_rates(trajectory).values())
+    rates = [] if trajectory.regrounded else list(learning_rates(trajectory).values())
     if rates and min(rates) < 0.999 * max(rates):
         problems.append(
-            f"the learning rate is not constant ({min(rates):.3g} to {max(rates):.3g}): consider --clock lr"
+            f"the learning rate is not constant ({min(rates):.3g} to {max(rates):.3g}){rate_remedy(trajectory)}"
         )
     last = trajectory.checkpoints[-1].path
     if str(last).startswith(f"{trajectory.name}@"):

@@ -71,13 +71,13 @@ class Rates:
     """Learning rates where they are known.
 
     Attributes:
-        known: step -> rate. A logged one is that of the step; one that was saved is that of the step after it.
-        saved: whether they are from checkpoints, and so known at these only: they are taken to change linearly between.
+        known: step -> rate, taken to change linearly between. A logged one is that of the step, unless:
+        of_next: whether each is that of the step after it, as it is saved in checkpoints.
         max_steps: how many steps the trainer was told to do.
     """
 
     known: dict[int, float]
-    saved: bool = False
+    of_next: bool = False
     max_steps: int | None = None
 
     @property
@@ -100,18 +100,15 @@ class Rates:
         return before + (steps - whole) * (self._summed(whole + 1) - before)
 
     def _summed(self, steps: np.ndarray) -> np.ndarray:
-        """The same of whole steps, by the pieces between those where a rate is known."""
+        """The same of whole steps, by the pieces between those before which a rate is known."""
         known = sorted(self.known)
-        if self.saved:
-            ends, first = np.array(known, np.float64), np.array([self.known[step] for step in known])
-            if ends[0] > 0:
-                ends, first = np.append(0.0, ends), np.append(first[0], first)
-            slope = np.append(np.diff(first) / np.diff(ends), 0.0)  # of the rate, in each piece
-        else:
+        if not self.of_next:
             known = [step for step in known if step > 0] or known
-            ends = np.array([0, *known], np.float64)
-            first = np.array([self.known[step] for step in [*known, known[-1]]])
-            slope = np.zeros(ends.size)
+        ends = np.array(known, np.float64) if self.of_next else np.clip(np.array(known, np.float64) - 1, 0, None)
+        first = np.array([self.known[step] for step in known])
+        if ends[0] > 0:
+            ends, first = np.append(0.0, ends), np.append(first[0], first)
+        slope = np.append(np.diff(first) / np.diff(ends), 0.0)  # of the rate, in each piece
         lengths = np.diff(ends)
         whole = lengths * first[:-1] + slope[:-1] * lengths * (lengths - 1) / 2
         piece = np.clip(np.searchsorted(ends, steps, side="right") - 1, 0, None)
@@ -124,6 +121,16 @@ class Rates:
 
 
 NONE = Rates({})
+
+
+def _logged(known: dict[int, float], max_steps: int | None) -> Rates:
+    """What a trainer wrote with its steps: the rate of each.
+
+    transformers before 4.51 wrote the rate of the step to come (huggingface/transformers#35942), and so does who asks
+    the scheduler late. Of a schedule that falls to 0 that shows: the last step would have been done at a rate of 0.
+    """
+    late = max_steps is not None and known.get(max_steps) == 0 and max(known.values()) > 0
+    return Rates(known, of_next=late, max_steps=max_steps)
 
 
 def rates_of(folders: Sequence[Path], steps: Sequence[int]) -> Rates:
@@ -157,7 +164,7 @@ def _of_trainer_state(folders: Sequence[Path]) -> Rates | None:
         }
         if known:
             total = state.get("max_steps")
-            return Rates(known, max_steps=total if isinstance(total, int) and total > 0 else None)
+            return _logged(known, total if isinstance(total, int) and total > 0 else None)
     return None
 
 
@@ -186,7 +193,7 @@ def _of_log(file: Path) -> Rates:
                 total = most or total
     except (OSError, ValueError, RecursionError):
         return NONE
-    return Rates(known, max_steps=total)
+    return _logged(known, total)
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -234,7 +241,7 @@ def _of_states(folders: Sequence[Path], steps: Sequence[int]) -> Rates | None:
         rate = next((rate for rate in map(_rate_in, _states_in(folder)) if rate is not None), None)
         if rate is not None:
             known[step] = rate
-    return Rates(known, saved=True) if known else None
+    return Rates(known, of_next=True) if known else None
 
 
 def _states_in(folder: Path) -> Iterator[Path]:

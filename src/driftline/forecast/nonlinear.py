@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from driftline._version import __version__
-from driftline.checkpoints.configuration import step_text
+from driftline.checkpoints.configuration import advancing, step_text
 from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
 from driftline.errors import InputError
@@ -140,6 +140,7 @@ def plan(
     """
     steps, training = trajectory.steps, Training(seed=request.seed)
     clock, goals = (clock_in_steps(trajectory, request.clock, some) for some in (steps, targets))
+    advancing(trajectory.name, steps, clock, request.clock)
     for target, goal in zip(targets, goals, strict=True):
         if not goal > clock[-1]:
             raise InputError(

@@ -100,6 +100,7 @@ def observe(
     chosen = list(steps or all_of_it)
     rows = [trajectory.steps.index(step) for step in chosen]
     values = clock_in_steps(trajectory, clock, trajectory.steps)
+    configuration.advancing(trajectory.name, chosen, values[rows], clock)
     momentum = configuration.momentum(trajectory, beta1, ema).effective
     if analysis is not None:
         grams, shrunk = _read(analysis, trajectory, clock)

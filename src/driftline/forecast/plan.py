@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from driftline._version import __version__
-from driftline.checkpoints.configuration import step_text
+from driftline.checkpoints.configuration import advancing, step_text
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError
@@ -125,6 +125,7 @@ def _plan(trajectory: Trajectory, request: ForecastRequest, targets: list[float]
         clock, goals = np.asarray(seen, np.float64), np.array(targets)
     else:
         clock, goals = (clock_in_steps(trajectory, request.clock, steps) for steps in (seen, targets))
+        advancing(trajectory.name, seen, clock, request.clock)
     reached = np.minimum(goals, clock[-1] + choice.horizon) if choice else goals
     stops = [
         _step_reached(ahead, seen[-1], target, choice, short=reached[k] < goals[k]) for k, target in enumerate(targets)

@@ -137,7 +137,8 @@ def summary(
     """
     steps = np.asarray(facts.steps)
     r2 = shares_of(population)
-    found, test = of_trajectory(gram, steps, facts.clock_values, facts.beta1, facts.jumps, judged, facts.look)
+    look = replace(facts.look, shrunk=shrunk) if facts.look else None
+    found, test = of_trajectory(gram, steps, facts.clock_values, facts.beta1, facts.jumps, judged, look)
     jumps = jumped(facts.jumps) if facts.jumps else UNSET
     shrinks = UNSET if shrunk is None or test is None else _shrinkage(shrunk, gram, facts, test)
     return kind(
@@ -218,6 +219,7 @@ def of_trajectory(
     if rows.size < _FEWEST:
         return of_run(gram, steps, clock, beta1, judged)[0], None
     left = None if judged is None else statistics.rebased(judged, rows)
+    look = replace(look, shrunk=look.shrunk.only(rows)) if look and look.shrunk else look
     part, test = of_run(statistics.rebased(gram, rows), steps[rows], clock[rows], beta1, left, look)
     whole = {"rank1": _rank(gram, steps, clock, beta1), "gram": gram.tolist()}
     return msgspec.structs.replace(part, **whole), test
@@ -273,8 +275,8 @@ def of_run(
         regime=Regime(segments=pieces),
         gram=gram.tolist(),
     )
-    if test is not None and look is not None:
-        return found, looks.looked(look, test, judged, steps, clock, beta1)
+    if look is not None:
+        return found, looks.looked(look, test, gram, steps, clock, beta1)
     if test is not None and test.found:
         test = replace(test, later=drift.without_start(judged, steps, clock, beta1))
     if test is not None and test.linear:

@@ -30,7 +30,7 @@ def changed(run: LoggedRun) -> LearningRate | UnsetType:
         lowest=lowest,
         last=last,
         end=UNSET if rates.end is None else rates.end,
-        sentence=f"The learning rate {how}, so equal numbers of steps are not equal amounts of training: add --clock lr.",
+        sentence=f"The learning rate {how}, so equal numbers of steps are not equal amounts of training{configuration.rate_remedy(run, 'add')}.",
     )
 
 

@@ -19,6 +19,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from driftline.checkpoints import dtypes
+from driftline.checkpoints.configuration import advancing
 from driftline.checkpoints.low_rank import needs_base
 from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.tensors import KeptFiles, read_each
@@ -282,8 +283,7 @@ def scan(
             f"{trajectory.name} has {time.size} usable checkpoint{'s' * (time.size != 1)}: a line needs at least 3; "
             f"{remedy(trajectory.steps, 3, trajectory.skipped)}"
         )
-    if not (np.diff(time) > 0).all():
-        raise InputError(f"{trajectory.name}: the clock does not advance between all checkpoints: choose other --steps")
+    advancing(trajectory.name, trajectory.steps, time)
     centred = time - time.mean()
     unit = np.sqrt(np.mean(centred**2))
     files = KeptFiles()

@@ -28,18 +28,30 @@ class Shrunk:
         known: whether the first weights of any tensor are; those of bare adapters are not.
         gram: Gram [T, T] of the parts of the deltas along the first weights.
         lost: of each tensor that shrinks, the share of its first weights that is lost by the end, and how many they are.
+        tensors: of each tensor whose first weights are known, the products [T] of its deltas with them, and their square.
     """
 
     known: bool = False
     gram: Array | float = 0.0
     lost: list[tuple[float, int]] = field(default_factory=list)
+    tensors: list[tuple[Array, float]] = field(default_factory=list)
 
     def add(self, along: Array, square: float, size: int) -> None:
         """One tensor, of so many weights; see `part_of`."""
         self.known |= square > 0
         self.gram = self.gram + part_of(along, square)
+        if square > 0:
+            self.tensors.append((along, square))
         if square > 0 and along[-1] < 0:
             self.lost.append((float(-along[-1] / square), size))
+
+    def until(self, count: int) -> Array | float:
+        """The Gram as it was when there were only the first `count` checkpoints, some other tensors shrinking perhaps."""
+        return sum((part_of(along[:count], square) for along, square in self.tensors), 0.0)
+
+    def only(self, rows: Array) -> Shrunk:
+        """What `until` is of, of some of the checkpoints."""
+        return Shrunk(self.known, tensors=[(along[rows], square) for along, square in self.tensors])
 
     def rate(self, steps: int) -> float:
         """Share of the first weights lost per step, of a run of so many: the median over the weights of what shrinks.

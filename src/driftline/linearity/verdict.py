@@ -8,7 +8,7 @@ import msgspec
 
 from driftline.files.record import UNSET, Figure, UnsetType
 from driftline.linearity.drift import DriftTest, Later
-from driftline.linearity.looks import Look
+from driftline.linearity.looks import AT_END, Look
 from driftline.linearity.summary import (
     R2,
     Counts,
@@ -61,7 +61,7 @@ def verdict(
     if test.linear:
         sentence = (
             f"{_where(found.regime.segments)}, drift above chance: {cosine}; {growth}; {chance}; {_use(found.skill)}."
-            f"{_breaks(test.holds_up_to)}{_starts(test)}{_shrinks(shrinkage)}"
+            f"{_early(test, look)}{_breaks(test.holds_up_to)}{_starts(test)}{_shrinks(shrinkage)}"
         )
     elif test.found:
         sentence = (
@@ -114,6 +114,12 @@ def _shrinks(shrinkage: Shrinkage | UnsetType) -> str:
         f" Of the drift {shrinkage.share:.0%} lies along the first weights, of which {_rate(shrinkage.rate)} are lost per "
         "step, as by weight decay; the test is without that part."
     )
+
+
+def _early(test: DriftTest, look: Look | None) -> str:
+    if look is None or not look.ended or test.level == AT_END:
+        return ""
+    return " It was found by a look at the first checkpoints; the test over all of them does not find it."
 
 
 def _rate(value: Figure) -> str:

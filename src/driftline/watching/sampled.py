@@ -42,6 +42,14 @@ def totals_of(state: State, steps: list[int], clock: np.ndarray, gram: np.ndarra
     return RunTotals(populations, gram, kept, distinct, state.positions.size, moves, _shrunk(state, steps[0], along))
 
 
+def shrunk_of(state: State, steps: list[int]) -> Shrunk:
+    """What lies along the first weights, of checkpoints of which nothing else is asked."""
+    along = np.zeros((len(state.parts), len(steps) + 1))
+    for start, raw in state.samples(steps, max(_BLOCK_VALUES // len(steps), 1)):
+        _add_along(state, start, raw, along)
+    return _shrunk(state, steps[0], along)
+
+
 def _add_along(state: State, start: int, raw: np.ndarray, along: np.ndarray) -> None:
     """Of a block [T, n] of the sample, each tensor's products of the deltas with the first weights, and the square of these."""
     for row, part in zip(along, state.parts, strict=True):

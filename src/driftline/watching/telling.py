@@ -20,7 +20,7 @@ from driftline.linearity.looks import First, Look
 from driftline.linearity.summary import UNSET, Line, Watched, WeightsSummary
 from driftline.watching.collapse import skills_ahead
 from driftline.watching.request import Following
-from driftline.watching.sampled import sampled, totals_of
+from driftline.watching.sampled import sampled, shrunk_of, totals_of
 from driftline.watching.state import State
 from driftline.watching.thinning import FIRST, spread
 from driftline.watching.warnings import new_warnings
@@ -90,7 +90,8 @@ def summary_of(
     earlier = [lines.get(step, Line(step=step)) for step in run.steps if step != line.step]
     warned = [one for one in told.warnings if one.since <= run.steps[-1]] if told else []
     if line.step == run.steps[-1] and len(run.steps) >= _ENOUGH:
-        warned += new_warnings(summary, _rates(run), warned, state.read_ever if run.first else len(run.steps))
+        read, first = (state.read_ever, facts.look.first) if run.first and facts.look else (len(run.steps), None)
+        warned += new_warnings(summary, _rates(run), warned, read, first)
     watch = Watched(
         checkpoints=sorted([*earlier, line], key=lambda one: one.step),
         warnings=warned,
@@ -133,7 +134,7 @@ def _first(state: State, run: WatchedRun) -> First | None:
         return None
     steps = np.array(run.first)
     gram = statistics.rebased(state.gram(list(run.first)), np.arange(steps.size))
-    return First(gram, steps, steps.astype(np.float64))
+    return First(gram, steps, steps.astype(np.float64), shrunk_of(state, list(run.first)))
 
 
 def _rates(run: WatchedRun) -> np.ndarray:
@@ -141,6 +142,6 @@ def _rates(run: WatchedRun) -> np.ndarray:
     if run.steps[-1] > _LONGEST:
         return np.zeros(len(run.steps) - 1)
     try:
-        return np.diff(configuration.clock_values(run, "lr")) / np.diff(run.steps)
+        return np.diff(configuration.clock_at(run, "lr", run.steps)) / np.diff(run.steps)
     except InputError:
         return np.zeros(len(run.steps) - 1)

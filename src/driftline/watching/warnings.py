@@ -8,21 +8,24 @@ import numpy as np
 
 from driftline.linearity import statistics
 from driftline.linearity.drift import LEVEL
-from driftline.linearity.looks import last_look
+from driftline.linearity.looks import First, last_look, moving
 from driftline.linearity.summary import UNSET, Warned, WeightsSummary
 from driftline.watching.collapse import ENOUGH, direction_lost, moving_further
 
 
-def new_warnings(summary: WeightsSummary, rates: np.ndarray, warned: Sequence[Warned], read: int) -> list[Warned]:
+def new_warnings(
+    summary: WeightsSummary, rates: np.ndarray, warned: Sequence[Warned], read: int, first: First | None = None
+) -> list[Warned]:
     """Each once.
 
     Args:
         rates: mean learning rate of each interval [T - 1], zeros where that is not known.
         warned: the warnings there have been; read: how many checkpoints were, judged or not.
+        first: the first checkpoints, where those that are judged are some of all.
     """
     near = 2 * max(np.diff(summary.steps))
     found = [
-        _no_drift(summary, warned, read),
+        _no_drift(summary, warned, read, first),
         _direction(summary),
         _further(summary, rates),
         _bend(summary),
@@ -34,12 +37,12 @@ def new_warnings(summary: WeightsSummary, rates: np.ndarray, warned: Sequence[Wa
     ]
 
 
-def _no_drift(summary: WeightsSummary, warned: Sequence[Warned], read: int) -> Warned | None:
+def _no_drift(summary: WeightsSummary, warned: Sequence[Warned], read: int, first: First | None) -> Warned | None:
     """Once in a run, and not of one whose drift was there before."""
     p = summary.verdict.p
     checkpoints = read if summary.jumps is UNSET else summary.jumps.judged.checkpoints
     if summary.verdict.provisional:
-        checkpoints = last_look(checkpoints)
+        checkpoints = last_look(_moving(summary, first))
     if p is UNSET or checkpoints < ENOUGH or any(one.kind == "no drift" for one in warned):
         return None
     if p.increment_cosine <= LEVEL and min(p.growth_exponent, p.skill) <= LEVEL:
@@ -49,6 +52,17 @@ def _no_drift(summary: WeightsSummary, warned: Sequence[Warned], read: int) -> W
         "be too high, which ends in a collapse; look at its reward and entropy"
     )
     return Warned(kind="no drift", since=summary.steps[0], at=summary.steps[-1], sentence=sentence)
+
+
+def _moving(summary: WeightsSummary, first: First | None) -> int:
+    """How many checkpoints the looks are of."""
+    if first is not None:
+        return moving(first.gram).size
+    gram, judged = np.array(summary.gram), np.full(len(summary.steps), True)
+    if summary.jumps is not UNSET:
+        stretch, steps = summary.jumps.judged, np.array(summary.steps)
+        judged = (stretch.from_ <= steps) & (steps <= stretch.to)
+    return moving(gram[np.ix_(judged, judged)]).size
 
 
 def _direction(summary: WeightsSummary) -> Warned | None:

@@ -31,7 +31,7 @@ AT_ONCE = 10.0  # the largest raise that is advised at once
 _LATE = 0.5  # the part of the run in which drift is looked for once more
 _FEWEST_LATE = 8  # checkpoints
 _SURELY = 2.6  # standard errors by which the drift must have become weaker: one time in two hundred by chance
-_ENOUGH = 10  # checkpoints with which a drift half as large as its noise is found (docs/null.md)
+_ENOUGH = 10  # checkpoints with which a drift a fifth as large as its noise is found (docs/null.md)
 _CONSTANT = 2.0  # learning rates that differ by less are as good as constant
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from driftline.commands import activations, analyze, backtest, extrapolate, logp
 from driftline.commands.requests import command_line, make
 from driftline.forecast.observations import observe
 from driftline.forecast.record import MARK
-from driftline.linearity.summary import read_summary
+from driftline.linearity.summary import Optimizer, WeightsSummary, read_summary
 from driftline.linearity.verdict import held_up_to
 
 STEPS = range(0, 241, 15)
@@ -83,10 +84,11 @@ def test_back_tests_by_an_analysis_have_its_momentum(remembers: Path, analysis: 
     ("asked", "beta1", "ema"), [({}, 0.95, 0.97), ({"ema": 0.0}, 0.95, 0.0), ({"beta1": 0.5}, 0.5, 0.97)]
 )
 def test_each_of_the_two_is_the_analysis_own_unless_given(
-    asked: dict[str, float], beta1: float, ema: float, remembers: Path, tmp_path: Path
+    asked: dict[str, Any], beta1: float, ema: float, remembers: Path, tmp_path: Path
 ) -> None:
     driftline.analyze(remembers, tmp_path / "averaged", beta1=0.95, ema=0.97)
     found = observe(open_trajectory(remembers), analysis=tmp_path / "averaged", **asked)
+    assert isinstance(found.optimizer, Optimizer)
     assert (found.optimizer.adam_beta1, found.optimizer.ema or 0.0) == (beta1, ema)
     assert found.beta1 == observe(open_trajectory(remembers), beta1=beta1, ema=ema).beta1
 
@@ -105,10 +107,13 @@ def test_a_forecast_by_an_analysis_has_its_momentum(remembers: Path, analysis: P
 def test_what_is_offered_next_carries_it_on(remembers: Path, analysis: Path) -> None:
     told = {"run": remembers, "out": "out", "beta1": 0.99, "ema": 0.5}
     asked = make(analyze.Analyze, **told)
-    for step in analyze.next_steps(read_summary(analysis), asked):
+    summary = read_summary(analysis)
+    assert isinstance(summary, WeightsSummary)
+    for step in analyze.next_steps(summary, asked):
         assert "--beta1 0.99 --ema 0.5" in command_line(step.request)
-    for command, kind in ((logprobs, logprobs.Logprobs), (activations, activations.Activations)):
-        (step,) = command.next_steps(read_summary(analysis), make(kind, **told, rollouts="F"))
+    outputs: Any = ((logprobs, logprobs.Logprobs), (activations, activations.Activations))
+    for command, kind in outputs:
+        (step,) = command.next_steps(summary, make(kind, **told, rollouts="F"))
         assert "--beta1 0.99 --ema 0.5" in command_line(step.request)
     record = driftline.backtest(remembers, analysis.parent / "tested", analysis=analysis, beta1=0.9)
     assert record.recommended_horizon > 0

@@ -123,7 +123,8 @@ def _carried(made: Optimizer, beta1: float | None, ema: float | None) -> Optimiz
     average = (made.ema or 0.0) if ema is None else ema
     if beta1 is not None:
         return optimizer_of(Momentum(beta1, "--beta1", average))
-    return optimizer_of(Momentum(made.adam_beta1, f"{made.adam_beta1_from} of --analysis", average))
+    source = "--beta1 of --analysis" if made.adam_beta1_from == "--beta1" else made.adam_beta1_from
+    return optimizer_of(Momentum(made.adam_beta1, source, average))
 
 
 def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> Array:

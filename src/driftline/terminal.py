@@ -257,7 +257,8 @@ def backtest(record: BacktestRecord) -> None:
 def advice(record: Advice) -> None:
     """What to do, and why, line by line; then what the run does not tell."""
     say = _console().print
-    say(f"{record.run}: {len(record.steps)} checkpoints to step {record.steps[-1]}")
+    said = f", momentum {record.optimizer.said}" if record.optimizer else ""
+    say(f"{record.run}: {len(record.steps)} checkpoints to step {record.steps[-1]}{said}")
     for line in record.lines:
         say(f"\n{line.about}: {line.do}\n  {line.why}")
     if record.not_told:

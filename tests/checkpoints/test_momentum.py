@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from driftline.checkpoints.momentum import Momentum, momentum_of
+from driftline.checkpoints.momentum import Momentum, beta1_in_training, momentum_of
 from driftline.errors import InputError
 
 
@@ -86,7 +86,14 @@ def test_of_several_groups_the_longest_memory_counts_and_lions_is_its_second(tmp
         ({"adam_beta1": 0.93}, 0.93, "training_args.bin"),
         ({"optim": "sgd", "adam_beta1": 0.93}, 0.0, "training_args.bin"),
         ({"optim": "lion_32bit", "adam_beta2": 0.98}, 0.98, "training_args.bin"),
-        ({"optim": "sgd", "optim_args": "momentum=0.9"}, 0.9, "assumed"),
+        ({"optim": "sgd", "optim_args": "momentum=0.8"}, 0.8, "training_args.bin"),
+        ({"optim": "sgd", "optim_args": "momentum"}, 0.9, "assumed"),
+        ({"optim": "rmsprop", "optim_args": "momentum=0.7, centered=true"}, 0.7, "training_args.bin"),
+        ({"optim": "adamw_8bit", "optim_args": "momentum=0.7", "adam_beta1": 0.93}, 0.93, "training_args.bin"),
+        ({"optim": "adafactor"}, 0.0, "training_args.bin"),
+        ({"optim": "galore_adafactor"}, 0.0, "training_args.bin"),
+        ({"optim": "ademamix"}, 0.9999, "training_args.bin"),
+        ({"optim": "ademamix", "optim_args": "beta3=0.999"}, 0.999, "training_args.bin"),
         ({"optim": "schedule_free_adamw", "adam_beta1": 0.93}, 0.9, "assumed"),
     ],
 )
@@ -96,6 +103,48 @@ def test_it_is_read_from_training_arguments(options: dict[str, Any], beta1: floa
     folder = checkpoint(tmp_path)
     torch.save(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **options), folder / "training_args.bin")
     assert momentum_of([folder]) == Momentum(beta1, source)
+
+
+class Lion(torch.optim.SGD):
+    """With the groups that bitsandbytes gives its own."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], **options: Any) -> None:
+        super().__init__(parameters, lr=0.1)
+        self.param_groups = [{"params": parameters, "lr": 0.1, **options}]
+
+
+class RMSprop(Lion):
+    pass
+
+
+class AdEMAMix(Lion):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "beta1"),
+    [
+        (torch.optim.AdamW, {"betas": (0.95, 0.99)}, 0.95),
+        (torch.optim.SGD, {"momentum": 0.8}, 0.8),
+        (torch.optim.SGD, {}, 0.0),
+        (torch.optim.Adagrad, {}, 0.0),  # whose groups say nothing: by the arguments' name
+        (Lion, {"betas": (0.9, 0.98), "eps": 0.0}, 0.98),
+        (Lion, {"betas": (0.9, 0.98), "eps": 1e-8}, 0.98),
+        (RMSprop, {"betas": (0.99, 0.0), "eps": 1e-8}, 0.0),
+        (AdEMAMix, {"betas": (0.9, 0.999, 0.9995), "eps": 1e-8}, 0.9995),
+    ],
+)
+def test_of_a_run_in_training_it_is_that_of_the_optimizer_at_work(
+    kind: Any, options: dict[str, Any], beta1: float, tmp_path: Path
+) -> None:
+    from accelerate import Accelerator
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, optim="adagrad", adam_beta1=0.7)
+    made = kind([torch.nn.Parameter(torch.ones(3))], **options)
+    assert beta1_in_training(made, arguments) == beta1
+    assert beta1_in_training(Accelerator(cpu=True).prepare_optimizer(made), arguments) == beta1
+    assert beta1_in_training(None, arguments) == 0.0
 
 
 def test_run_json_comes_first_and_the_users_word_before_all(tmp_path: Path) -> None:

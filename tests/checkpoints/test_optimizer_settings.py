@@ -45,6 +45,7 @@ def of(run: Path, name: str, text: str) -> Momentum:
         ("config.yaml", "optim: adamw_torch\nadam_beta1: 0.94\nlearning_rate: 1e-6\n", 0.94),
         ("config.yaml", "actor: {optim: {name: sgd, lr: 1e-3}}", 0.0),
         ("config.yaml", "actor: {optim: {name: SGD, momentum: 0.8}}", 0.8),
+        ("config.yaml", "optimizer: {name: rmsprop, momentum: 0.7}", 0.7),
         ("config.yaml", "optimizer: {type: lion, betas: [0.9, 0.99]}", 0.99),
         ("config.yaml", "optimizers: [{type: adamw, betas: [0.9, 0.99]}, {type: muon, momentum: 0.95}]", 0.95),
     ],

@@ -136,3 +136,10 @@ def test_checkpoints_are_those_of_the_run(
     with pytest.raises(InputError, match=complaint):
         run(make(Sweep, run=made, checkpoints=checkpoints, task="sums", out=tmp_path / "s", quiet=True))
     assert not (tmp_path / "s").exists()
+
+
+def test_what_comes_next_has_the_momentum_that_was_given() -> None:
+    request = make(Sweep, run="r", to="150", task="sums", method="blup", out="s", beta1=0.95, ema=0.5)
+    for better in (True, False):
+        (step,) = next_steps(found("weights", better=better, surer=False), request)
+        assert "--beta1 0.95 --ema 0.5" in command_line(step.request)

@@ -56,6 +56,22 @@ def call(measure: Callable[..., Any], run: Path, rollouts: Path, folder: Path, *
     return measure(open_trajectory(run), rollouts, folder, folder, **settings)
 
 
+@pytest.mark.parametrize("measure", [logprobs.logprobs, activations.activations])
+def test_chance_has_the_momentum_that_is_given(
+    measure: Callable[..., Any], run: Path, rollouts: Path, tmp_path: Path
+) -> None:
+    given, own = (
+        call(measure, run, rollouts, tmp_path / name, **said)
+        for name, said in (("given", {"beta1": 0.5, "ema": 0.8}), ("own", {}))
+    )
+    assert (given.optimizer.said, own.optimizer.adam_beta1) == (
+        "beta1 0.5 (--beta1), weights averaged with a decay of 0.8",
+        0.9,
+    )
+    assert given.r2.median == own.r2.median
+    assert given.null_r2.median != own.null_r2.median
+
+
 def test_tokens_and_sequences_hold_the_log_probs_of_every_checkpoint(run: Path, rollouts: Path, tmp_path: Path) -> None:
     summary = call(logprobs.logprobs, run, rollouts, tmp_path / "out")
     tokens = pq.read_table(tmp_path / "out" / "tokens.parquet").to_pylist()

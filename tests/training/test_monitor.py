@@ -105,3 +105,49 @@ def test_samples_are_spread_seeded_and_distinct():
         positions({}, 10, 0)
     with pytest.raises(InputError, match="rows=3"):
         LinearityCallback(rows=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "beta1"),
+    [
+        ({"adam_beta1": 0.95}, 0.95),
+        ({"optim": "sgd", "optim_args": "momentum=0.8"}, 0.8),
+        ({"optim": "sgd"}, 0.0),
+        ({"optim": "adafactor"}, 0.0),
+        ({"optim": "rmsprop", "optim_args": "momentum=0.7"}, 0.7),
+    ],
+)
+def test_chance_has_the_momentum_of_the_trainers_optimizer(tmp_path, settings, beta1):
+    callback = LinearityCallback()
+    made = trainer(tmp_path, [callback], steps=9, **settings)
+    made.train()
+    assert callback._figures.beta1 == beta1
+
+
+@pytest.mark.parametrize(
+    ("settings", "beta1", "said"),
+    [
+        ({"optim": "lion_32bit", "adam_beta2": 0.98}, 0.98, 0),
+        ({"optim": "paged_lion_8bit", "adam_beta2": 0.97}, 0.97, 0),
+        ({"optim": "ademamix"}, 0.9999, 0),
+        ({"optim": "rmsprop_bnb"}, 0.0, 0),
+        ({"optim": "schedule_free_adamw"}, 0.9, 1),
+    ],
+)
+def test_an_optimizer_that_is_only_named_is_known_and_an_unknown_one_is_warned_of(
+    tmp_path, caplog, settings, beta1, said
+):
+    made = trainer(tmp_path, [], **settings)
+    callback = LinearityCallback()
+    callback.on_train_begin(made.args, made.state, made.control, model=made.model)
+    assert callback._figures.beta1 == beta1
+    assert sum("beta1 is taken to be" in record.message for record in caplog.records) == said
+
+
+def test_the_users_word_on_momentum_comes_first(tmp_path):
+    made = trainer(tmp_path, [], optim="sgd")
+    callback = LinearityCallback(beta1=0.97)
+    callback.on_train_begin(made.args, made.state, made.control, model=made.model)
+    assert callback._figures.beta1 == 0.97
+    with pytest.raises(InputError, match="beta1=1"):
+        LinearityCallback(beta1=1.0)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from driftline.checkpoints.layouts import dcp
-from driftline.checkpoints.optimizer_settings import NAMES, UNLIKE, WITHOUT, beta1_in_settings, decay
+from driftline.checkpoints.optimizer_settings import NAMES, beta1_in_settings, decay, remembered
 from driftline.checkpoints.torch_file import read_torch_file
 from driftline.checkpoints.unpickling import Node
 from driftline.errors import InputError, UnreadableCheckpoint
@@ -31,6 +31,7 @@ from driftline.files.json import read_json
 
 DEFAULT_BETA1 = 0.9  # AdamW's default in every trainer we read
 ASSUMED = "assumed"
+_SLOW = 0.9999  # AdEMAMix's third beta, by default
 
 _BESIDE = ("", "actor", "policy")  # where in a checkpoint its state is
 _STATES = (
@@ -117,6 +118,19 @@ def beta1_of(folders: Sequence[Path]) -> tuple[float, str]:
     return DEFAULT_BETA1, ASSUMED
 
 
+def beta1_in_training(optimizer: Any, arguments: Any) -> float | None:
+    """Of a run that is being trained: the longest memory of its optimizer's groups, else what its arguments say; None
+    where neither tells.
+
+    Args:
+        optimizer: as the trainer made it, with torch's `param_groups`, or None; arguments: transformers' TrainingArguments.
+    """
+    groups = getattr(optimizer, "param_groups", None)
+    made = getattr(optimizer, "optimizer", optimizer)  # accelerate's and DeepSpeed's stand around another
+    value = _of_groups(groups, type(made).__name__.lower()) if isinstance(groups, list) else None
+    return _of_arguments(vars(arguments)) if value is None else value
+
+
 def _files(folders: Sequence[Path]) -> Iterator[Path]:
     last = [folder for folder in reversed(folders) if folder.parent == folders[-1].parent][:2]
     for folder in last:
@@ -180,24 +194,33 @@ def _of_state(state: Any, depth: int = 4) -> float | None:
     if not isinstance(state, dict) or not depth:  # a pickle may hold itself
         return None
     groups = state.get("param_groups")
-    found = [_of_group(group) for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
-    known = [value for value in found if value is not None]
-    if known and len(known) == len(found):
-        return max(known)
+    value = _of_groups(groups) if isinstance(groups, list) else None
+    if value is not None:
+        return value
     keys = ("optimizer_state_dict", "base_optimizer_state", "optimizer", "ds_config", "params")
     inner = (_of_state(state.get(key), depth - 1) for key in keys)
     value = next((value for value in inner if value is not None), None)
     return value if value is not None else _of_betas(state.get("betas"))
 
 
-def _of_group(group: dict[Any, Any]) -> float | None:
+def _of_groups(groups: list[Any], kind: str = "") -> float | None:
+    """The longest memory of an optimizer's groups, None where one does not tell; `kind` is what it is called, if that is known."""
+    found = [_of_group(group, kind) for group in groups if isinstance(group, dict)]
+    known = [value for value in found if value is not None]
+    return max(known) if known and len(known) == len(found) else None
+
+
+def _of_group(group: dict[Any, Any], kind: str) -> float | None:
     if "weight_sum" in group:  # schedule-free: what is saved is an average
         return None
     if "betas" in group:
         betas = group["betas"]
+        pair = isinstance(betas, (tuple, list)) and len(betas) == 2
+        if pair and "rmsprop" in kind:  # bitsandbytes' has the decay of squares first
+            return decay(betas[1])
         if isinstance(betas, (tuple, list)) and (
-            "eps" not in group or len(betas) != 2
-        ):  # Lion's memory is the second's
+            not group.get("eps") or "lion" in kind or not pair
+        ):  # Lion's memory is the second's; bitsandbytes gives it an eps of 0
             return max((value for value in map(decay, betas) if value is not None), default=None)
         return _of_betas(betas)
     if "beta1" in group:  # Adafactor
@@ -210,14 +233,33 @@ def _of_betas(betas: Any) -> float | None:
 
 
 def _of_arguments(arguments: dict[str, Any]) -> float | None:
-    """Of transformers' TrainingArguments; None where its optimizer's own arguments, or DeepSpeed's, may say otherwise."""
+    """Of transformers' TrainingArguments; None where DeepSpeed's, or arguments not understood, may say otherwise."""
     optim = arguments.get("optim")
     said = optim.args[0] if isinstance(optim, Node) and optim.args else optim
     name = said.lower() if isinstance(said, str) else ""
-    if arguments.get("optim_args") or arguments.get("deepspeed") or any(word in name for word in UNLIKE):
+    own = _optim_args(arguments.get("optim_args"))
+    if own is None or arguments.get("deepspeed"):
         return None
-    if "lion" in name:
-        return decay(arguments.get("adam_beta2"))
-    if "adam" in name:
-        return decay(arguments.get("adam_beta1"))
-    return 0.0 if name.startswith(WITHOUT) else None
+    betas = [arguments.get("adam_beta1"), arguments.get("adam_beta2")]
+    if "ademamix" in name:  # as its groups have them; the last is its slow average's
+        mixed = (own.get("beta1", betas[0]), own.get("beta2", betas[1]), own.get("beta3", _SLOW))
+        return max((value for value in map(decay, mixed) if value is not None), default=None)
+    return remembered(name, betas if "adam" in name or "lion" in name else [], own.get("momentum"))
+
+
+def _optim_args(text: Any) -> dict[str, Any] | None:
+    """`key=value,...`, numbers as such; None where it is not of that form."""
+    if not text:
+        return {}
+    if not isinstance(text, str):
+        return None
+    found: dict[str, Any] = {}
+    for pair in text.replace(" ", "").split(","):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            return None
+        try:
+            found[key] = float(value)
+        except ValueError:
+            found[key] = value
+    return found

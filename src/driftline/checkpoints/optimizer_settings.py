@@ -8,7 +8,7 @@ such as `adam_beta1`; what is of another model (critic, reward) or switched off 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,22 @@ def beta1_in_settings(file: Path) -> float | None:
     except (RecursionError, OverflowError) as error:
         raise ValueError("nested too deeply, or of numbers too large") from error
     return None if None in found else max((value for value in found if value is not None), default=None)
+
+
+def remembered(name: str, betas: Sequence[Any], momentum: Any = None) -> float | None:
+    """The beta1 of the updates of an optimizer of that name; None where that and its settings do not tell.
+
+    Args:
+        name: in small letters; betas: in its own order, none where it has none; momentum: as settings have it, None for none.
+    """
+    if any(word in name for word in UNLIKE):
+        return None
+    if "lion" in name:  # its memory is the second's
+        return decay(betas[1]) if len(betas) > 1 else None
+    value = decay(betas[0]) if betas else None
+    if any(word in name for word in ("sgd", "muon")) or (value is None and any(word in name for word in WITHOUT)):
+        return 0.0 if momentum is None and "muon" not in name else decay(momentum)
+    return value
 
 
 def decay(value: Any) -> float | None:
@@ -132,15 +148,11 @@ def _memory(settings: dict[Any, Any], in_optimizer: bool) -> tuple[float | None,
     kind = " ".join(str(settings[key]).lower() for key in _KINDS if isinstance(settings.get(key), str))
     betas: Any = next((settings[key] for key in _PAIRS if isinstance(settings.get(key), (list, tuple))), [])
     first = next((value for key in _FIRSTS if (value := decay(settings.get(key))) is not None), None)
-    value = first if first is not None else decay(betas[0]) if betas else None
+    betas = betas if first is None else [first, *betas[1:]]
     if not in_optimizer and not any(str(key).startswith("adam_beta") for key in settings):
         return None, False  # beta1 may be anything's
-    if any(word in kind.replace("-", "_") for word in UNLIKE):
-        return None, True
-    if "lion" in kind:
-        return decay(betas[1]) if len(betas) > 1 else None, True
-    if in_optimizer and any(word in kind for word in ("sgd", "muon")):
-        return decay(settings.get("momentum", settings.get("mu", 0.0 if "sgd" in kind else None))), True
-    if in_optimizer and value is None and any(word in kind for word in WITHOUT):
-        return 0.0, True
-    return value, value is not None
+    name = kind.replace("-", "_")
+    if not in_optimizer and not any(word in name for word in (*UNLIKE, "lion")):
+        name = ""  # of something else, maybe
+    found = remembered(name, betas, settings.get("momentum", settings.get("mu")))
+    return found, found is not None or any(word in name for word in (*UNLIKE, "lion", "sgd", "muon"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from driftline.commands.logprobs import of_the_weights
-from driftline.commands.options import Clock, ModelDtype, Output, Printing, Source
+from driftline.commands.options import Clock, Memory, ModelDtype, Output, Printing, Source
 from driftline.commands.requests import Next, command_line, spelled_out
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Activations:
     """of both samples"""
     clock: Clock = "step"
     """what lines are drawn against: step, or summed learning rate"""
+    memory: Memory = Memory()
     dtype: ModelDtype = "auto"
     """to run models in; auto: as saved"""
     printing: Printing = Printing()
@@ -66,6 +67,8 @@ def run(request: Activations) -> ActivationsSummary:
             out,
             sampling=sampling,
             clock=request.clock,
+            beta1=request.memory.beta1,
+            ema=request.memory.ema,
             dtype=request.dtype,
             progress=progress,
         )
@@ -84,4 +87,4 @@ def show(summary: ActivationsSummary, request: Activations) -> None:
 
 def next_steps(summary: ActivationsSummary, request: Activations) -> list[Next]:
     """Back-tests of the weights of the same run."""
-    return of_the_weights(request.source, request.output.out, request.clock)
+    return of_the_weights(request.source, request.output.out, request.clock, request.memory)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from driftline.commands.options import Clock, Printing, Source
+from driftline.commands.options import Clock, Memory, Printing, Source
 
 if TYPE_CHECKING:
     from driftline.forecast.advice import Advice
@@ -21,8 +21,9 @@ class Advise:
     source: Source
     clock: Clock = "step"
     """what lines are drawn against: step, or summed learning rate"""
+    memory: Memory = Memory()
     analysis: Annotated[Path | None, arg(metavar="DIR")] = None
-    """a result of driftline analyze of these steps: nothing is read twice"""
+    """a result of driftline analyze of these steps: nothing is read twice, and its momentum counts"""
     printing: Printing = Printing()
 
 
@@ -36,7 +37,14 @@ def run(request: Advise) -> Advice:
     with progress_bar(
         "reading weights", trajectory.nbytes, quiet=request.printing.quiet or request.printing.json
     ) as advance:
-        observed = observe(trajectory, clock=request.clock, analysis=request.analysis, progress=advance)
+        observed = observe(
+            trajectory,
+            clock=request.clock,
+            analysis=request.analysis,
+            beta1=request.memory.beta1,
+            ema=request.memory.ema,
+            progress=advance,
+        )
     return advise(trajectory, observed, clock=request.clock)
 
 

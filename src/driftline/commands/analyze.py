@@ -84,5 +84,5 @@ def next_steps(summary: WeightsSummary, request: Analyze) -> list[Next]:
         memory=request.memory,
         analysis=out,
     )
-    advice = Advise(source=request.source, clock=request.clock, analysis=out)
+    advice = Advise(source=request.source, clock=request.clock, memory=request.memory, analysis=out)
     return [Next(why, asked), Next("See what the run says to do: rate, batch, target, stop.", advice)]

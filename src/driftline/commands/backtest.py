@@ -30,7 +30,7 @@ class Backtest:
     next_: Annotated[bool, arg(name="next")] = False
     """test next too, which trains networks at every cutoff"""
     analysis: Annotated[Path | None, arg(metavar="DIR")] = None
-    """a result of driftline analyze of these steps: nothing is read twice"""
+    """a result of driftline analyze of these steps: nothing is read twice, and its momentum counts"""
     printing: Printing = Printing()
 
 
@@ -102,7 +102,7 @@ def next_steps(record: BacktestRecord, request: Backtest) -> list[Next]:
     if not record.recommended_horizon > 0:
         why = "No forecast of this run is to be trusted yet. Train on, and ask again with the checkpoints to come."
         followed = Run(run=source.run, base=source.base)
-        return [Next(why, Watch(source=followed, out=beside(out, "-watch"), printing=Quiet()))]
+        return [Next(why, Watch(source=followed, out=beside(out, "-watch"), memory=_memory(record), printing=Quiet()))]
     target = str(int(record.steps[-1] + record.recommended_horizon))
     why = "Write the model that far ahead; then score it on your task with driftline evaluate."
     asked = Extrapolate(
@@ -112,5 +112,15 @@ def next_steps(record: BacktestRecord, request: Backtest) -> list[Next]:
         method=record.best_method,
         rank=request.rank,
         clock=request.clock,
+        memory=request.memory,
+        analysis=request.analysis,
     )
     return [Next(why, asked)]
+
+
+def _memory(record: BacktestRecord) -> Memory:
+    """What was said of it, here or to the analysis, for a command that takes no analysis."""
+    if not record.optimizer:
+        return Memory()
+    said = record.optimizer.adam_beta1_from.startswith("--beta1")
+    return Memory(beta1=record.optimizer.adam_beta1 if said else None, ema=record.optimizer.ema or None)

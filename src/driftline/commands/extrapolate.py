@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from driftline.commands.options import Clock, Output, Printing, Source, StoredDtype, Where
+from driftline.commands.options import Clock, Memory, Output, Printing, Source, StoredDtype, Where
 
 if TYPE_CHECKING:
     from driftline.forecast.choose import ChooseBy
@@ -59,8 +59,9 @@ class Extrapolate:
     """directions of relex"""
     clock: Clock = "step"
     """what lines are drawn against: step, or summed learning rate"""
+    memory: Memory = Memory()
     analysis: Annotated[Path | None, arg(metavar="DIR")] = None
-    """a result of driftline analyze of these steps: nothing is read twice"""
+    """a result of driftline analyze of these steps: nothing is read twice, and its momentum counts"""
     rollouts: Annotated[Path | None, arg(metavar="FILE")] = None
     """auto: score forecasts by their log-probs of these responses"""
     interpolate: bool = False
@@ -87,6 +88,8 @@ class Extrapolate:
             rank=self.rank,
             clock=self.clock,
             analysis=self.analysis,
+            beta1=self.memory.beta1,
+            ema=self.memory.ema,
             reconstruct=self.reconstruct,
             interpolate=self.interpolate,
             scores=self.scores,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from driftline.commands.options import BackendChoice, Clock, ModelDtype, Output, Printing, Source, Where
+from driftline.commands.options import BackendChoice, Clock, Memory, ModelDtype, Output, Printing, Source, Where
 from driftline.commands.requests import Next, beside, command_line, spelled_out
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Logprobs:
     output: Output
     clock: Clock = "step"
     """what lines are drawn against: step, or summed learning rate"""
+    memory: Memory = Memory()
     dtype: ModelDtype = "auto"
     """to run models in; auto: as saved"""
     choice: BackendChoice = BackendChoice()
@@ -58,6 +59,8 @@ def run(request: Logprobs) -> LogprobsSummary:
             folder,
             out,
             clock=request.clock,
+            beta1=request.memory.beta1,
+            ema=request.memory.ema,
             dtype=request.dtype,
             score=scorer(backend, request.dtype),
             engine=engine,
@@ -78,12 +81,13 @@ def show(summary: LogprobsSummary, request: Logprobs) -> None:
 
 def next_steps(summary: LogprobsSummary, request: Logprobs) -> list[Next]:
     """Back-tests of the weights of the same run."""
-    return of_the_weights(request.source, request.output.out, request.clock)
+    return of_the_weights(request.source, request.output.out, request.clock, request.memory)
 
 
-def of_the_weights(source: Source, result: Path, clock: Clock) -> list[Next]:
+def of_the_weights(source: Source, result: Path, clock: Clock, memory: Memory) -> list[Next]:
     """What comes after a result about a run's outputs: back-tests of its weights."""
     from driftline.commands.backtest import Backtest
 
     why = "Outputs that run straight do not make a forecast of the weights good. Test that on the run's own later checkpoints."
-    return [Next(why, Backtest(source=source, output=Output(out=beside(result, "-backtest")), clock=clock))]
+    output = Output(out=beside(result, "-backtest"))
+    return [Next(why, Backtest(source=source, output=output, clock=clock, memory=memory))]

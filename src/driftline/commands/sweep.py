@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from driftline.commands.options import BackendChoice, Decoding, Output, Printing, Source, TaskChoice, TokenChoice, Where
+from driftline.commands.options import (
+    BackendChoice,
+    Decoding,
+    Memory,
+    Output,
+    Printing,
+    Source,
+    TaskChoice,
+    TokenChoice,
+    Where,
+)
 from driftline.commands.requests import Next, beside, command_line, spelled_out
 from driftline.errors import InputError
 
@@ -37,6 +47,7 @@ class Sweep:
     """of forecasts in weights, as in extrapolate"""
     from_: Annotated[tuple[int, ...], arg(name="from", metavar="STEP...")] = ()
     """observed steps to use; the last of them is what the best is compared with"""
+    memory: Memory = Memory()
     keep_models: bool = False
     """keep the forecasts in weights, as DIR/models/step-N; else each is deleted when scored"""
     observed: int = 4
@@ -82,7 +93,13 @@ def run(request: Sweep) -> SweepRecord:
             trajectory,
             task,
             out,
-            ForecastRequest(targets=targets, method=request.method, seen=request.from_),
+            ForecastRequest(
+                targets=targets,
+                method=request.method,
+                seen=request.from_,
+                beta1=request.memory.beta1,
+                ema=request.memory.ema,
+            ),
             _settings(request, task),
             tried=tried,
             output_space=request.output_space,
@@ -158,7 +175,12 @@ def next_steps(record: SweepRecord, request: Sweep) -> list[Next]:
         why = "Write the best forecast as a model; then confirm it on problems that did not choose it."
         target = ModelOutput(out=beside(out, f"-step-{best.step}"))
         asked = Extrapolate(
-            source=request.source, output=target, to=str(best.step), method=request.method, from_=request.from_
+            source=request.source,
+            output=target,
+            to=str(best.step),
+            method=request.method,
+            from_=request.from_,
+            memory=request.memory,
         )
         return [Next(why, asked)]
     if best.surer:
@@ -167,7 +189,8 @@ def next_steps(record: SweepRecord, request: Sweep) -> list[Next]:
         return [Next(why, _again(request, "-colder", temperature, model=late.folder))]
     what = "other checkpoint" if record.forecast is UNSET else "candidate"
     why = f"No {what} beat the last checkpoint. See how far ahead this run can be forecast at all."
-    return [Next(why, Backtest(source=request.source, output=Output(out=beside(out, "-backtest"))))]
+    tested = Output(out=beside(out, "-backtest"))
+    return [Next(why, Backtest(source=request.source, output=tested, memory=request.memory))]
 
 
 def _again(request: Sweep, suffix: str, temperature: float, **model: Any) -> Any:

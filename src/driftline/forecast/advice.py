@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,9 +22,11 @@ from driftline.forecast.backtest import FEWEST_SEEN, measure
 from driftline.forecast.observations import Observations
 from driftline.forecast.record import BacktestRecord
 from driftline.forecast.useful_rate import Estimate, UsefulRate
-from driftline.linearity.drift import DriftTest, drift_test
+from driftline.linearity.drift import DriftTest, breakdown, drift_test
 from driftline.linearity.learning_rate import changed
 from driftline.linearity.statistics import increments_gram, optimizer_memory, rebased
+from driftline.linearity.summary import Optimizer
+from driftline.linearity.verdict import held_up_to
 
 QUARTER = 0.25  # of the largest useful rate: about where the best one was found
 AT_ONCE = 10.0  # the largest raise that is advised at once
@@ -63,6 +65,7 @@ class Advice(Record, kw_only=True):
     learning_rate: Figure
     lines: list[Advised]
     not_told: list[Untold]
+    optimizer: Optimizer | UnsetType = UNSET
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Situation:
     """What the lines are told from.
 
     Attributes:
-        test: for drift in the whole run, and in its later half where that has checkpoints enough.
+        test: for drift in the whole run, with the momentum up to which it holds.
+        late: the same in its later half, where that has checkpoints enough; without that momentum.
         useful: of a run at a rate that is as good as constant, and moves.
         rate: the last learning rate that is known.
         rates: the highest over the lowest, over the checkpoints.
@@ -112,6 +116,7 @@ def advise(trajectory: Trajectory, observed: Observations, *, clock: str = "step
         learning_rate=known.rate,
         lines=[line for _, line in told if isinstance(line, Advised)],
         not_told=[Untold(about=about, why=why) for about, why in told if isinstance(why, str)],
+        optimizer=observed.optimizer,
     )
 
 
@@ -123,12 +128,15 @@ def situation_of(trajectory: Trajectory, observed: Observations, *, clock: str) 
     moves = np.diag(increments_gram(gram)) > 0
     rates = 1.0 if change is UNSET else change.highest / change.lowest if change.lowest > 0 else math.inf
     later = _later(observed)
+    test = drift_test(gram, steps, observed.clock, beta1) if steps.size > FEWEST_SEEN else None
+    if test is not None and test.linear:
+        test = replace(test, holds_up_to=breakdown(gram, steps, observed.clock, beta1))
     return Situation(
         observed=observed,
         backtest=measure(observed, run=trajectory.name, clock=clock, ahead=ahead, learning_rate=change)[0]
         if steps.size > FEWEST_SEEN and moves.any()
         else None,
-        test=drift_test(gram, steps, observed.clock, beta1) if steps.size > FEWEST_SEEN else None,
+        test=test,
         late=drift_test(rebased(gram, later), steps[later], observed.clock[later], beta1)
         if later.size >= _FEWEST_LATE
         else None,
@@ -165,7 +173,7 @@ def stop(known: Situation) -> Advised | str:
         return Advised(
             about="stop",
             do="Let it run on: it still has a direction.",
-            why=f"Drift is told from chance from step {known.late_from} to {known.last} alone {_p(known.late)}.",
+            why=f"Drift is told from chance from step {known.late_from} to {known.last} alone {_p(known.late)}.{_held(known)}",
             figure=_larger(known.late),
         )
     if not _weaker(known):
@@ -291,7 +299,8 @@ def target(known: Situation) -> Advised | str:
     horizon = known.backtest.recommended_horizon
     where = f"step {step_text(known.last + horizon)}"
     do = f"Extrapolate to {where}, by {known.backtest.best_method}." if horizon > 0 else "Do not extrapolate."
-    return Advised(about="target", do=do, why=known.backtest.sentence, figure=horizon)
+    why = known.backtest.sentence + (_held(known) if horizon > 0 else "")
+    return Advised(about="target", do=do, why=why, figure=horizon)
 
 
 def regrounding(known: Situation) -> Advised | str:
@@ -374,6 +383,11 @@ def _short(value: float) -> str:
 
 def _p(test: DriftTest) -> str:
     return f"(p = {_larger(test):.2g})"
+
+
+def _held(known: Situation) -> str:
+    """Up to which momentum there is drift, said as the analysis says it."""
+    return held_up_to(known.test.holds_up_to) if known.test else ""
 
 
 def _larger(test: DriftTest) -> float:

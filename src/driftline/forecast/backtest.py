@@ -251,6 +251,7 @@ def measure(
         horizons=tests.horizons,
         pooled={name: [_pooled(one) for one in found] for name, found in tests.pooled.items()},
         persistence=persistence_figures(kept),
+        optimizer=observed.optimizer,
         learning_rate=learning_rate,
         schedule_end=UNSET if ahead.end is None else ahead.end,
         calibration=calibration(observed, test.effective_dimension if test else 1.0),

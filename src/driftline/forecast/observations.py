@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from driftline.checkpoints import configuration
+from driftline.checkpoints.momentum import Momentum, refuse_impossible
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.engines import Engine
 from driftline.errors import InputError, first_line
 from driftline.files.parquet import columns_of, read_table
+from driftline.linearity.figures import optimizer_of
 from driftline.linearity.names import layer_and_module
 from driftline.linearity.scan import scan
 from driftline.linearity.shrinkage import Shrunk, part_of
 from driftline.linearity.statistics import rebased
-from driftline.linearity.summary import read_summary
+from driftline.linearity.summary import UNSET, Optimizer, UnsetType, read_summary
 
 Array = np.ndarray
 _ALONG = ("along_start", "start_square")
@@ -31,7 +33,7 @@ PER = ("tensor", "group", "run")
 @dataclass(frozen=True)
 class Observations:
     """Steps, clock [T], momentum, and each tensor's Gram [T, T], of one run; and `shrunk`, the Gram of what lies along the
-    first weights of those that shrink, see `linearity.shrinkage`.
+    first weights of those that shrink, see `linearity.shrinkage`; and `optimizer`, what the momentum is made of and from.
 
     The clock is in steps; with `--clock lr` in steps of the run's mean learning rate, so that horizons
     and the optimizer's memory mean the same on both.
@@ -42,6 +44,7 @@ class Observations:
     beta1: float
     grams: dict[str, Array]
     shrunk: Array | float = 0.0
+    optimizer: Optimizer | UnsetType = UNSET
 
     @cached_property
     def total(self) -> Array:
@@ -59,7 +62,7 @@ class Observations:
 
         grams = {name: rebased(gram, picked) for name, gram in self.grams.items()}
         shrunk = rebased(self.shrunk, picked) if isinstance(self.shrunk, np.ndarray) else self.shrunk
-        return Observations(self.steps[picked], self.clock[picked], self.beta1, grams, shrunk)
+        return Observations(self.steps[picked], self.clock[picked], self.beta1, grams, shrunk, self.optimizer)
 
     def units(self, per: str) -> Iterator[tuple[tuple[int | None, str], list[str], Array]]:
         """((layer, module), names of tensors, their summed Gram) of each tensor, each group, or the whole run.
@@ -91,7 +94,7 @@ def observe(
     itself, and would flatter one that is tested across it.
 
     Args:
-        beta1, ema: as of `analyze`.
+        beta1, ema: as of `analyze`; where there is an analysis, default what it was made with.
 
     Raises:
         InputError: the analysis is not one, or is of other steps, another clock or other tensors.
@@ -101,16 +104,28 @@ def observe(
     rows = [trajectory.steps.index(step) for step in chosen]
     values = clock_in_steps(trajectory, clock, trajectory.steps)
     configuration.advancing(trajectory.name, chosen, values[rows], clock)
-    momentum = configuration.momentum(trajectory, beta1, ema).effective
     if analysis is not None:
-        grams, shrunk = _read(analysis, trajectory, clock)
-        return Observations(np.asarray(trajectory.steps), values, momentum, grams, shrunk).only(rows)
+        grams, shrunk, made = _read(analysis, trajectory, clock)
+        optimizer = _carried(made, beta1, ema)
+        whole = Observations(np.asarray(trajectory.steps), values, optimizer.momentum, grams, shrunk, optimizer)
+        return whole.only(rows)
+    optimizer = optimizer_of(configuration.momentum(trajectory, beta1, ema))
     part = trajectory.only(chosen)
     grams, shrinking = {}, Shrunk()
     for tensor in scan(part, clock=values[rows], sample=0, engine=engine, progress=progress):
         grams[tensor.name] = tensor.gram
         shrinking.add(tensor.along_start, tensor.start_square, tensor.size)
-    return Observations(np.asarray(chosen), values[rows], momentum, grams, shrinking.gram)
+    return Observations(np.asarray(chosen), values[rows], optimizer.momentum, grams, shrinking.gram, optimizer)
+
+
+def _carried(made: Optimizer, beta1: float | None, ema: float | None) -> Optimizer:
+    """The momentum that the analysis was made with, but for what the user says of it now."""
+    refuse_impossible(beta1, ema)
+    average = (made.ema or 0.0) if ema is None else ema
+    if beta1 is not None:
+        return optimizer_of(Momentum(beta1, "--beta1", average))
+    source = "--beta1 of --analysis" if made.adam_beta1_from == "--beta1" else made.adam_beta1_from
+    return optimizer_of(Momentum(made.adam_beta1, source, average))
 
 
 def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -> Array:
@@ -128,7 +143,7 @@ def clock_in_steps(trajectory: Trajectory, clock: str, steps: Sequence[float]) -
     return first + (values[2:] - values[0]) * (last - first) / (values[1] - values[0])
 
 
-def _read(analysis: Path, trajectory: Trajectory, clock: str) -> tuple[dict[str, Array], Array | float]:
+def _read(analysis: Path, trajectory: Trajectory, clock: str) -> tuple[dict[str, Array], Array | float, Optimizer]:
     try:
         summary = read_summary(analysis)
         path = analysis / "tensors.parquet"
@@ -148,4 +163,5 @@ def _read(analysis: Path, trajectory: Trajectory, clock: str) -> tuple[dict[str,
         )
     grams = {name: np.reshape(gram, (T, T)) for name, gram in zip(rows["name"], rows["gram"], strict=True)}
     along = zip(*(rows.get(name, []) for name in _ALONG), strict=True)  # which former analyses lack
-    return grams, sum((part_of(np.asarray(products), square) for products, square in along), 0.0)
+    shrunk = sum((part_of(np.asarray(products), square) for products, square in along), 0.0)
+    return grams, shrunk, summary.optimizer

@@ -62,7 +62,14 @@ def make_plan(
     def scan(steps: Sequence[int]) -> Observations:
         with progress("reading weights", trajectory.only(steps).nbytes) as advance:
             return observe(
-                trajectory, steps=steps, clock=request.clock, analysis=request.analysis, engine=engine, progress=advance
+                trajectory,
+                steps=steps,
+                clock=request.clock,
+                analysis=request.analysis,
+                beta1=request.beta1,
+                ema=request.ema,
+                engine=engine,
+                progress=advance,
             )
 
     if request.method != "auto":

@@ -6,7 +6,7 @@ The keys are a contract; docs/outputs.md defines each with its unit.
 from __future__ import annotations
 
 from driftline.files.record import UNSET, Figure, Record, UnsetType
-from driftline.linearity.summary import LearningRate, PersistenceFigures
+from driftline.linearity.summary import LearningRate, Optimizer, PersistenceFigures
 
 MARK = "backtest.json"
 
@@ -60,6 +60,7 @@ class BacktestRecord(Record, kw_only=True):
     horizons: dict[str, float]
     pooled: dict[str, list[PooledSkill]]
     persistence: PersistenceFigures
+    optimizer: Optimizer | UnsetType = UNSET
     learning_rate: LearningRate | UnsetType = UNSET
     schedule_end: int | UnsetType = UNSET
     calibration: Calibration

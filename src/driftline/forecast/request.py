@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from driftline.checkpoints.discovery import STEP, STRIDE
+from driftline.checkpoints.momentum import refuse_impossible
 from driftline.checkpoints.reasons import remedy
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.errors import InputError
@@ -29,6 +30,8 @@ class ForecastRequest:
         rank: of `relex`.
         clock: `step` or `lr`.
         analysis: a result of `driftline analyze`, so that no weight is read to fit.
+        beta1, ema: the optimizer's momentum and the decay of averaged weights; None for what the analysis, or the run's
+            files, say.
         reconstruct: rebuild observed steps from their rank-r part (`relex`).
         interpolate: allow targets among the observed steps.
         scores, target_score: of `alpharl`: score of each step, and the score to reach.
@@ -44,6 +47,8 @@ class ForecastRequest:
     rank: int = 1
     clock: str = "step"
     analysis: Path | None = None
+    beta1: float | None = None
+    ema: float | None = None
     reconstruct: bool = False
     interpolate: bool = False
     scores: Path | None = None
@@ -88,6 +93,7 @@ def refuse_contradictions(request: ForecastRequest) -> None:
     """
     if request.per is not None and request.per not in PER:
         raise InputError(f"--per {request.per!r} is unknown: choose tensor, group or run")
+    refuse_impossible(request.beta1, request.ema)
     if request.rank < 1:
         raise InputError(f"--rank {request.rank} is no rank: give 1 or more")
     if request.alpha is not None:

@@ -154,12 +154,7 @@ def summary(
         null_r2=chance,
         r2_histogram=Histograms(run=coarse(population), null=chance_histogram),
         drift=found.drift,
-        optimizer=Optimizer(
-            adam_beta1=facts.momentum.beta1,
-            memory_steps=statistics.optimizer_memory(facts.beta1),
-            adam_beta1_from=facts.momentum.source,
-            ema=facts.momentum.ema or UNSET,
-        ),
+        optimizer=optimizer_of(facts.momentum),
         persistence=found.persistence,
         rank1=found.rank1,
         skill=found.skill,
@@ -194,6 +189,16 @@ def _shares(population: Population) -> dict[str, float]:
         "q75": population.quantile(0.75),
         "share_above_07": population.share_strong,
     }
+
+
+def optimizer_of(momentum: Momentum) -> Optimizer:
+    """As records have it."""
+    return Optimizer(
+        adam_beta1=momentum.beta1,
+        memory_steps=statistics.optimizer_memory(momentum.effective),
+        adam_beta1_from=momentum.source,
+        ema=momentum.ema or UNSET,
+    )
 
 
 def coarse(population: Population) -> list[int]:

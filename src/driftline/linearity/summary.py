@@ -90,6 +90,12 @@ class Optimizer(Record):
         """That of the null's walks: see `Momentum.effective`."""
         return Momentum(self.adam_beta1, self.adam_beta1_from, self.ema or 0.0).effective
 
+    @property
+    def said(self) -> str:
+        """In words: beta1, where it was found, and the average."""
+        averaged = f", weights averaged with a decay of {self.ema}" if self.ema else ""
+        return f"beta1 {self.adam_beta1} ({self.adam_beta1_from}){averaged}"
+
 
 class PersistenceFigures(Record):
     """Persistence length in steps, [low, high]; a high end that is None beside a length is infinite."""

@@ -61,7 +61,7 @@ def verdict(
     if test.linear:
         sentence = (
             f"{_where(found.regime.segments)}, drift above chance: {cosine}; {growth}; {chance}; {_use(found.skill)}."
-            f"{_early(test, look)}{_breaks(test.holds_up_to)}{_starts(test)}{_shrinks(shrinkage)}"
+            f"{_early(test, look)}{held_up_to(test.holds_up_to)}{_starts(test)}{_shrinks(shrinkage)}"
         )
     elif test.found:
         sentence = (
@@ -126,7 +126,8 @@ def _rate(value: Figure) -> str:
     return "unknown" if value is None else f"{value:.1e}"
 
 
-def _breaks(beta1: float | None) -> str:
+def held_up_to(beta1: float | None) -> str:
+    """The sentence about the momentum up to which drift is found; none where that is long, or was not asked."""
     if beta1 is None or beta1 >= _LONG_MEMORY:
         return ""
     return (

@@ -67,10 +67,15 @@ def activations(
     *,
     sampling: Sampling | None = None,
     clock: str = "step",
+    beta1: float | None = None,
+    ema: float | None = None,
     dtype: str = "auto",
     progress: StartStage = no_progress,
 ) -> ActivationsSummary:
     """Measure the run's activations; writes `activations.parquet` and returns the summary.
+
+    Args:
+        beta1, ema: as of `analyze`.
 
     Raises:
         InputError: see `logprobs`; also a layer that the model does not have.
@@ -82,7 +87,7 @@ def activations(
             f"{remedy(trajectory.steps, 3, trajectory.skipped)}"
         )
     started = time.monotonic()
-    facts = figures.facts_of(trajectory, clock, weights=False)
+    facts = figures.facts_of(trajectory, clock, weights=False, beta1=beta1, ema=ema)
     context = models.context_of(trajectory.checkpoints[-1].model)
     rollouts = read_rollouts(rollouts_file, tokenizer_of(trajectory), longest=context)
     settings = SampledUnits(

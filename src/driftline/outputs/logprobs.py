@@ -49,6 +49,8 @@ def logprobs(
     out: Path,
     *,
     clock: str = "step",
+    beta1: float | None = None,
+    ema: float | None = None,
     dtype: str = "auto",
     score: tuple[str, Score] | None = None,
     engine: Engine | None = None,
@@ -58,6 +60,7 @@ def logprobs(
 
     Args:
         folder: where the tables go; out: beside what unfinished work is kept.
+        beta1, ema: as of `analyze`.
         score: what scores them in place of transformers in this process, and what tells it from others in words.
         engine: where the models run; default one after another in this process.
         progress: called for each checkpoint with what it is and its tokens; returns what counts them.
@@ -74,7 +77,7 @@ def logprobs(
             f"{remedy(trajectory.steps, 3, trajectory.skipped)}"
         )
     started = time.monotonic()
-    facts = figures.facts_of(trajectory, clock, weights=False)
+    facts = figures.facts_of(trajectory, clock, weights=False, beta1=beta1, ema=ema)
     tokenizer = tokenizer_of(trajectory)
     rollouts = read_rollouts(rollouts_file, tokenizer, longest=context_of(trajectory))
     by = {} if score is None else {"backend": score[0]}

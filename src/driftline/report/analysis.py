@@ -151,13 +151,12 @@ def _left_out(s: Summary) -> Markup:
 
 def how(s: Summary, command: str) -> Markup:
     cost = msgspec.to_builtins(s.cost) if s.cost else {}
-    averaged = f", weights averaged with a decay of {s.optimizer.ema}" if s.optimizer.ema else ""
     rows = [
         ("driftline", s.driftline),
         ("run", s.run),
         ("steps", ", ".join(map(str, s.steps))),
         ("clock", _CLOCKS[s.clock]),
-        ("optimizer momentum", f"beta1 {s.optimizer.adam_beta1} ({s.optimizer.adam_beta1_from})" + averaged),
+        ("optimizer momentum", s.optimizer.said),
         ("cost", ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in cost.items())),
     ]
     return made(command, rows)

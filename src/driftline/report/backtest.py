@@ -167,6 +167,7 @@ def _how(r: BacktestRecord, command: str) -> Markup:
         ("run", r.run),
         ("steps", ", ".join(map(str, r.steps))),
         ("clock", r.clock),
+        *([("optimizer momentum", r.optimizer.said)] if r.optimizer else []),
         ("after the scan", f"{r.cost.seconds_after_the_scan:.2f} s"),
     ]
     return made(command, rows)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from driftline.checkpoints.momentum import DEFAULT_BETA1, beta1_in_training
 from driftline.errors import InputError
 from driftline.training import hooks
 from driftline.training.increments import Increments
@@ -43,22 +44,31 @@ class LinearityCallback(TrainerCallback):
         sample: parameters to follow, spread over the trainable tensors by their size.
         rows: most steps kept; memory is 4 bytes x rows x sample.
         seed: of the sample.
+        beta1: of the optimizer's momentum; default what the optimizer, or the trainer's arguments, say, else 0.9.
         regrounding: the run's `RegroundingCallback`, so that lines are drawn against the virtual step.
     """
 
     def __init__(
-        self, *, sample: int = 1_000_000, rows: int = 24, seed: int = 0, regrounding: RegroundingCallback | None = None
+        self,
+        *,
+        sample: int = 1_000_000,
+        rows: int = 24,
+        seed: int = 0,
+        beta1: float | None = None,
+        regrounding: RegroundingCallback | None = None,
     ) -> None:
         for name, value, least in (("sample", sample, 1), ("rows", rows, 2 * ENOUGH_ROWS)):
             if value < least:
                 raise InputError(f"the monitor with {name}={value}: give {least} or more")
-        self.sample, self.seed, self.regrounding = sample, seed, regrounding
+        if beta1 is not None and not 0 <= beta1 < 1:
+            raise InputError(f"the monitor with beta1={beta1}: give 0 (none) or more, and less than 1")
+        self.sample, self.seed, self.beta1, self.regrounding = sample, seed, beta1, regrounding
         self.rows = rows - rows % 2  # they are thinned in pairs
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
         hooks.report_before_others(self)
         self._positions = positions(hooks.trainable(model), self.sample, self.seed)
-        self._beta1 = args.adam_beta1 if "adam" in str(args.optim).lower() else 0.0
+        self._beta1 = self._momentum(optimizer, args)
         self._sharded = hooks.holds_shards(model)
         self._start(model, self._clock(state))
         if state.global_step > 0:
@@ -90,6 +100,18 @@ class LinearityCallback(TrainerCallback):
         self._run = Increments(rows, first, clock, _summed if self._sharded else _on_host)
         self._figures = LoggedFigures(self._beta1)
         self._warned = False
+
+    def _momentum(self, optimizer, args) -> float:
+        """Of the optimizer; where neither it nor the arguments tell, most trainers' default, and a warning."""
+        found = beta1_in_training(optimizer, args) if self.beta1 is None else self.beta1
+        if found is None:
+            logger.warning(
+                "linearity: what %s remembers is not known, beta1 is taken to be %g: give LinearityCallback(beta1=...)",
+                type(optimizer).__name__ if optimizer is not None else args.optim,
+                DEFAULT_BETA1,
+            )
+            return DEFAULT_BETA1
+        return found
 
     def _take_up(self, args, state) -> None:
         """Go on from what the loaded checkpoint holds; without it, or with another sample, start from here."""

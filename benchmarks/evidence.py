@@ -300,6 +300,7 @@ def main(files: list[str]) -> None:
                 source += f", {len(study['runs'])} of the {len(plan(quick=False, task=study.get('task', 'sums')))} runs"
             rows = rates(study)
             shown = [column for column in RATES if column["key"] != "kind" or any(row["kind"] for row in rows)]
+            rows = [{column["key"]: row[column["key"]] for column in shown} for row in rows]
             table = Table(command_of({**study, "runs": []}), shown, rows, source, zero=False)
             table.keep(EVIDENCE / f"rates{'-' + study['task'] if 'task' in study else ''}.json")
             continue

@@ -62,10 +62,10 @@ def test_what_was_predicted_is_kept_beside_what_came() -> None:
     """Every prediction of the tables is in the file that was written before the runs."""
     for name in ("rates", "rates-strategy"):
         written = json.loads((EVIDENCE / name / "predictions.json").read_text(encoding="utf-8"))["predictions"]
-        told = {(p["batch"], p["seed"], p["model"]): p["factor"] * p["rate"] for p in written}
+        told = {(p.get("kind", ""), p["batch"], p["seed"], p["model"]): p["factor"] * p["rate"] for p in written}
         for row in read(EVIDENCE / f"{name}.json").rows:
             for model in ("plain", "through momentum", "through momentum, settled"):
-                limit = power(told[row["batch"], row["seed"], model])
+                limit = power(told[row.get("kind", ""), row["batch"], row["seed"], model])
                 assert row[f"limit {model}"].startswith(f"{limit} (")
 
 

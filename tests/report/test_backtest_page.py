@@ -1,10 +1,15 @@
 """The page of a back-test: complete, self-contained, and nothing in it is markup that came from a run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
+from conftest import walk_weights
+from driftline.commands import advise as advise_command
+from driftline.commands import backtest as backtest_command
 from driftline.commands.backtest import Backtest, next_steps
 from driftline.commands.requests import make, spelled_out
 from driftline.forecast.backtest import measure, write_groups
@@ -48,6 +53,18 @@ def test_the_next_command_is_shown_only_where_there_is_a_horizon(page: str, requ
     drifting = "drifting" in request.node.callspec.id
     assert ("driftline extrapolate" in page) == drifting
     assert ("Forecasts are worth making" in page) == drifting
+
+
+def test_what_to_do_next_is_what_advise_says(
+    make_run: Callable[..., Path], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    run = make_run(walk_weights(rng, list(range(0, 200, 10)), {"w": (40, 10)}, drift=0.5))
+    backtest_command.run(make(Backtest, run=str(run), out=str(tmp_path / "out"), quiet=True))
+    body = (tmp_path / "out" / "report.html").read_text().split("What to do next</h2>", 1)[1].split("</section>", 1)[0]
+    told = advise_command.run(make(advise_command.Advise, run=str(run), quiet=True)).lines
+    assert len(told) >= 4
+    for line in told:
+        assert str(escape(line.do)) in body
 
 
 def test_a_grid_has_layers_down_modules_across_and_the_rest_below() -> None:

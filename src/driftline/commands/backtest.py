@@ -38,6 +38,7 @@ def run(request: Backtest) -> BacktestRecord:
     """Test every method, and write `backtest.json`, `groups.parquet` and `report.html`."""
     from driftline.files.output import output_folder, refuse_occupied
     from driftline.files.record import UNSET, write_record
+    from driftline.forecast.advice import advise
     from driftline.forecast.ahead import ahead_of
     from driftline.forecast.backtest import measure, write_groups
     from driftline.forecast.moves import try_next
@@ -77,7 +78,8 @@ def run(request: Backtest) -> BacktestRecord:
         )
         write_groups(folder / "groups.parquet", tests, observed.steps)
         write_record(folder / MARK, record)
-        steps = spelled_out(next_steps(record, request))
+        advised = advise(trajectory, observed, clock=request.clock, backtest=record).lines
+        steps = [*((f"{line.do} {line.why}", []) for line in advised), *spelled_out(next_steps(record, request))]
         page.write(folder, record, command=command_line(request), next_steps=steps)
     return record
 

@@ -99,13 +99,16 @@ class Situation:
         return int(self.observed.steps[_later(self.observed)[0]])
 
 
-def advise(trajectory: Trajectory, observed: Observations, *, clock: str = "step") -> Advice:
+def advise(
+    trajectory: Trajectory, observed: Observations, *, clock: str = "step", backtest: BacktestRecord | None = None
+) -> Advice:
     """All that the run tells; no weight is read.
 
     Args:
         observed: its Grams, see `observations.observe`.
+        backtest: back-tests of the same; by default they are made.
     """
-    known = situation_of(trajectory, observed, clock=clock)
+    known = situation_of(trajectory, observed, clock=clock, backtest=backtest)
     told = [(about, advice(known)) for about, advice in LINES.items()]
     return Advice(
         driftline=__version__,
@@ -120,8 +123,10 @@ def advise(trajectory: Trajectory, observed: Observations, *, clock: str = "step
     )
 
 
-def situation_of(trajectory: Trajectory, observed: Observations, *, clock: str) -> Situation:
-    """Tests, back-tests and the useful rate of a run, and what its own files say of its schedule."""
+def situation_of(
+    trajectory: Trajectory, observed: Observations, *, clock: str, backtest: BacktestRecord | None = None
+) -> Situation:
+    """Tests, back-tests, unless they are given, and the useful rate of a run, and what its own files say of its schedule."""
     ahead, change = ahead_of(trajectory, clock), changed(trajectory)
     logged = {} if trajectory.regrounded else learning_rates(trajectory)
     steps, gram, beta1 = observed.steps, observed.judged, observed.beta1
@@ -131,11 +136,11 @@ def situation_of(trajectory: Trajectory, observed: Observations, *, clock: str) 
     test = drift_test(gram, steps, observed.clock, beta1) if steps.size > FEWEST_SEEN else None
     if test is not None and test.linear:
         test = replace(test, holds_up_to=breakdown(gram, steps, observed.clock, beta1))
+    if backtest is None and steps.size > FEWEST_SEEN and moves.any():
+        backtest, _ = measure(observed, run=trajectory.name, clock=clock, ahead=ahead, learning_rate=change)
     return Situation(
         observed=observed,
-        backtest=measure(observed, run=trajectory.name, clock=clock, ahead=ahead, learning_rate=change)[0]
-        if steps.size > FEWEST_SEEN and moves.any()
-        else None,
+        backtest=backtest,
         test=test,
         late=drift_test(rebased(gram, later), steps[later], observed.clock[later], beta1)
         if later.size >= _FEWEST_LATE

@@ -25,7 +25,7 @@ from driftline.linearity.summary import PersistenceFigures
 if TYPE_CHECKING:
     import jinja2
 
-Steps = Sequence[tuple[str, Sequence[str]]]  # what to do next: (why, words of the command) each
+Steps = Sequence[tuple[str, Sequence[str]]]  # what to do next: (why, words of the command, if one does it) each
 NOTHING = Markup("")
 PLOTLY_JS = (
     "4.1.1"  # of vendor/plotly-cartesian.min.js, which draws bar, scatter, heatmap and their like, not scattergl
@@ -148,7 +148,7 @@ def next_steps(steps: Steps) -> Markup:
 
     A line breaks between words only, where they are short enough; the name of the command is one of them.
     """
-    shown = [(why, [shlex.join(words[:2]), *map(shlex.quote, words[2:])]) for why, words in steps]
+    shown = [(why, words and [shlex.join(words[:2]), *map(shlex.quote, words[2:])]) for why, words in steps]
     return render("next.html", steps=shown)
 
 

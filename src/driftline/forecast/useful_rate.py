@@ -25,11 +25,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import f as f_distribution
 
 from driftline.linearity.null import walk_covariance
 from driftline.linearity.persistence import drift_covariance, thinned
 from driftline.linearity.statistics import increments_gram, optimizer_memory, rebased
+from driftline.linearity.student import student
 
 Array = np.ndarray
 
@@ -170,9 +170,9 @@ def _accepted(loss: Array, increments: Array) -> tuple[Array, float]:
     m = len(increments)
     values = np.linalg.eigvalsh(increments)
     saturated = (np.log(np.maximum(values, 1e-9 * values[-1])).sum() + m) / 2
-    freedom = m * (m + 1) / 2 - 4
+    freedom = m * (m + 1) // 2 - 4
     dimensions = freedom / (2 * max(loss.min() - saturated, 1e-9))
-    inside = np.asarray(dimensions * (loss - loss.min()) <= f_distribution.ppf(_LEVEL, 1, freedom) / 2)
+    inside = np.asarray(dimensions * (loss - loss.min()) <= student((1 + _LEVEL) / 2, freedom) ** 2 / 2)
     return inside, float(dimensions)
 
 

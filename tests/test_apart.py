@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from driftline import apart as apart_module
 from driftline.apart import Apart, Refused, TooMuch
 
 
@@ -81,6 +83,11 @@ def test_what_passes_a_bound_says_which_and_the_next_is_answered(
 def test_what_fails_says_why(apart: Apart, what: str, said: str) -> None:
     with pytest.raises(Refused, match=f"^{said}"):
         apart(what)
+
+
+def test_values_that_are_nested_too_deeply_are_refused_and_end_nothing() -> None:
+    answer = json.loads(apart_module._answer(len, b"[" * 100_000 + b"]" * 100_000, 64))
+    assert answer == {"bound": False, "said": "values nested too deeply"}
 
 
 def test_threads_may_share_it(apart: Apart) -> None:

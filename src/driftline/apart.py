@@ -122,17 +122,19 @@ def _serve(
     _bound_memory(mebibytes << 20)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            asked = json.loads(connection.recv_bytes())
+            asked = connection.recv_bytes()
             signal.setitimer(signal.ITIMER_PROF, seconds)
             answer = _answer(work, asked, mebibytes)
             signal.setitimer(signal.ITIMER_PROF, 0)
             connection.send_bytes(answer)
 
 
-def _answer(work: Callable[..., Any], arguments: list[Any], mebibytes: int) -> bytes:
+def _answer(work: Callable[..., Any], asked: bytes, mebibytes: int) -> bytes:
     memory = {"bound": True, "said": f"more than {mebibytes} MiB of memory"}
     try:
-        answer = json.dumps({"value": _done(work, arguments)}).encode()
+        answer = json.dumps({"value": _done(work, json.loads(asked))}).encode()
+    except RecursionError:
+        answer = json.dumps({"bound": False, "said": "values nested too deeply"}).encode()
     except Refused as error:
         answer = json.dumps({"bound": False, "said": str(error)}).encode()
     except MemoryError:

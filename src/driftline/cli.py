@@ -64,11 +64,16 @@ def main() -> None:
                 _answer(name, parse(name, _prepared(name, words)))
     except InputError as error:
         code = getattr(error, "exit_code", None)  # a trainer's command that failed: its last lines, and its own code
-        print(redacted(f"driftline: {error if code else ' '.join(str(error).split())}"), file=sys.stderr)
+        print(_plain(redacted(f"driftline: {error if code else ' '.join(str(error).split())}")), file=sys.stderr)
         sys.exit(code or 2)
     except KeyboardInterrupt:
         print("driftline: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    """With nothing in it that a terminal would obey: a sentence may quote what a checkpoint holds."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def parse(name: str, words: list[str]) -> Any:

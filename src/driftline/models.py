@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")  # what configurations call them
+_FEW = 1000  # of which so many are made in no time
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -230,6 +232,44 @@ def _must_look_like_a_model(folder: str | Path, source: str | Path) -> None:
     if not path.exists() and (str(source).startswith((".", "/", "~")) or str(source).count("/") != 1):
         raise InputError(f"{source} does not exist: give a model's folder, or a Hub name such as owner/model")
     refuse_pipes(path)
+    if path.is_dir():
+        _refuse_outside(path)
+        _refuse_claims(path)
+
+
+def _refuse_outside(folder: Path) -> None:
+    """A library reads whatever file an index names; those of another folder are not this model's to give."""
+    for index in folder.glob("*.index.json"):
+        try:
+            named = set(map(str, read_json(index)["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # which who loads it will say
+        if outside := sorted(name for name in named if Path(name).name != name):
+            raise InputError(
+                f"{index} names {outside[0]!r}, which is outside its folder: give the folder of a complete model"
+            )
+
+
+def _refuse_claims(folder: Path) -> None:
+    """A library makes as many layers as a configuration says before it looks at the weights, of which each has one at least."""
+    from safetensors import SafetensorError, safe_open
+
+    tensors = 0
+    try:
+        config = read_json(folder / "config.json")
+        for file in folder.glob("model*.safetensors"):
+            with safe_open(file, "np") as opened:
+                tensors += len(opened.keys())
+    except (OSError, ValueError, SafetensorError):
+        return  # which who loads it will say
+    parts = [config, *config.values()] if isinstance(config, dict) and tensors else []
+    for part in (part for part in parts if isinstance(part, dict)):
+        for key in _LAYERS:
+            if isinstance(claimed := part.get(key), int) and claimed > max(tensors, _FEW):
+                raise InputError(
+                    f"{folder / 'config.json'} says {key} = {claimed}, and the folder holds {tensors} tensors: "
+                    "give the folder of a complete model"
+                )
 
 
 def refuse_pipes(folder: Path) -> None:

@@ -327,6 +327,16 @@ assert not {{"torch", "transformers", "trl", "datasets", "pandas", "plotly", "sc
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
 
 
+def test_a_terminal_obeys_nothing_that_a_sentence_quotes(tmp_path: Path) -> None:
+    name = "a\x1b[31mred\x07"
+    done = subprocess.run(
+        [sys.executable, "-m", "driftline", "inspect", name], capture_output=True, cwd=tmp_path, text=True
+    )
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+    assert "a\\x1b[31mred\\x07" in done.stderr
+
+
 def test_help_is_light(tmp_path: Path) -> None:
     code = """
 import sys

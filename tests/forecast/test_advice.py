@@ -18,8 +18,9 @@ from conftest import plain, walk_weights
 from driftline import cli
 from driftline.files.record import record_text
 from driftline.forecast import advice
-from driftline.forecast.advice import Advised, Situation
+from driftline.forecast.advice import Advised
 from driftline.forecast.observations import Observations
+from driftline.forecast.situation import Situation
 from driftline.forecast.useful_rate import Estimate, UsefulRate
 from driftline.linearity.drift import drift_test
 from driftline.linearity.statistics import rebased

@@ -3,8 +3,7 @@
 Shapes: T checkpoints, n parameters of a chunk. Deltas from the first checkpoint are taken in float32 (exact for
 bfloat16 runs); sums within a block are float32, across blocks float64. Per parameter, R² is that of ordinary least
 squares with intercept against the clock (paper, section 4.1), by two passes over the block: means first, then centred
-sums. The Gram is of increments between neighbours, not of deltas: where a run slows down its last increments are a
-thousandth or less of the way so far, and would be lost in the rounding of its square.
+sums. The Gram is of increments, not of deltas: the last ones of a run that slows down would be lost in their rounding.
 
 What makes them fast: the rows of a block, and what is noted of each of its parameters, lie one after another at
 offsets that are known when this is compiled, so that LLVM sees that they do not overlap and makes wide vectors of
@@ -305,10 +304,7 @@ def _add_tile(x, i, j, gram):
 
 @_compiled
 def _add_gram(x, T, gram):
-    """gram += x xᵀ over the block's columns, its lower triangle by tiles of four rows and four columns.
-
-    Columns are taken some at a time, so that of a long run as well their rows of x stay close to the core.
-    """
+    """gram += x xᵀ, its lower triangle by tiles of four rows and columns, these some at a time: their rows stay close."""
     for first in range(0, T, _CLOSE):
         for i in range(first, T, 4):
             for j in range(first, min(i + 1, first + _CLOSE), 4):

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from driftline.errors import InputError, in_one_sentence
 from driftline.files import remote
 from driftline.files.json import json_text, read_json
+from driftline.rehearsal import refuse_claims
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")  # what configurations call them
-_FEW = 1000  # of which so many are made in no time
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -84,16 +83,18 @@ def model_of(
     source: str | Path,
     *,
     dtype: str,
+    holds: int,
     device: torch.device | str | None = None,
     changed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> PreTrainedModel:
     """A causal language model as its configuration describes it, in evaluation mode, its weights not loaded.
 
     Args:
+        holds: numbers that the weights are, which the model's are held against.
         changed: what is made of the configuration first.
 
     Raises:
-        InputError: transformers is not installed, or knows no such model.
+        InputError: transformers is not installed, or knows no such model; it asks for many more weights.
     """
     try:
         import torch
@@ -110,6 +111,7 @@ def model_of(
     ):
         values = changed(read_json(Path(folder) / "config.json"))
         (Path(copy) / "config.json").write_text(json_text(values))
+        refuse_claims(Path(copy), model=True, source=source, holds=holds)
         config = AutoConfig.from_pretrained(copy, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
         return model.to(device or default_device()).eval()
@@ -198,12 +200,18 @@ def _configuration_loads(source: str | Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def _on_disk(source: str | Path, *, weights: bool = False) -> Iterator[str | Path]:
-    """The source as transformers takes it; what of a remote folder is needed is fetched first."""
-    if _gguf(source):
+    """The source as transformers takes it, whose claims have bounds; what of a remote folder is needed is fetched first.
+
+    Args:
+        weights: whether its weights will be loaded too.
+    """
+    if given := _gguf(source):
+        refuse_claims(Path(source).parent, model=weights, gguf=given["gguf_file"])
         yield Path(source).parent
         return
     with remote.local_copy(source, weights=weights) as folder:
-        _must_look_like_a_model(folder, source)
+        if (place := _must_look_like_a_model(folder, source)) is not None:
+            refuse_claims(place, model=weights, source=source)
         yield folder
 
 
@@ -225,16 +233,21 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
             delattr(owner, mark)
 
 
-def _must_look_like_a_model(folder: str | Path, source: str | Path) -> None:
+def _must_look_like_a_model(folder: str | Path, source: str | Path) -> Path | None:
+    """Where its configuration is, which for a name of the Hub is fetched into its cache; None where there is none."""
     path = Path(folder)
     if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(f"{source} has no config.json: give the folder of a model")
-    if not path.exists() and (str(source).startswith((".", "/", "~")) or str(source).count("/") != 1):
-        raise InputError(f"{source} does not exist: give a model's folder, or a Hub name such as owner/model")
+    if not path.exists():
+        if str(source).startswith((".", "/", "~")) or str(source).count("/") != 1:
+            raise InputError(f"{source} does not exist: give a model's folder, or a Hub name such as owner/model")
+        from transformers.utils import cached_file
+
+        found = cached_file(str(source), "config.json", _raise_exceptions_for_missing_entries=False)
+        return Path(found).parent if found else None
     refuse_pipes(path)
-    if path.is_dir():
-        _refuse_outside(path)
-        _refuse_claims(path)
+    _refuse_outside(path)
+    return path
 
 
 def _refuse_outside(folder: Path) -> None:
@@ -248,28 +261,6 @@ def _refuse_outside(folder: Path) -> None:
             raise InputError(
                 f"{index} names {outside[0]!r}, which is outside its folder: give the folder of a complete model"
             )
-
-
-def _refuse_claims(folder: Path) -> None:
-    """A library makes as many layers as a configuration says before it looks at the weights, of which each has one at least."""
-    from safetensors import SafetensorError, safe_open
-
-    tensors = 0
-    try:
-        config = read_json(folder / "config.json")
-        for file in folder.glob("model*.safetensors"):
-            with safe_open(file, "np") as opened:
-                tensors += len(opened.keys())
-    except (OSError, ValueError, SafetensorError):
-        return  # which who loads it will say
-    parts = [config, *config.values()] if isinstance(config, dict) and tensors else []
-    for part in (part for part in parts if isinstance(part, dict)):
-        for key in _LAYERS:
-            if isinstance(claimed := part.get(key), int) and claimed > max(tensors, _FEW):
-                raise InputError(
-                    f"{folder / 'config.json'} says {key} = {claimed}, and the folder holds {tensors} tensors: "
-                    "give the folder of a complete model"
-                )
 
 
 def refuse_pipes(folder: Path) -> None:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from driftline.errors import InputError, in_one_sentence
 from driftline.files import remote
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_LARGEST = 2**31 - 1  # a token's id, and a number of positions
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -76,7 +77,10 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
             )
         if given:
             _forget_quantisation(model)
-        return model.to(device or default_device()).eval()
+        model = model.to(device or default_device()).eval()
+        with torch.inference_mode():
+            model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))  # what loads may still not run
+        return model
 
 
 def model_of(
@@ -133,6 +137,11 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         _on_disk(source) as folder,
     ):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False, **_gguf(source))
+        if not isinstance(tokenizer.model_max_length, (int, float)):
+            raise InputError(
+                f"{source} has a model_max_length that is no number ({tokenizer.model_max_length!r}): "
+                "mend its tokenizer_config.json"
+            )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -154,8 +163,19 @@ def refuse_different_vocabularies(early: str | Path, late: str | Path) -> None:
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Positions that a loaded model was made for, where its configuration says so."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """Positions that a loaded model was made for, where its configuration says so.
+
+    Raises:
+        InputError: it says what is no number of positions.
+    """
+    return _context(model.config.get_text_config(), model.config.name_or_path)
+
+
+def _context(config: PretrainedConfig, source: str | Path) -> int | None:
+    said = getattr(config, "max_position_embeddings", None)
+    if said is not None and (type(said) is not int or not 0 < said <= _LARGEST):
+        raise InputError(f"{source} has max_position_embeddings = {said!r} in its config.json: mend it")
+    return said
 
 
 def configuration_of(source: str | Path) -> PretrainedConfig:
@@ -175,9 +195,29 @@ def configuration_of(source: str | Path) -> PretrainedConfig:
         return config
 
 
-def context_of(source: str | Path) -> int | None:
-    """Positions that a saved model was made for, from its configuration alone."""
-    return getattr(configuration_of(source).get_text_config(), "max_position_embeddings", None)
+class Limits(NamedTuple):
+    """What a model takes: so many tokens in a row, of so many kinds; None where nothing says so."""
+
+    context: int | None = None
+    vocabulary: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+def limits_of(source: str | Path) -> Limits:
+    """Of a saved model, from its configuration alone.
+
+    Raises:
+        InputError: there is none that loads.
+    """
+    config = configuration_of(source).get_text_config()
+    return Limits(_context(config, source), getattr(config, "vocab_size", None))
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Of a loaded model: its tokens' ids are below."""
+    return int(model.config.get_text_config().vocab_size)
 
 
 def declared_ends(source: str | Path) -> frozenset[int]:
@@ -189,9 +229,22 @@ def declared_ends(source: str | Path) -> frozenset[int]:
             settings = GenerationConfig.from_pretrained(folder)
         except OSError:
             settings = GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
-        declared = settings.eos_token_id
-        several = declared if isinstance(declared, (list, tuple)) else [declared]
-        return frozenset(token for token in several if token is not None)
+        return end_ids_of(settings.eos_token_id, source)
+
+
+def end_ids_of(declared: Any, source: str | Path) -> frozenset[int]:
+    """The tokens that end a completion, of an `eos_token_id`: an id, several, or None.
+
+    Raises:
+        InputError: it is something else; `source` is whose it is.
+    """
+    several = declared if isinstance(declared, (list, tuple)) else [declared]
+    ends = [token for token in several if token is not None]
+    if odd := [token for token in ends if type(token) is not int or abs(token) > _LARGEST]:
+        raise InputError(
+            f"{source} has an eos_token_id that is no token id ({odd[0]!r}): mend its generation_config.json or config.json"
+        )
+    return frozenset(ends)
 
 
 def _configuration_loads(source: str | Path) -> AbstractContextManager[None]:

@@ -96,7 +96,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LOADING: list[Callable[[Path], Any]] = [
     lambda folder: models.load_model(folder, device="cpu"),
     models.load_tokenizer,
-    models.context_of,
+    models.limits_of,
     models.declared_ends,
 ]
 

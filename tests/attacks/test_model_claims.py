@@ -96,7 +96,7 @@ def test_what_only_the_configuration_is_of_has_bounds_too(tmp_path: Path) -> Non
     folder = saved(tmp_path / "model", "qwen2")
     mended(folder, "config.json", num_hidden_layers=10**9, layer_types=None)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    loading: list[Callable[..., Any]] = [models.load_model, models.load_tokenizer, models.context_of]
+    loading: list[Callable[..., Any]] = [models.load_model, models.load_tokenizer, models.limits_of]
     for load in loading:
         with bounded(), pytest.raises(InputError, match="asks for a model whose making takes more than"):
             load(folder)

@@ -79,7 +79,8 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
             _forget_quantisation(model)
         model = model.to(device or default_device()).eval()
         with torch.inference_mode():
-            model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))  # what loads may still not run
+            token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+            model(input_ids=token, use_cache=False)  # what loads may still not run
         return model
 
 

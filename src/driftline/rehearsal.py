@@ -7,6 +7,7 @@ within bounds, on torch's `meta` device, where a tensor has a shape and no memor
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SECONDS, _OF_GGUF = 3.0, 60.0  # a model of a thousand tensors takes .1; the vocabulary in a GGUF file several
+_OF_ONE_TOKEN = 1.0  # after which what was seen is enough
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _PACKED = 8  # numbers in a byte at most, where they are quantised
 _FEW = 1 << 24  # numbers that no file need hold
@@ -46,7 +48,7 @@ def refuse_claims(
     found = _rehearsed(str(folder), model, gguf, _stamp(folder / name))
     if isinstance(found, str):
         raise InputError(f"{asking} asks for a model whose making takes {found}: give the folder of a complete model")
-    numbers, tables = found or (0, 0)
+    numbers, tables, largest = found or (0, 0, 0)
     held = _held(folder, packed=gguf is not None) if holds is None else holds
     if held is not None and numbers > 2 * held + _FEW:
         raise InputError(
@@ -56,6 +58,10 @@ def refuse_claims(
     if tables > _TABLES:
         raise InputError(
             f"{asking} asks for tables of {tables >> 20:,} MiB beside the weights: mend the number of positions in it"
+        )
+    if largest > max(numbers, _TABLES >> 2):
+        raise InputError(
+            f"{asking} asks for {largest:,} numbers at once to take one token: mend the sizes of windows and chunks in it"
         )
 
 
@@ -94,17 +100,20 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def _rehearsed(folder: str, model: bool, gguf: str | None, stamp: Any) -> tuple[int, int] | str | None:
-    """Numbers of the model and bytes of its tables; or which bound was passed; or None, where it fails."""
+def _rehearsed(folder: str, model: bool, gguf: str | None, stamp: Any) -> tuple[int, int, int] | str | None:
+    """Numbers of the model, bytes of its tables, and numbers of the largest tensor that one token makes.
+
+    Or which bound was passed; or None, where it fails.
+    """
     if model:
         _import_ahead(Path(folder))
     try:
-        numbers, tables = Apart(_made, seconds=_OF_GGUF if gguf else _SECONDS)(folder, model, gguf)
+        numbers, tables, largest = Apart(_made, seconds=_OF_GGUF if gguf else _SECONDS)(folder, model, gguf)
     except TooMuch as error:
         return str(error)
     except Refused:
         return None
-    return numbers, tables
+    return numbers, tables, largest
 
 
 def _import_ahead(folder: Path) -> None:
@@ -116,16 +125,47 @@ def _import_ahead(folder: Path) -> None:
         MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[read_json(folder / "config.json")["model_type"]])
 
 
-def _made(folder: str, model: bool, gguf: str | None) -> tuple[int, int]:
+def _made(folder: str, model: bool, gguf: str | None) -> tuple[int, int, int]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {}))
     if not model:
-        return 0, 0
+        return 0, 0, 0
     with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return _numbers(made), sum(value.numel() * value.element_size() for value in made.buffers())
+        made = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
+    tables = sum(4 * value.numel() for value in made.buffers())
+    return _numbers(made), tables, _largest_of_one_token(made)
+
+
+def _largest_of_one_token(model: PreTrainedModel) -> int:
+    """Numbers of the largest tensor that is made as the model takes one token, as far as it gets without values."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._pytree import tree_leaves
+
+    class Largest(TorchFunctionMode):
+        found = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if time.process_time() > until:
+                raise TimeoutError
+            if func in (torch.Tensor.item, torch.Tensor.__bool__):
+                return True  # of no values: whether a mask is needed, and the like
+            made = func(*args, **(kwargs or {}))
+            given = {id_of(value) for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)}
+            for value in tree_leaves(made):
+                if isinstance(value, torch.Tensor) and id_of(value) not in given:  # a view holds nothing of its own
+                    self.found = max(self.found, value.numel())
+            return made
+
+    def id_of(value: torch.Tensor) -> int:
+        return value.untyped_storage()._cdata
+
+    until = time.process_time() + _OF_ONE_TOKEN
+    with suppress(Exception), torch.inference_mode(), Largest() as largest:
+        model.eval()(input_ids=torch.zeros((1, 1), dtype=torch.long, device="meta"), use_cache=False)
+    return largest.found
 
 
 def _numbers(model: Any) -> int:

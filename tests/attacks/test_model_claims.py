@@ -30,8 +30,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": SMALL,
     "qwen2": {**SMALL, "num_key_value_heads": 2},
     "gptj": OLD,
-    "mixtral": {**SMALL, "num_local_experts": 2},
+    "mixtral": {**SMALL, "num_local_experts": 2, "num_key_value_heads": 2},
     "jamba": {**SMALL, "num_experts": 2, "num_key_value_heads": 2, "mamba_dt_rank": 2},
+    "mamba2": {**SMALL, "state_size": 4, "num_heads": 4, "head_dim": 8, "n_groups": 1, "expand": 2, "chunk_size": 8},
+    "mpt": {"vocab_size": 40, "d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 32},
     "gpt_neo": {**SMALL, "num_layers": 2, "num_heads": 2, "attention_types": [[["global"], 2]]},
 }
 HANGS = "(([a-z_.0-9]+)*)*!"  # no name ends so, which is found out in time that doubles with each letter
@@ -80,6 +82,9 @@ def test_bounds_are_bounds() -> None:
         ("gpt_neo", {"max_position_embeddings": 10**5}),
         ("mixtral", {"num_local_experts": 10**6}),
         ("jamba", {"num_experts": 10**6}),
+        ("mamba2", {"chunk_size": 10**7}),
+        ("mpt", {"n_heads": 10**7}),
+        ("mpt", {"max_seq_len": 10**9}),
     ],
     ids=str,
 )

@@ -34,6 +34,11 @@ def first_line(error: BaseException) -> str:
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
 
 
+def has_failed(error: BaseException) -> bool:
+    """Whether a library could not go on, by an exception or by a panic in Rust, which is none; not whether it was stopped."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def in_one_sentence(what: str, remedy: str) -> Iterator[None]:
     """Whatever a library raises within becomes an `InputError`: `what` (its first line): `remedy`.
@@ -45,7 +50,9 @@ def in_one_sentence(what: str, remedy: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not has_failed(error):
+            raise
         if os.environ.get("DRIFTLINE_DEBUG") == "1":
             traceback.print_exc(file=sys.stderr)
         raise InputError(f"{what} ({first_line(error)}): {remedy}") from error

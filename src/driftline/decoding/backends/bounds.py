@@ -87,7 +87,8 @@ async def bound(response: Any) -> None:
     packed = response.headers.get("content-encoding", "")
     if packed.strip().lower() not in ("", "identity"):
         raise Unfit(f"a body packed as {packed[:20]!r}, which nobody asked for")
-    response.stream = _counted(_kind_of(response.stream))(response.stream, _bounds.get())
+    kind: Any = _kind_of(response.stream)
+    response.stream = _counted(kind)(response.stream, _bounds.get())
 
 
 def _kind_of(stream: Any) -> type[Any]:

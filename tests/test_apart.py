@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,6 +141,17 @@ def test_values_that_are_nested_too_deeply_are_refused_and_end_nothing() -> None
 def test_threads_may_share_it(apart: Apart) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda k: apart("echo", k), range(100))) == list(range(100))
+
+
+def test_a_connection_of_the_parent_ends_when_the_parent_ends_it() -> None:
+    ours, theirs = socket.socketpair()
+    apart = Apart(doing, seconds=1.0)
+    assert apart("echo", 5) == 5
+    ours.close()
+    theirs.settimeout(5)
+    assert theirs.recv(1) == b""
+    theirs.close()
+    assert apart("echo", 5) == 5
 
 
 def test_the_child_goes_with_what_it_works_for() -> None:

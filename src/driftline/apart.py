@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import signal
+import stat
 import sys
 import threading
 import weakref
@@ -124,6 +125,8 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends it, and that even when the parent has gone
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in a forked child
+    with open(os.devnull, "r+", encoding="utf-8") as nowhere:
+        _let_go_of_sockets(connection.fileno(), nowhere.fileno())
     if os.environ.get("DRIFTLINE_DEBUG") != "1":
         _be_silent()
     _bound_memory(mebibytes << 20)
@@ -157,6 +160,17 @@ def _done(work: Callable[..., Any], arguments: Any) -> Any:
         raise
     except BaseException as error:  # a panic in Rust is no Exception
         raise Refused(first_line(error)) from error
+
+
+def _let_go_of_sockets(keep: int, nowhere: int) -> None:
+    """Hold none that is the parent's: a client's connection, say, which would stay open when the parent closes it."""
+    for name in os.listdir("/dev/fd"):
+        descriptor = int(name)
+        with contextlib.suppress(OSError):  # that of the list itself
+            if descriptor != keep and stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                os.dup2(
+                    nowhere, descriptor
+                )  # not closed: its object here will do that, by a number that would be another's
 
 
 def _be_silent() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 from endpoints import Endpoint, endpoint, head, sampler, slow, wait_until
 
 from driftline.decoding.sampler import Sampler
+from driftline.decoding.server import listen
 from driftline.decoding.server.application import Limits
 from driftline.errors import InputError
 
@@ -177,6 +180,45 @@ def test_the_server_ends_soon_whatever_is_open(unhurried):
     assert b"is about to stop" in opened[2].recv(65536)  # the rest of a body would come to nothing
     for connection in opened:
         connection.close()
+
+
+def test_more_connections_than_files_may_be_open_are_ended_at_once(unhurried, monkeypatch):
+    monkeypatch.setattr(listen, "descriptors", lambda: 20)
+    with endpoint(unhurried) as running:
+
+        def served(connection: socket.socket) -> bool:
+            answer, part = b"", b"so far"
+            with contextlib.suppress(OSError):
+                connection.sendall(b"GET /health HTTP/1.1\r\nhost: here\r\n\r\n")
+                while part and not answer.endswith(b"}"):
+                    part = connection.recv(4096)
+                    answer += part
+            return b" 200 " in answer
+
+        opened = [running.connect() for _ in range(10)]
+        assert all(map(served, opened))
+        with running.connect() as beyond:
+            assert not served(beyond)
+        assert served(opened[0])
+        opened.pop().close()
+
+        def another() -> bool:
+            opened.append(running.connect())
+            return served(opened[-1])
+
+        wait_until(another, 10)
+        for connection in opened:
+            connection.close()
+
+
+def test_what_goes_wrong_beside_requests_is_said_in_a_line_once(capsys):
+    say = listen._Sayings()
+    for _ in range(3):
+        loop: Any = None
+        say(loop, {"message": "no more files", "exception": OSError(24, "Too many open files")})
+        say(loop, {"message": "something else"})
+    said = "driftline: no more files ([Errno 24] Too many open files)\ndriftline: something else\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_queue": 0}, {"max_tokens": 0}, {"timeout": 0.0}])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import resource
 import signal
 import socket
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -13,7 +16,8 @@ from typing import Any
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.server.application import Limits, application
 from driftline.decoding.server.ending import leave
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
+from driftline.files.regular import descriptors
 
 try:
     import uvicorn
@@ -22,6 +26,8 @@ except ImportError as missing:
     raise InputError(f"serving needs {missing.name}: pip install 'driftline[serve]'") from missing
 
 
+_BACKLOG = 128  # connections that are taken at once, before any is looked at
+_SAYINGS = 100
 GRACE = 0.5  # seconds
 _REST = 0.5  # seconds beyond the grace, after which the process is gone, whatever it does
 
@@ -66,14 +72,18 @@ class Server(uvicorn.Server):
     """uvicorn's, which drops clients that send nothing, and ends what runs in good form when its grace is over."""
 
     def __init__(self, app: Any, limits: Limits, grace: float = GRACE) -> None:
+        _raise_descriptors()
+        most = descriptors() // 2
+
         def protocol(*arguments: Any, **settings: Any) -> _Impatient:
             made = _Impatient(*arguments, **settings)
-            made.patience = limits.read_timeout
+            made.patience, made.most = limits.read_timeout, most
             return made
 
         config = uvicorn.Config(
             app,
             http=protocol,  # type: ignore[arg-type]
+            backlog=min(_BACKLOG, descriptors() // 8),
             ws="none",
             log_level="critical",  # the application says what is wrong
             timeout_graceful_shutdown=grace + _REST / 2,  # type: ignore[arg-type]
@@ -91,6 +101,10 @@ class Server(uvicorn.Server):
         last.daemon = True
         last.start()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_Sayings())
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._scheduler.close()
         self._bodies.close()
@@ -101,14 +115,39 @@ class Server(uvicorn.Server):
             cut.cancel()
 
 
+class _Sayings:
+    """What goes wrong in the event loop beside any request, such as a system that opens no more files: each in a line, once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        said = f"{context['message']} ({first_line(error)})" if error else str(context["message"])
+        if said not in self._said and len(self._said) < _SAYINGS:
+            self._said.add(said)
+            print(f"driftline: {said}", file=sys.stderr, flush=True)
+
+
+def _raise_descriptors() -> None:
+    """Have as many open files as the system lets a user have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class _Impatient(H11Protocol):
-    """A connection that is closed where no request's headers have come in time."""
+    """A connection that is closed where no request's headers have come in time, and at once where there are too many."""
 
     patience: float
+    most: int
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > self.most:  # or those that come next could not even be taken
+            transport.abort()
+            return
         self._watch()
 
     def data_received(self, data: bytes) -> None:

@@ -34,6 +34,11 @@ def first_line(error: BaseException) -> str:
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
 
 
+def panicked(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up, which no `except Exception` sees."""
+    return type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def in_one_sentence(what: str, remedy: str) -> Iterator[None]:
     """Whatever a library raises within becomes an `InputError`: `what` (its first line): `remedy`.
@@ -45,7 +50,9 @@ def in_one_sentence(what: str, remedy: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not panicked(error):
+            raise
         if os.environ.get("DRIFTLINE_DEBUG") == "1":
             traceback.print_exc(file=sys.stderr)
         raise InputError(f"{what} ({first_line(error)}): {remedy}") from error

@@ -136,6 +136,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     with (
         in_one_sentence(f"{source} has no tokenizer that loads", "save that of its model beside it"),
         _on_disk(source) as folder,
+        _silence(),
     ):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False, **_gguf(source))
         if not isinstance(tokenizer.model_max_length, (int, float)):
@@ -250,6 +251,22 @@ def end_ids_of(declared: Any, source: str | Path) -> frozenset[int]:
 
 def _configuration_loads(source: str | Path) -> AbstractContextManager[None]:
     return in_one_sentence(f"{source} has no configuration that loads", "put that of its model there")
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing is written to standard error, where a library in Rust prints why it gives up before it raises that."""
+    if os.environ.get("DRIFTLINE_DEBUG") == "1":
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

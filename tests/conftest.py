@@ -75,11 +75,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(ATTACKS) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(ATTACK_SECONDS))
-            item.add_marker(pytest.mark.usefixtures("limited_memory"))
 
 
-@pytest.fixture
-def limited_memory() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def limited_memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.path.is_relative_to(ATTACKS):
+        yield
+        return
     limits = resource.getrlimit(resource.RLIMIT_AS)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + ATTACK_MEMORY, limits[1]))

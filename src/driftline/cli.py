@@ -100,8 +100,10 @@ def _tyro_config() -> tuple[Any, ...]:
 
 def _answer(name: str, request: Any) -> None:
     """Run a request, and print its record: for people, or as JSON."""
+    from driftline.commands.requests import answer
+
     command = command_named(name)
-    record = command.run(request)
+    record = answer(command, request)
     if record is None:
         return
     options = getattr(request, "printing", request)

@@ -11,7 +11,9 @@ from weakref import WeakKeyDictionary, ref
 
 from driftline.apart import Apart, Refused, TooMuch
 from driftline.errors import InputError
+from driftline.files.fingerprint import hashing
 from driftline.files.json import json_line
+from driftline.files.regular import lines_given
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,31 +31,49 @@ class Prompt:
     messages: list[dict[str, Any]] | None = None
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+class Rows(list[dict[str, Any]]):
+    """The rows of a JSONL file; `digest` is of its bytes, which cannot be had again where it is a pipe."""
+
+    digest: str
+
+
+_LINE, _FILE = 16 << 20, 256 << 20  # bytes: of a row, and of all
+
+
+def read_rows(path: Path, *, longest: int = _FILE) -> Rows:
     """The rows of a JSONL file, each an object; blank lines are passed over.
+
+    Args:
+        path: a file, or a pipe.
+        longest: bytes that it may have.
 
     Raises:
         InputError: it cannot be read, or a line is not a JSON object; names the line.
     """
+    rows, hashed, number = Rows(), hashing(), 0
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read ({reason}): give a JSONL file") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json_line(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}, is not JSON ({error}): write one object a line") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}, is not a JSON object: write one a line")
-        rows.append(row)
+        for number, line in enumerate(lines_given(path, line=_LINE, whole=longest), 1):
+            hashed.update(line)
+            if text := line.decode().strip():
+                rows.append(_row(text, f"{path}, line {number},"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, line {number}, is not UTF-8 text: give a JSONL file") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a JSONL file, one object a line") from error
     if not rows:
         raise InputError(f"{path} has no rows: give one JSON object per line")
+    rows.digest = hashed.hexdigest()
     return rows
+
+
+def _row(text: str, where: str) -> dict[str, Any]:
+    try:
+        row = json_line(text)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON ({error}): write one object a line") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is not a JSON object: write one a line")
+    return row
 
 
 def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> Prompt:

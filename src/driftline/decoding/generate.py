@@ -19,14 +19,14 @@ from typing import Any
 from driftline.decoding.backends.decoder import Decoder, Job, Response
 from driftline.decoding.backends.endpoint import served
 from driftline.decoding.backends.opening import must_be_positive, open_decoder
-from driftline.decoding.settings import GenerationSettings
+from driftline.decoding.settings import GenerationSettings, must_be_few
 from driftline.errors import InputError
 from driftline.files.atomic import replace_text, sync
-from driftline.files.fingerprint import digest, digest_of, weights_of
+from driftline.files.fingerprint import digest_of, weights_of
 from driftline.files.json import json_text
 from driftline.files.lines import Row, continued, whole_lines
 from driftline.progress import Advance, unseen
-from driftline.prompts import read_rows
+from driftline.prompts import Rows, read_rows
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def generate(
     overwrite: bool = False,
     advance: Advance = unseen,
     decoder: Decoder | None = None,
+    read: Rows | None = None,
 ) -> GenerateReport:
     """Sample every prompt of a file; continues a file that the same settings began.
 
@@ -58,13 +59,15 @@ def generate(
             outcome (up to rounding).
         advance: called with the number of rows that were added, or found there.
         decoder: that of `settings`, if it is open already.
+        read: the rows of `prompts`, if they are read already: a pipe cannot be read twice.
 
     Raises:
         InputError: prompts, settings or models are wrong, or `out` was made otherwise.
     """
     must_be_positive(batch_size)
-    rows = read_rows(prompts)
-    record = {**settings.record(), "models": _fingerprint(settings), "prompts": digest(prompts.read_bytes())}
+    rows = read_rows(prompts) if read is None else read
+    must_be_few(len(rows), settings.samples)
+    record = {**settings.record(), "models": _fingerprint(settings), "prompts": rows.digest}
     present = _present(out, record, settings.samples, len(rows), overwrite=overwrite)
     advance(present)
     jobs = [(index, sample) for index in range(len(rows)) for sample in range(settings.samples)][present:]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from driftline.files import remote
-from driftline.files.regular import open_regular
+from driftline.files.regular import open_regular, read_given
 
 LIMIT = 64 << 20  # bytes; a log of a hundred thousand steps is a third of it
 
@@ -25,6 +25,15 @@ def read_json(path: Path) -> Any:
     if len(text) > LIMIT:
         raise ValueError(f"more than {LIMIT >> 20} MiB")
     return _loads(text)
+
+
+def read_given_json(path: Path) -> Any:
+    """What a file that the user named holds, which may be a pipe.
+
+    Raises:
+        OSError, ValueError: as of `read_json`.
+    """
+    return _loads(read_given(path, LIMIT))
 
 
 def json_line(text: str) -> Any:
@@ -50,6 +59,10 @@ def _loads(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from error
     except json.JSONDecodeError as error:
         raise ValueError(error.msg) from error
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except ValueError as error:  # of an integer that Python does not take
+        raise ValueError("a number of thousands of digits") from error
 
 
 def json_text(value: Any) -> str:

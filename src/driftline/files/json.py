@@ -24,7 +24,7 @@ def read_json(path: Path) -> Any:
         text = file.read(LIMIT + 1)
     if len(text) > LIMIT:
         raise ValueError(f"more than {LIMIT >> 20} MiB")
-    return _loads(text)
+    return parsed(text)
 
 
 def read_given_json(path: Path) -> Any:
@@ -33,7 +33,7 @@ def read_given_json(path: Path) -> Any:
     Raises:
         OSError, ValueError: as of `read_json`.
     """
-    return _loads(read_given(path, LIMIT))
+    return parsed(read_given(path, LIMIT))
 
 
 def json_line(text: str) -> Any:
@@ -43,7 +43,7 @@ def json_line(text: str) -> Any:
         ValueError: it is not JSON, is nested too deeply, or has half a character (a lone surrogate), which no file or
             tokenizer takes; says which.
     """
-    value = _loads(text)
+    value = parsed(text)
     if "\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -52,7 +52,12 @@ def json_line(text: str) -> Any:
     return value
 
 
-def _loads(text: str | bytes) -> Any:
+def parsed(text: str | bytes) -> Any:
+    """What a text holds.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has a number of thousands of digits.
+    """
     try:
         return json.loads(text)
     except RecursionError as error:

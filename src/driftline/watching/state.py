@@ -110,7 +110,10 @@ class State:
             raise UnreadableCheckpoint(f"{opened.checkpoints[0].path} changed while it was read")
         if self._reference.size == 0:
             self._write_plan(sketch, run)
-        delta = (sketch - self._reference).astype(np.float32)
+        with np.errstate(over="ignore"):
+            delta = (sketch - self._reference).astype(np.float32)
+        if not np.isfinite(delta).all():
+            raise UnreadableCheckpoint(f"{opened.checkpoints[0].path}: its weights moved further than float32 holds")
         content = digest(sample.tobytes() + delta.tobytes()) + f"@{step}"
         before = self.rows.get(step)
         if before is not None and before.content == content:  # the same weights, saved or copied anew

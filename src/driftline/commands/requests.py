@@ -124,7 +124,7 @@ def _unmeant(name: str, value: Any) -> tuple[str, str] | None:
     if name == "seed" and isinstance(value, int) and value < 0:
         return f"is {value}", "it must be 0 or above"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"is {value}", "it must be a finite number"
+        return f"{value} is not a finite number", "give one"
     if isinstance(value, (str, Path)) and "\0" in str(value):
         return "has a NUL in it, which no name has", "leave it out"
     return None

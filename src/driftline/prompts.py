@@ -103,19 +103,21 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, A
     One that passed a bound over a short chat is not tried again.
 
     Raises:
-        InputError: it refuses the messages, or passes a bound.
+        InputError: the messages are nested deeply, it refuses them, or passes a bound.
     """
-    template = tokenizer.chat_template
+    template, asked = tokenizer.chat_template, (list(messages), {"add_generation_prompt": True, **how})
+    if _is_deep(asked):
+        raise InputError(f"{where} has a chat that is nested more than {_DEEPEST} deep: mend the messages")
     try:
         if tokenizer in _hopeless and _hopeless[tokenizer][0] == template:
             raise TooMuch(_hopeless[tokenizer][1])
-        return _apart(tokenizer, _rendered, template)(list(messages), {"add_generation_prompt": True, **how})
+        return _apart(tokenizer, _rendered, template)(*asked)
     except Refused as error:
         raise InputError(
             f"{where} does not fit the model's chat template ({error}): mend the messages, or give prompt"
         ) from error
     except TooMuch as error:
-        if len(str(messages)) < _SHORT:  # a long chat may be the client's attack on those of others
+        if len(str(asked)) < _SHORT:  # a long chat may be the client's attack on those of others
             _hopeless[tokenizer] = template, str(error)
         raise InputError(
             f"{where} is not written by the model's chat template: it takes {error}; mend the template, or give prompt"
@@ -150,6 +152,7 @@ def make_ready(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 _SECONDS = 5.0
+_DEEPEST = 64  # of a chat: what is in the arguments of a tool is not nested further
 _SHORT = 1 << 16  # characters of a chat over which no template should take long
 _workers: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, tuple[Any, Apart]]] = WeakKeyDictionary()
 _hopeless: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]] = WeakKeyDictionary()
@@ -164,6 +167,16 @@ def _apart(tokenizer: PreTrainedTokenizerBase, work: Callable[..., Any], templat
     if work.__name__ not in found or found[work.__name__][0] != template:
         found[work.__name__] = template, Apart(partial(work, ref(tokenizer)), seconds=_SECONDS)
     return found[work.__name__][1]
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        nested = [each for each in level if isinstance(each, (dict, list, tuple))]
+        if not nested:
+            return False
+        level = [below for each in nested for below in (each.values() if isinstance(each, dict) else each)]
+    return True
 
 
 def _rendered(of: ref[PreTrainedTokenizerBase], messages: list[dict[str, Any]], how: dict[str, Any]) -> Any:

@@ -10,18 +10,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from driftline.errors import InputError, in_one_sentence
 from driftline.files import remote
 from driftline.files.json import json_text, read_json
+from driftline.rehearsal import refuse_claims
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")  # what configurations call them
-_FEW = 1000  # of which so many are made in no time
+_LARGEST = 2**31 - 1  # a token's id, and a number of positions
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -77,23 +77,29 @@ def load_model(source: str | Path, *, dtype: str = "auto", device: torch.device 
             )
         if given:
             _forget_quantisation(model)
-        return model.to(device or default_device()).eval()
+        model = model.to(device or default_device()).eval()
+        with torch.inference_mode():
+            token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+            model(input_ids=token, use_cache=False)  # what loads may still not run
+        return model
 
 
 def model_of(
     source: str | Path,
     *,
     dtype: str,
+    holds: int,
     device: torch.device | str | None = None,
     changed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> PreTrainedModel:
     """A causal language model as its configuration describes it, in evaluation mode, its weights not loaded.
 
     Args:
+        holds: numbers that the weights are, which the model's are held against.
         changed: what is made of the configuration first.
 
     Raises:
-        InputError: transformers is not installed, or knows no such model.
+        InputError: transformers is not installed, or knows no such model; it asks for many more weights.
     """
     try:
         import torch
@@ -110,6 +116,7 @@ def model_of(
     ):
         values = changed(read_json(Path(folder) / "config.json"))
         (Path(copy) / "config.json").write_text(json_text(values))
+        refuse_claims(Path(copy), model=True, source=source, holds=holds)
         config = AutoConfig.from_pretrained(copy, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
         return model.to(device or default_device()).eval()
@@ -131,6 +138,11 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         _on_disk(source) as folder,
     ):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False, **_gguf(source))
+        if not isinstance(tokenizer.model_max_length, (int, float)):
+            raise InputError(
+                f"{source} has a model_max_length that is no number ({tokenizer.model_max_length!r}): "
+                "mend its tokenizer_config.json"
+            )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -152,8 +164,19 @@ def refuse_different_vocabularies(early: str | Path, late: str | Path) -> None:
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Positions that a loaded model was made for, where its configuration says so."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """Positions that a loaded model was made for, where its configuration says so.
+
+    Raises:
+        InputError: it says what is no number of positions.
+    """
+    return _context(model.config.get_text_config(), model.config.name_or_path)
+
+
+def _context(config: PretrainedConfig, source: str | Path) -> int | None:
+    said = getattr(config, "max_position_embeddings", None)
+    if said is not None and (type(said) is not int or not 0 < said <= _LARGEST):
+        raise InputError(f"{source} has max_position_embeddings = {said!r} in its config.json: mend it")
+    return said
 
 
 def configuration_of(source: str | Path) -> PretrainedConfig:
@@ -173,9 +196,29 @@ def configuration_of(source: str | Path) -> PretrainedConfig:
         return config
 
 
-def context_of(source: str | Path) -> int | None:
-    """Positions that a saved model was made for, from its configuration alone."""
-    return getattr(configuration_of(source).get_text_config(), "max_position_embeddings", None)
+class Limits(NamedTuple):
+    """What a model takes: so many tokens in a row, of so many kinds; None where nothing says so."""
+
+    context: int | None = None
+    vocabulary: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+def limits_of(source: str | Path) -> Limits:
+    """Of a saved model, from its configuration alone.
+
+    Raises:
+        InputError: there is none that loads.
+    """
+    config = configuration_of(source).get_text_config()
+    return Limits(_context(config, source), getattr(config, "vocab_size", None))
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Of a loaded model: its tokens' ids are below."""
+    return int(model.config.get_text_config().vocab_size)
 
 
 def declared_ends(source: str | Path) -> frozenset[int]:
@@ -187,9 +230,22 @@ def declared_ends(source: str | Path) -> frozenset[int]:
             settings = GenerationConfig.from_pretrained(folder)
         except OSError:
             settings = GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
-        declared = settings.eos_token_id
-        several = declared if isinstance(declared, (list, tuple)) else [declared]
-        return frozenset(token for token in several if token is not None)
+        return end_ids_of(settings.eos_token_id, source)
+
+
+def end_ids_of(declared: Any, source: str | Path) -> frozenset[int]:
+    """The tokens that end a completion, of an `eos_token_id`: an id, several, or None.
+
+    Raises:
+        InputError: it is something else; `source` is whose it is.
+    """
+    several = declared if isinstance(declared, (list, tuple)) else [declared]
+    ends = [token for token in several if token is not None]
+    if odd := [token for token in ends if type(token) is not int or abs(token) > _LARGEST]:
+        raise InputError(
+            f"{source} has an eos_token_id that is no token id ({odd[0]!r}): mend its generation_config.json or config.json"
+        )
+    return frozenset(ends)
 
 
 def _configuration_loads(source: str | Path) -> AbstractContextManager[None]:
@@ -198,12 +254,18 @@ def _configuration_loads(source: str | Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def _on_disk(source: str | Path, *, weights: bool = False) -> Iterator[str | Path]:
-    """The source as transformers takes it; what of a remote folder is needed is fetched first."""
-    if _gguf(source):
+    """The source as transformers takes it, whose claims have bounds; what of a remote folder is needed is fetched first.
+
+    Args:
+        weights: whether its weights will be loaded too.
+    """
+    if given := _gguf(source):
+        refuse_claims(Path(source).parent, model=weights, gguf=given["gguf_file"])
         yield Path(source).parent
         return
     with remote.local_copy(source, weights=weights) as folder:
-        _must_look_like_a_model(folder, source)
+        if (place := _must_look_like_a_model(folder, source)) is not None:
+            refuse_claims(place, model=weights, source=source)
         yield folder
 
 
@@ -225,16 +287,21 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
             delattr(owner, mark)
 
 
-def _must_look_like_a_model(folder: str | Path, source: str | Path) -> None:
+def _must_look_like_a_model(folder: str | Path, source: str | Path) -> Path | None:
+    """Where its configuration is, which for a name of the Hub is fetched into its cache; None where there is none."""
     path = Path(folder)
     if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(f"{source} has no config.json: give the folder of a model")
-    if not path.exists() and (str(source).startswith((".", "/", "~")) or str(source).count("/") != 1):
-        raise InputError(f"{source} does not exist: give a model's folder, or a Hub name such as owner/model")
+    if not path.exists():
+        if str(source).startswith((".", "/", "~")) or str(source).count("/") != 1:
+            raise InputError(f"{source} does not exist: give a model's folder, or a Hub name such as owner/model")
+        from transformers.utils import cached_file
+
+        found = cached_file(str(source), "config.json", _raise_exceptions_for_missing_entries=False)
+        return Path(found).parent if found else None
     refuse_pipes(path)
-    if path.is_dir():
-        _refuse_outside(path)
-        _refuse_claims(path)
+    _refuse_outside(path)
+    return path
 
 
 def _refuse_outside(folder: Path) -> None:
@@ -248,28 +315,6 @@ def _refuse_outside(folder: Path) -> None:
             raise InputError(
                 f"{index} names {outside[0]!r}, which is outside its folder: give the folder of a complete model"
             )
-
-
-def _refuse_claims(folder: Path) -> None:
-    """A library makes as many layers as a configuration says before it looks at the weights, of which each has one at least."""
-    from safetensors import SafetensorError, safe_open
-
-    tensors = 0
-    try:
-        config = read_json(folder / "config.json")
-        for file in folder.glob("model*.safetensors"):
-            with safe_open(file, "np") as opened:
-                tensors += len(opened.keys())
-    except (OSError, ValueError, SafetensorError):
-        return  # which who loads it will say
-    parts = [config, *config.values()] if isinstance(config, dict) and tensors else []
-    for part in (part for part in parts if isinstance(part, dict)):
-        for key in _LAYERS:
-            if isinstance(claimed := part.get(key), int) and claimed > max(tensors, _FEW):
-                raise InputError(
-                    f"{folder / 'config.json'} says {key} = {claimed}, and the folder holds {tensors} tensors: "
-                    "give the folder of a complete model"
-                )
 
 
 def refuse_pipes(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from driftline.apart import Apart, Refused, TooMuch
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
 from driftline.files.fingerprint import hashing
 from driftline.files.json import json_line
 from driftline.files.regular import lines_given
@@ -139,9 +140,32 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, where: str, *, spec
     try:
         return _apart(tokenizer, _tokens)(text, special)
     except Refused as error:
-        raise InputError(f"{where} has a text that the tokenizer refuses ({error}): mend the text") from error
+        raise InputError(
+            f"{where} has a text that the tokenizer refuses ({error}): mend the text, or the tokenizer"
+        ) from error
     except TooMuch as error:
         raise InputError(f"{where} has a text over which the tokenizer takes {error}: give a shorter one") from error
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: bool = True) -> str:
+    """The text of some tokens; `special`: with the tokens that are no text, such as an end.
+
+    A decoder that holds a regular expression, or writes much for little, runs apart and within bounds.
+
+    Raises:
+        InputError: the tokenizer cannot, or passes a bound.
+    """
+    if tokenizer not in _plainly:
+        _plainly[tokenizer] = _decodes_plainly(tokenizer)
+    try:
+        if _plainly[tokenizer]:
+            return str(tokenizer.decode(ids, skip_special_tokens=not special))
+        return str(_apart(tokenizer, _text)(list(ids), special))
+    except Exception as error:
+        reason = f"it takes {error}" if isinstance(error, TooMuch) else first_line(error)
+        raise InputError(
+            f"the tokenizer cannot write out {len(ids)} tokens ({reason}): put that of this model beside it"
+        ) from error
 
 
 def make_ready(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -153,8 +177,10 @@ def make_ready(tokenizer: PreTrainedTokenizerBase) -> None:
 
 _SECONDS = 5.0
 _DEEPEST = 64  # of a chat: what is in the arguments of a tool is not nested further
+_LENGTH = 16  # characters that a decoder may put in place of one
 _SHORT = 1 << 16  # characters of a chat over which no template should take long
 _workers: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, tuple[Any, Apart]]] = WeakKeyDictionary()
+_plainly: WeakKeyDictionary[PreTrainedTokenizerBase, bool] = WeakKeyDictionary()
 _hopeless: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]] = WeakKeyDictionary()
 
 
@@ -187,6 +213,29 @@ def _tokens(of: ref[PreTrainedTokenizerBase], text: str, special: bool) -> Any:
     return _there(of)(text, add_special_tokens=special).input_ids
 
 
+def _text(of: ref[PreTrainedTokenizerBase], ids: list[int], special: bool) -> Any:
+    return _there(of).decode(ids, skip_special_tokens=not special)
+
+
+def _decodes_plainly(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether decoding takes time and memory in proportion to the tokens."""
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    return decoder is None or _is_plain(json.loads(decoder.__getstate__()))
+
+
+def _is_plain(decoder: Any) -> bool:
+    match decoder:
+        case {"type": "Sequence", "decoders": [*parts]}:
+            return all(map(_is_plain, parts))
+        case {"type": "Replace", "pattern": {"String": str(found)}, "content": str(put)}:
+            return len(found) > 0 and len(put) <= _LENGTH
+        case {"type": "WordPiece", "prefix": str(prefix)}:
+            return len(prefix) <= _LENGTH
+        case {"type": "Metaspace" | "BPEDecoder" | "ByteLevel" | "ByteFallback" | "Fuse" | "Strip" | "CTC"}:
+            return True
+    return False
+
+
 def _there(of: ref[PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
     tokenizer = of()
     if tokenizer is None:
@@ -214,10 +263,18 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
-def must_fit(ids: Sequence[int], context: int | None, what: str) -> None:
-    """Refuse a prompt that is empty or leaves no room to answer; `what` names it in the sentence."""
+def must_fit(ids: Sequence[int], context: int | None, what: str, *, vocabulary: int | None = None) -> None:
+    """Refuse a prompt that is empty, leaves no room to answer, or has a token that the model lacks.
+
+    Args:
+        vocabulary: of the model; its tokens' ids are below. what: names the prompt in the sentence.
+    """
     if not ids:
         raise InputError(f"{what} has no tokens: give at least one")
+    if vocabulary is not None and max(ids) >= vocabulary:
+        raise InputError(
+            f"{what} has token {max(ids)} and the model has {vocabulary}: put the tokenizer of this model beside it"
+        )
     if context is not None and len(ids) >= context:
         raise InputError(f"{what} has {len(ids)} tokens and the model's context is {context}: shorten the prompt")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -128,3 +129,34 @@ def test_commands_say_so(tmp_path: Path) -> None:
     assert IRREGULAR in refused("watch", run, "--once", "--out", tmp_path / "watch")
     pipe(tmp_path / "summary.json")
     assert IRREGULAR in refused("compare", tmp_path, tmp_path / "watch", out=tmp_path / "comparison")
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "notes.txt", "tokenizer.model"])
+def test_what_a_link_out_of_the_run_leads_to_is_not_copied(tmp_path: Path, name: str) -> None:
+    """Into a model that may then be published."""
+    (tmp_path / "secret").write_text("{}")
+    run = save_run(tmp_path / "runs" / "run")
+    (run / "checkpoint-20" / name).symlink_to("../../../secret")
+    sentence = refused("extrapolate", run, "--to", "30", out=tmp_path / "model")
+    assert f"{name} is a link that leads out of its run, to {tmp_path / 'secret'}: put a copy" in sentence
+
+
+def test_links_within_a_run_and_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run")
+    (run / "tokenizer").mkdir()
+    (run / "tokenizer" / "tokenizer.json").write_text('{"a": 1}')
+    (run / "checkpoint-20" / "tokenizer.json").symlink_to("../tokenizer/tokenizer.json")
+    made = tmp_path / "first"
+    assert driftline("extrapolate", run, "--to", "30", "--method", "two-point", "--out", made).code == 0
+    assert (made / "tokenizer.json").read_text() == '{"a": 1}'
+
+    cache = tmp_path / "models--owner--run"
+    shutil.copytree(run, cache / "snapshots" / "abc")
+    (cache / "blobs").mkdir()
+    (cache / "blobs" / "0123").write_text('{"b": 2}')
+    linked = cache / "snapshots" / "abc" / "checkpoint-20" / "tokenizer.json"
+    linked.unlink()
+    linked.symlink_to("../../../blobs/0123")
+    made, cached = tmp_path / "second", cache / "snapshots" / "abc"
+    assert driftline("extrapolate", cached, "--to", "30", "--method", "two-point", "--out", made).code == 0
+    assert (made / "tokenizer.json").read_text() == '{"b": 2}'

@@ -27,6 +27,7 @@ from driftline.decoding.sampler import Sampler
 from driftline.decoding.server.bodies import ChatBody, CompletionBody, chat_rows, completion_rows, parsed
 from driftline.errors import InputError
 from driftline.evaluation.tasks.registry import open_task
+from driftline.models import Limits
 from driftline.outputs.rollouts import read_rollouts
 
 _CHAT: list[dict[str, Any]] = [
@@ -70,7 +71,7 @@ def read(kind: str, data: bytes, folder: Path, sampler: Sampler) -> None:
     if kind == "rows":
         path = folder / "rows.jsonl"
         path.write_bytes(data)
-        for opened in (lambda: read_rollouts(path, sampler.tokenizer, longest=96), lambda: _task(path, sampler)):
+        for opened in (lambda: read_rollouts(path, sampler.tokenizer, limits=Limits(96)), lambda: _task(path, sampler)):
             try:
                 opened()
             except InputError as error:

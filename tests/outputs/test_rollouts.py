@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from driftline import InputError
 from driftline.lab.model import new_tokenizer
+from driftline.models import Limits
 from driftline.outputs.rollouts import Rollout, batches, read_rollouts
 
 
@@ -55,7 +56,7 @@ def test_messages_go_through_the_chat_template(tmp_path: Path) -> None:
 def test_bad_rows_are_named(tmp_path: Path, row: object, complaint: str) -> None:
     path = write_lines(tmp_path / "r.jsonl", [{"prompt": "1", "response": "2"}, row])
     with pytest.raises(InputError, match=complaint):
-        read_rollouts(path, new_tokenizer(), longest=16)
+        read_rollouts(path, new_tokenizer(), limits=Limits(16))
 
 
 def test_no_file_and_no_rows_are_refused(tmp_path: Path) -> None:

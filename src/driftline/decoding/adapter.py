@@ -12,6 +12,7 @@ from driftline.checkpoints.adapter_settings import CONFIG
 from driftline.errors import InputError, in_one_sentence
 from driftline.files.json import read_json
 from driftline.models import load_model, refuse_pipes
+from driftline.rehearsal import refuse_claims_of_adapters
 
 if TYPE_CHECKING:
     import torch
@@ -90,10 +91,21 @@ def load_adapted(
         ) from error
     model = load_model(base, dtype=dtype, device=device)
     with in_one_sentence(f"the adapters cannot be loaded onto {base}", "give adapters of that model"):
-        for folder in (late, *([] if early is None else [early])):
-            refuse_pipes(Path(folder))
+        folders = [Path(folder) for folder in (late, early) if folder is not None]
+        for folder in folders:
+            refuse_pipes(folder)
+            _refuse_megatron(folder)
+        refuse_claims_of_adapters(model, folders)
         adapted = PeftModel.from_pretrained(model, str(late), adapter_name="late")
         if early is not None:
             adapted.load_adapter(str(early), adapter_name="early")
     adapted.eval()
     return Adapted(adapted, "late"), Adapted(adapted, None if early is None else "early")
+
+
+def _refuse_megatron(adapter: Path) -> None:
+    """Whatever module such an adapter names as Megatron's is imported by peft, which runs it."""
+    if read_json(adapter / CONFIG).get("megatron_config"):
+        raise InputError(
+            f"{adapter / CONFIG} has megatron_config, for Megatron's own layers: give an adapter of a model of transformers"
+        )

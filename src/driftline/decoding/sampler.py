@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from driftline.decoding.distribution import SamplingParams
 from driftline.decoding.speculative import Acceptance, Batch, OpenCompletion
 from driftline.errors import InputError
-from driftline.models import context_length
-from driftline.prompts import must_fit
+from driftline.models import context_length, end_ids_of, vocabulary_size
+from driftline.prompts import must_fit, text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,7 +65,8 @@ class Sampler:
         self.end_ids = end_ids(late, tokenizer)
         models = [late] if early is None else [late, early]
         self.context = min((length for model in models if (length := context_length(model))), default=None)
-        sizes = [model.config.get_text_config().vocab_size for model in models]
+        sizes = [vocabulary_size(model) for model in models]
+        self.vocabulary = sizes[0]
         if len(set(sizes)) > 1:
             raise InputError(
                 f"the late model has {sizes[0]} logits and the early one {sizes[1]}: give two models of one run"
@@ -124,13 +125,13 @@ class Sampler:
 
     def text(self, completion: Completion, stop: Sequence[str] = ()) -> str:
         """A completion's text without special tokens, up to the first stop string."""
-        text = self.tokenizer.decode(completion.ids, skip_special_tokens=True)
+        text = text_of(self.tokenizer, completion.ids, special=False)
         found = [text.index(end) for end in stop if end in text]
         return text[: min(found, default=None)]
 
     def must_fit(self, prompt: Sequence[int], what: str) -> None:
-        """Refuse a prompt that is empty or leaves no room to answer; `what` names it in the sentence."""
-        must_fit(prompt, self.context, what)
+        """Refuse a prompt that is empty, leaves no room to answer or has other tokens; `what` names it in the sentence."""
+        must_fit(prompt, self.context, what, vocabulary=self.vocabulary)
 
     def drafts(self) -> int:
         """How many tokens to draft in the next round."""
@@ -141,12 +142,11 @@ class Sampler:
         if not stop:
             return False
         longest = max(len(text.encode()) for text in stop)  # a token is at least a byte, so that many hold it
-        tail = self.tokenizer.decode(ids[-longest - 1 :], skip_special_tokens=True)
+        tail = text_of(self.tokenizer, ids[-longest - 1 :], special=False)
         return any(text in tail for text in stop)
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokens that end a completion: those of the model's generation settings and of the tokenizer."""
-    declared = getattr(model.generation_config, "eos_token_id", None)
-    several = declared if isinstance(declared, (list, tuple)) else [declared]
-    return frozenset(token for token in (*several, tokenizer.eos_token_id) if token is not None)
+    declared = end_ids_of(getattr(model.generation_config, "eos_token_id", None), model.config.name_or_path)
+    return declared if tokenizer.eos_token_id is None else declared | {tokenizer.eos_token_id}

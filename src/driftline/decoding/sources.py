@@ -10,7 +10,7 @@ from driftline.decoding.distribution import FARTHEST
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
-from driftline.models import load_model, load_tokenizer, refuse_different_vocabularies
+from driftline.models import load_model, load_tokenizer, refuse_different_vocabularies, vocabulary_size
 
 if TYPE_CHECKING:
     import torch
@@ -101,10 +101,10 @@ def common_rows(early: int, late: int, tokens: int) -> int:
 
 def _cut_padding(early: PreTrainedModel, late: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Where vocabularies are padded to different sizes, take the padding off both: it is no tokens."""
-    first, last = (model.config.get_text_config().vocab_size for model in (early, late))
+    first, last = (vocabulary_size(model) for model in (early, late))
     rows = common_rows(first, last, tokens=max(tokenizer.get_vocab().values()) + 1)
     for model in (early, late):
-        if model.config.get_text_config().vocab_size > rows:
+        if vocabulary_size(model) > rows:
             model.resize_token_embeddings(rows)
 
 

@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from driftline import models
 from driftline._version import __version__
 from driftline.checkpoints.identity import identity
 from driftline.checkpoints.reasons import remedy
@@ -32,7 +31,7 @@ from driftline.linearity.summary import ActivationsSummary, Cost, SampledUnits
 from driftline.outputs import series
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.hooks import decoder_layers, run_with_hooks
-from driftline.outputs.logprobs import tokenizer_of
+from driftline.outputs.logprobs import limits_of, tokenizer_of
 from driftline.outputs.rollouts import Rollout, read_rollouts
 from driftline.outputs.source_of_change import Change, change_of_outputs
 from driftline.progress import Advance, StartStage, no_progress, unseen
@@ -93,8 +92,7 @@ def activations(
         )
     started = time.monotonic()
     facts = figures.facts_of(trajectory, clock, weights=False, beta1=beta1, ema=ema)
-    context = models.context_of(trajectory.checkpoints[-1].model)
-    rollouts = read_rollouts(rollouts_file, tokenizer_of(trajectory), longest=context)
+    rollouts = read_rollouts(rollouts_file, tokenizer_of(trajectory), limits=limits_of(trajectory))
     settings = SampledUnits(
         layers=list(sampling.layers), positions=sampling.positions, units=sampling.units, seed=sampling.seed
     )

@@ -41,6 +41,7 @@ def load_checkpoint(checkpoint: Checkpoint | Path, *, dtype: str = "auto") -> Pr
     model = models.model_of(
         checkpoint.model,
         dtype=dtype,
+        holds=sum(info.size for info in checkpoint.tensors.values()),
         changed=lambda config: true_to(config, checkpoint.tensors, checkpoint.tied),
     )
     taken = _wanted(model)

@@ -30,7 +30,7 @@ from driftline.forecast.observations import Observations
 from driftline.linearity.drift import drift_test
 from driftline.linearity.student import student
 from driftline.outputs.checkpoint_model import load_checkpoint
-from driftline.outputs.logprobs import tokenizer_of
+from driftline.outputs.logprobs import limits_of, tokenizer_of
 from driftline.outputs.rollouts import Rollout, read_rollouts
 from driftline.outputs.teacher_forcing import token_logprobs
 from driftline.writing.storage import Storage
@@ -133,8 +133,7 @@ def _trial(trajectory: Trajectory, observed: Observations, ahead: float, rollout
             f"{trajectory.name}: {steps.size} checkpoints: scoring forecasts by --rollouts needs {_FEWEST_SEEN + 1} or more, so name a --method, or save more checkpoints"
         )
     run = trajectory.only(steps.tolist())
-    context = models.context_of(run.checkpoints[-1].model)
-    rollouts = _some(read_rollouts(rollouts_file, tokenizer_of(run), longest=context))
+    rollouts = _some(read_rollouts(rollouts_file, tokenizer_of(run), limits=limits_of(run)))
     cutoff = _cutoff(observed.clock, ahead)
     truth, held = (token_logprobs(load_checkpoint(run.checkpoints[row]), rollouts) for row in (-1, cutoff))
     starts = np.cumsum([0, *(len(rollout.response_ids) for rollout in rollouts[:-1])])

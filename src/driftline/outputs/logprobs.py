@@ -32,6 +32,7 @@ from driftline.outputs import series
 from driftline.outputs.checkpoint_model import load_checkpoint
 from driftline.outputs.rollouts import Rollout, read_rollouts
 from driftline.progress import Advance, StartStage, no_progress
+from driftline.prompts import text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,7 +80,7 @@ def logprobs(
     started = time.monotonic()
     facts = figures.facts_of(trajectory, clock, weights=False, beta1=beta1, ema=ema)
     tokenizer = tokenizer_of(trajectory)
-    rollouts = read_rollouts(rollouts_file, tokenizer, longest=context_of(trajectory))
+    rollouts = read_rollouts(rollouts_file, tokenizer, limits=limits_of(trajectory))
     by = {} if score is None else {"backend": score[0]}
     asked = [r.prompt_ids + r.response_ids for r in rollouts]
     request = identity(trajectory, asked, kind="logprobs", dtype=dtype, **by)
@@ -121,9 +122,9 @@ def tokenizer_of(trajectory: Trajectory) -> PreTrainedTokenizerBase:
     raise InputError(f"{trajectory.name}: no checkpoint has a tokenizer: save it beside the weights of the last one")
 
 
-def context_of(trajectory: Trajectory) -> int | None:
-    """Positions that the last checkpoint's model takes, where its configuration says so."""
-    return models.context_of(trajectory.checkpoints[-1].model)
+def limits_of(trajectory: Trajectory) -> models.Limits:
+    """What the last checkpoint's model takes."""
+    return models.limits_of(trajectory.checkpoints[-1].model)
 
 
 def _embedded(
@@ -167,7 +168,7 @@ def _write_tokens(
 ) -> None:
     found = series.lines(values, clock)
     ids = np.concatenate([rollout.response_ids for rollout in rollouts])
-    texts = {int(token): tokenizer.decode([int(token)]) for token in np.unique(ids)}
+    texts = {int(token): text_of(tokenizer, [int(token)]) for token in np.unique(ids)}
     lengths = [len(rollout.response_ids) for rollout in rollouts]
     columns = {
         "sequence": pa.array(np.repeat(np.arange(len(rollouts)), lengths)),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftline.errors import InputError
+from driftline.models import NO_LIMITS, Limits
 from driftline.prompts import encode, read_rows, token_ids
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ class Rollout:
         return len(self.prompt_ids) + len(self.response_ids)
 
 
-def read_rollouts(path: Path, tokenizer: PreTrainedTokenizerBase, *, longest: int | None = None) -> list[Rollout]:
+def read_rollouts(path: Path, tokenizer: PreTrainedTokenizerBase, *, limits: Limits = NO_LIMITS) -> list[Rollout]:
     """Every row of the file.
 
     Args:
-        longest: tokens that the model can take; None for no limit.
+        limits: of the model that is to score them.
 
     Raises:
         InputError: not JSON lines of that form, an empty response, a token the model lacks, or too long a row.
@@ -58,13 +59,19 @@ def read_rollouts(path: Path, tokenizer: PreTrainedTokenizerBase, *, longest: in
                 f"{where} has an empty prompt: the first response token needs one to follow, so leave the row out"
             )
         rollout = Rollout(prompt, response)
-        if longest is not None and rollout.length > longest:
+        if limits.context is not None and rollout.length > limits.context:
             raise InputError(
-                f"{where} is {rollout.length} tokens long, more than the model's context of {longest}: leave the row out"
+                f"{where} is {rollout.length} tokens long, more than the model's context of {limits.context}: "
+                "leave the row out"
             )
-        if max(max(prompt), max(response)) >= len(tokenizer):
+        highest = max(*prompt, *response)
+        if highest >= len(tokenizer):
             raise InputError(
                 f"{where} holds a token id that the tokenizer does not have: it was made with another model, so sample anew with driftline rollouts"
+            )
+        if limits.vocabulary is not None and highest >= limits.vocabulary:
+            raise InputError(
+                f"{where} holds token {highest} and the model has {limits.vocabulary}: put the tokenizer of this model beside it"
             )
         rollouts.append(rollout)
     return rollouts

@@ -17,7 +17,7 @@ from driftline.files.record import Figure, Record
 from driftline.lab.settings import LabRun
 from driftline.linearity.names import layer_and_module
 from driftline.outputs.activations import Sampling, sampled_positions
-from driftline.outputs.logprobs import context_of, tokenizer_of
+from driftline.outputs.logprobs import limits_of, tokenizer_of
 from driftline.outputs.rollouts import read_rollouts
 from driftline.outputs.source_of_change import change_of_outputs
 from driftline.studies.measures import rollouts_of, spread
@@ -63,7 +63,7 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
         trajectory = open_trajectory(folder)
         steps = np.array(trajectory.steps)
         file = rollouts_of(folder, folder.parent / f".{folder.name}.rollouts.jsonl", samples=1)
-        rollouts = read_rollouts(file, tokenizer_of(trajectory), longest=context_of(trajectory))
+        rollouts = read_rollouts(file, tokenizer_of(trajectory), limits=limits_of(trajectory))
         sampling = Sampling(positions=64 if quick else 512)
         positions = sampled_positions(rollouts, sampling)
         layers = sorted({layer for tensor in trajectory if (layer := layer_and_module(tensor.name)[0]) is not None})

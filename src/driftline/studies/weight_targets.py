@@ -26,7 +26,7 @@ from driftline.forecast.request import ForecastRequest
 from driftline.lab.settings import LabRun
 from driftline.linearity.persistence import persistence
 from driftline.outputs.checkpoint_model import load_checkpoint
-from driftline.outputs.logprobs import context_of, tokenizer_of
+from driftline.outputs.logprobs import limits_of, tokenizer_of
 from driftline.outputs.rollouts import Rollout, read_rollouts
 from driftline.outputs.teacher_forcing import token_logprobs
 from driftline.studies.measures import rollouts_of, spread, sums_run
@@ -113,7 +113,7 @@ def measure(runs: Mapping[str, Path], quick: bool) -> Findings:
         steps = np.array(trajectory.steps)
         lates = sorted({int(steps[np.abs(steps - share * steps[-1]).argmin()]) for share in LATE})
         file = rollouts_of(folder, folder.parent / f".{folder.name}.rollouts.jsonl", samples=1)
-        rollouts = read_rollouts(file, tokenizer_of(trajectory), longest=context_of(trajectory))
+        rollouts = read_rollouts(file, tokenizer_of(trajectory), limits=limits_of(trajectory))
         with scratch_of(folder) as scratch:
             rows += [of_late(name, folder, trajectory, late, scratch, rollouts, quick) for late in lates]
     return Findings(rows, _findings(rows), {"correlations": correlations(rows)})

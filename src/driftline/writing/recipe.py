@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.checkpoints.true_config import true_to
-from driftline.errors import UnreadableCheckpoint
+from driftline.errors import InputError, UnreadableCheckpoint
 from driftline.files import remote
 from driftline.files.json import json_text
 from driftline.files.record import UNSET
@@ -136,8 +136,35 @@ def copy_beside(trajectory: Trajectory, layout: Sequence[OutputTensor], folder: 
             config.write_text(json_text(changed))
 
 
+def refuse_links_out(trajectory: Trajectory) -> None:
+    """A link in a checkpoint can lead to any file of the disk, which would be copied into what is made to be given away.
+
+    Raises:
+        InputError: a file that is copied is a link that leads out of the run.
+    """
+    last = trajectory.checkpoints[-1]
+    for source in (last.model, last.tokenizer):
+        if source is not None and not remote.is_remote(source):
+            _copied(source)
+
+
+def _copied(source: Path) -> list[Path]:
+    """The files of a folder that a model needs; links lead no farther than to the folders beside it, or the Hub's cache."""
+    home = source.resolve().parent
+    home = next((place.parent for place in (home, *home.parents) if place.name == "snapshots"), home)
+    files = [
+        file
+        for file in sorted(source.iterdir())
+        if file.is_file()
+        and file.name.endswith(remote.BESIDE_WEIGHTS)
+        and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _NOT_COPIED)
+    ]
+    for file in files:
+        if not (target := file.resolve()).is_relative_to(home):
+            raise InputError(f"{file} is a link that leads out of its run, to {target}: put a copy in its place")
+    return files
+
+
 def _copy(source: Path, folder: Path) -> None:
-    for file in sorted(source.iterdir()):
-        wanted = file.is_file() and file.name.endswith(remote.BESIDE_WEIGHTS)
-        if wanted and not any(fnmatch.fnmatch(file.name, pattern) for pattern in _NOT_COPIED):
-            shutil.copyfile(file, folder / file.name)
+    for file in _copied(source):
+        shutil.copyfile(file, folder / file.name)

@@ -287,10 +287,10 @@ def _loaded(tokenizer: str | None) -> PreTrainedTokenizerBase | None:
 
 def _context(source: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Positions that the model of a tokenizer takes: by its configuration, or as the tokenizer has it."""
-    from driftline.models import context_of
+    from driftline.models import limits_of
 
     try:
-        known = context_of(source)
+        known = limits_of(source).context
     except InputError:
         known = None
     if known is None and tokenizer.model_max_length < 10**9:  # larger ones stand for no limit

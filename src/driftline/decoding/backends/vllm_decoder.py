@@ -13,7 +13,7 @@ from driftline.decoding.backends.vllm_settings import must_be_warm, sampling_arg
 from driftline.decoding.sampler import Sampler, row_seed
 from driftline.decoding.settings import GenerationSettings
 from driftline.errors import InputError
-from driftline.prompts import Prompt, encode, must_fit
+from driftline.prompts import Prompt, encode, must_fit, text_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,7 +113,7 @@ class VllmDecoder:
         ids = list(found.token_ids)
         if found.finish_reason not in ("stop", "length"):
             raise InputError(f"vLLM gave a row up ({found.finish_reason}): repeat the command to go on")
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = text_of(self.tokenizer, ids, special=False)
         return Response(text, ids, len(ids), found.finish_reason)
 
     def late_alone(self) -> VllmDecoder:

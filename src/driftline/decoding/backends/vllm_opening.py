@@ -70,7 +70,7 @@ def _decoder(
 ) -> VllmDecoder:
     """The decoder of models whose tokenizer is loaded; a pair's context is the shorter one."""
     described = [_described(source) for source in (weights.late, weights.early) if source is not None]
-    contexts = [context for context in map(models.context_of, described) if context is not None]
+    contexts = [limits.context for limits in map(models.limits_of, described) if limits.context is not None]
     own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     ends = models.declared_ends(described[0]).union(own)
     return VllmDecoder(weights, tokenizer, min(contexts, default=None), ends, transformers, alpha)

@@ -13,6 +13,7 @@ from driftline.decoding.server.bodies import Wanted, tokens_of
 from driftline.decoding.server.scheduler import Step
 from driftline.decoding.server.text import TextStream
 from driftline.decoding.speculative import TokenScore
+from driftline.prompts import text_of
 
 _LEAST = -9999.0  # stands for the log-prob of what cannot follow: JSON has no infinity
 
@@ -148,7 +149,7 @@ class Choice:
         return {"token": text, "logprob": max(value, _LEAST), "bytes": encoded}
 
     def _token(self, token: int) -> str:
-        return str(self._sampler.tokenizer.decode([token]))
+        return text_of(self._sampler.tokenizer, [token])
 
 
 class Answer:

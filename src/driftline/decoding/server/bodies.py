@@ -15,7 +15,7 @@ from driftline.decoding.distribution import FARTHEST, SamplingParams
 from driftline.decoding.sampler import Sampler, row_seed
 from driftline.decoding.speculative import OpenCompletion
 from driftline.errors import InputError
-from driftline.prompts import Prompt, encode
+from driftline.prompts import Prompt, encode, text_of
 
 try:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -267,7 +267,7 @@ def _alpha(body: _Body, sampler: Sampler) -> float:
 
 
 def _must_be_tokens(sampler: Sampler, ids: list[int], most: int) -> None:
-    size = sampler.late.config.get_text_config().vocab_size
+    size = sampler.vocabulary
     if not all(0 <= token < size for token in ids):
         raise InputError(f"prompt has a token id outside 0 to {size - 1}: use this model's tokenizer")
     if most == 0 and ids and len(ids) == sampler.context:  # nothing is to follow
@@ -278,8 +278,8 @@ def _must_be_tokens(sampler: Sampler, ids: list[int], most: int) -> None:
 def _text(sampler: Sampler, ids: list[int]) -> str:
     """Of a prompt that was given as token ids; empty where it holds others."""
     try:
-        return str(sampler.tokenizer.decode(ids))
-    except (OverflowError, TypeError, ValueError):
+        return text_of(sampler.tokenizer, ids)
+    except InputError:
         return ""
 
 

@@ -74,7 +74,7 @@ class Scheduler:
         self.sampler, self.max_batch, self.max_queue = sampler, max_batch, max_queue
         self.max_tokens = max_tokens or tokens_that_fit(sampler)
         self._share = max(1, max_batch * 3 // 4)  # of one request, so that a short one beside it finds a place
-        self._vocabulary = sampler.late.config.get_text_config().vocab_size
+        self._vocabulary = sampler.vocabulary
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
         self._owners: dict[OpenCompletion, tuple[Job, int]] = {}

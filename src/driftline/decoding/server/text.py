@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from driftline.prompts import text_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -45,7 +47,7 @@ class TextStream:
         return text[self._sent :]
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        return text_of(self._tokenizer, ids, special=False)
 
     def _shorten(self, whole: str) -> None:
         """Decode the last tokens only from now on, if their text stands by itself."""

@@ -146,6 +146,27 @@ def test_a_damaged_summary_of_a_watch_is_written_again(tmp_path: Path, content: 
 
 
 @put_damaged
+def test_of_the_configuration_of_a_forecast(tmp_path: Path, put: Put) -> None:
+    """It is the run's own, but damage to it would be damage to what is written."""
+    run = save_run(tmp_path / "run")
+    config = run / "checkpoint-20" / "config.json"
+    config.unlink()
+    put(config)
+    with pytest.raises(
+        InputError, match=r"config\.json is no configuration \(.+\), .* remove it to write weights alone"
+    ):
+        package.extrapolate(run, tmp_path / "model", to=30)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_weights_without_a_configuration_are_written_alone(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run")
+    (run / "checkpoint-20" / "config.json").unlink()
+    package.extrapolate(run, tmp_path / "model", to=30)
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
+@put_damaged
 def test_of_a_cycle_of_re_grounding(tmp_path: Path, put: Put) -> None:
     put(tmp_path / "trained.json")
     with pytest.raises(InputError, match=r"trained\.json is damaged \(.+\): remove .* to train that cycle again"):

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,10 +55,17 @@ def facts(T: int) -> Facts:
     return Facts("run", steps, "step", np.array(steps, float), Momentum(0.0, "run.json"))
 
 
+class Numbered:
+    """A tokenizer that can only say which token it is."""
+
+    def decode(self, ids: list[int], **how: object) -> str:
+        return f"token {ids[0]}"
+
+
 def of_tokens(values: np.ndarray, folder: Path) -> Any:
     known = facts(len(values))
     summary = logprobs.summarize(values, len(ROLLOUTS), known)
-    tokenizer: Any = SimpleNamespace(decode=lambda ids: f"token {ids[0]}")
+    tokenizer: Any = Numbered()
     logprobs._write_tokens(folder / "tokens.parquet", values, ROLLOUTS, tokenizer, known.clock_values, known.steps)
     logprobs._write_sequences(folder / "sequences.parquet", values, ROLLOUTS, known.steps)
     page.write_logprobs(folder, summary, command="driftline logprobs")

@@ -9,7 +9,8 @@ last line is dropped, rows that are there are kept. What made the file is kept b
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -83,7 +84,7 @@ def generate(
         waiting = iter(asked)
         if not present:
             _begin(out, record)
-        with continued(out) as file:
+        with _kept(out), continued(out) as file:
             for responses in model.complete(asked, settings):
                 drawn = zip(islice(waiting, len(responses)), responses, strict=True)
                 file.append(_row(job, response, ids=settings.keep_prompt_ids) for job, response in drawn)
@@ -142,6 +143,18 @@ def _present(out: Path, record: dict[str, Any], samples: int, prompts: int, *, o
             "choose another file, or add --overwrite"
         )
     return _complete_rows(out, samples, prompts)
+
+
+@contextmanager
+def _kept(out: Path) -> Iterator[None]:
+    """What fails before its first row leaves no file."""
+    try:
+        yield
+    except BaseException:
+        if not out.stat().st_size:
+            out.unlink()
+            settings_file(out).unlink(missing_ok=True)
+        raise
 
 
 def _made_with(beside: Path) -> dict[str, Any]:

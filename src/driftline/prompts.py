@@ -12,7 +12,9 @@ from weakref import WeakKeyDictionary, ref
 
 from driftline.apart import Apart, Refused, TooMuch
 from driftline.errors import InputError, first_line
+from driftline.files.fingerprint import hashing
 from driftline.files.json import json_line
+from driftline.files.regular import lines_given
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,31 +32,49 @@ class Prompt:
     messages: list[dict[str, Any]] | None = None
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+class Rows(list[dict[str, Any]]):
+    """The rows of a JSONL file; `digest` is of its bytes, which cannot be had again where it is a pipe."""
+
+    digest: str
+
+
+_LINE, _FILE = 16 << 20, 256 << 20  # bytes: of a row, and of all
+
+
+def read_rows(path: Path, *, longest: int = _FILE) -> Rows:
     """The rows of a JSONL file, each an object; blank lines are passed over.
+
+    Args:
+        path: a file, or a pipe.
+        longest: bytes that it may have.
 
     Raises:
         InputError: it cannot be read, or a line is not a JSON object; names the line.
     """
+    rows, hashed, number = Rows(), hashing(), 0
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read ({reason}): give a JSONL file") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json_line(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}, is not JSON ({error}): write one object a line") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}, is not a JSON object: write one a line")
-        rows.append(row)
+        for number, line in enumerate(lines_given(path, line=_LINE, whole=longest), 1):
+            hashed.update(line)
+            if text := line.decode().strip():
+                rows.append(_row(text, f"{path}, line {number},"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, line {number}, is not UTF-8 text: give a JSONL file") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a JSONL file, one object a line") from error
     if not rows:
         raise InputError(f"{path} has no rows: give one JSON object per line")
+    rows.digest = hashed.hexdigest()
     return rows
+
+
+def _row(text: str, where: str) -> dict[str, Any]:
+    try:
+        row = json_line(text)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON ({error}): write one object a line") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is not a JSON object: write one a line")
+    return row
 
 
 def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> Prompt:
@@ -84,19 +104,21 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, A
     One that passed a bound over a short chat is not tried again.
 
     Raises:
-        InputError: it refuses the messages, or passes a bound.
+        InputError: the messages are nested deeply, it refuses them, or passes a bound.
     """
-    template = tokenizer.chat_template
+    template, asked = tokenizer.chat_template, (list(messages), {"add_generation_prompt": True, **how})
+    if _is_deep(asked):
+        raise InputError(f"{where} has a chat that is nested more than {_DEEPEST} deep: mend the messages")
     try:
         if tokenizer in _hopeless and _hopeless[tokenizer][0] == template:
             raise TooMuch(_hopeless[tokenizer][1])
-        return _apart(tokenizer, _rendered, template)(list(messages), {"add_generation_prompt": True, **how})
+        return _apart(tokenizer, _rendered, template)(*asked)
     except Refused as error:
         raise InputError(
             f"{where} does not fit the model's chat template ({error}): mend the messages, or give prompt"
         ) from error
     except TooMuch as error:
-        if len(str(messages)) < _SHORT:  # a long chat may be the client's attack on those of others
+        if len(str(asked)) < _SHORT:  # a long chat may be the client's attack on those of others
             _hopeless[tokenizer] = template, str(error)
         raise InputError(
             f"{where} is not written by the model's chat template: it takes {error}; mend the template, or give prompt"
@@ -154,6 +176,7 @@ def make_ready(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 _SECONDS = 5.0
+_DEEPEST = 64  # of a chat: what is in the arguments of a tool is not nested further
 _LENGTH = 16  # characters that a decoder may put in place of one
 _SHORT = 1 << 16  # characters of a chat over which no template should take long
 _workers: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, tuple[Any, Apart]]] = WeakKeyDictionary()
@@ -170,6 +193,16 @@ def _apart(tokenizer: PreTrainedTokenizerBase, work: Callable[..., Any], templat
     if work.__name__ not in found or found[work.__name__][0] != template:
         found[work.__name__] = template, Apart(partial(work, ref(tokenizer)), seconds=_SECONDS)
     return found[work.__name__][1]
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        nested = [each for each in level if isinstance(each, (dict, list, tuple))]
+        if not nested:
+            return False
+        level = [below for each in nested for below in (each.values() if isinstance(each, dict) else each)]
+    return True
 
 
 def _rendered(of: ref[PreTrainedTokenizerBase], messages: list[dict[str, Any]], how: dict[str, Any]) -> Any:

@@ -18,6 +18,10 @@ from driftline import apart as apart_module
 from driftline.apart import Apart, Refused, TooMuch
 
 
+class Panic(BaseException):
+    """As a library in Rust raises it: no `Exception`."""
+
+
 def doing(what: str, value: Any = None) -> Any:
     match what:
         case "echo":
@@ -37,6 +41,17 @@ def doing(what: str, value: Any = None) -> Any:
                 kept.append(bytearray(10 << 20))
         case "raise":
             raise ValueError("what it says\nand more")
+        case "panic":
+            raise Panic("index out of bounds\nand more")
+        case "exit":
+            sys.exit("not yours to say")
+        case "print":
+            print("to standard output", flush=True)
+            os.write(2, b"thread panicked, stack backtrace: and so on")
+            return value
+        case "abort":
+            os.write(2, b"memory allocation of 5 bytes failed")
+            os.kill(os.getpid(), signal.SIGKILL)
         case "recurse":
             return doing("recurse")
         case "write much":
@@ -79,10 +94,42 @@ def test_what_passes_a_bound_says_which_and_the_next_is_answered(
     assert apart("echo", what) == what
 
 
-@pytest.mark.parametrize(("what", "said"), [("raise", "what it says"), ("recurse", "maximum recursion depth")])
-def test_what_fails_says_why(apart: Apart, what: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("raise", "what it says$"),
+        ("recurse", "maximum recursion depth"),
+        ("panic", "index out of bounds$"),
+        ("exit", "not yours to say$"),
+    ],
+)
+def test_what_fails_says_why_and_the_next_is_answered(apart: Apart, what: str, said: str) -> None:
     with pytest.raises(Refused, match=f"^{said}"):
         apart(what)
+    assert apart("echo", what) == what
+
+
+def test_a_library_that_panicked_is_not_asked_again(apart: Apart) -> None:
+    before = apart("pid")
+    with pytest.raises(Refused):
+        apart("raise")
+    assert apart("pid") == before
+    with pytest.raises(Refused):
+        apart("panic")
+    assert apart("pid") != before
+
+
+@pytest.mark.parametrize("debug", ["0", "1"])
+def test_what_is_printed_there_is_for_debugging(
+    debug: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DRIFTLINE_DEBUG", debug)
+    apart = Apart(doing, seconds=1.0)
+    assert apart("print", 5) == 5
+    with pytest.raises(TooMuch, match="memory"):
+        apart("abort")
+    out, said = capfd.readouterr()
+    assert (out != "", "backtrace" in said, "allocation" in said) == (debug == "1",) * 3
 
 
 def test_values_that_are_nested_too_deeply_are_refused_and_end_nothing() -> None:

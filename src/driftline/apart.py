@@ -1,8 +1,9 @@
 """Work on what is not trusted, in a process of its own with bounds on time, memory and what comes back.
 
 A checkpoint's chat template is a program; a tokenizer's pattern and a formula can take for ever. Neither can be stopped
-in a thread, so they run in a forked child, which is as it is here at the first call and serves all that follow. Where
-there is no fork (Windows), work is done in place, without bounds.
+in a thread, so they run in a forked child, which is as it is here at the first call and serves all that follow. What a
+library prints there, such as the trace of a panic, is for DRIFTLINE_DEBUG=1 alone. Where there is no fork (Windows),
+work is done in place, without bounds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -76,7 +78,10 @@ class Apart:
         try:
             connection.send_bytes(asked)
             if connection.poll(self._seconds * _WAITING):
-                return json.loads(connection.recv_bytes())
+                answer = json.loads(connection.recv_bytes())
+                if answer.get("broken"):
+                    self._end()
+                return answer
         except (EOFError, OSError):  # it ended itself, or was killed
             self._child.join(_GRACE)
             if self._child.exitcode not in (-signal.SIGPROF, None):
@@ -119,6 +124,8 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends it, and that even when the parent has gone
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not in a forked child
+    if os.environ.get("DRIFTLINE_DEBUG") != "1":
+        _be_silent()
     _bound_memory(mebibytes << 20)
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -136,7 +143,8 @@ def _answer(work: Callable[..., Any], asked: bytes, mebibytes: int) -> bytes:
     except RecursionError:
         answer = json.dumps({"bound": False, "said": "values nested too deeply"}).encode()
     except Refused as error:
-        answer = json.dumps({"bound": False, "said": str(error)}).encode()
+        broken = not isinstance(error.__cause__, Exception)  # a library that panicked may hold its locks for ever
+        answer = json.dumps({"bound": False, "said": str(error), "broken": broken}).encode()
     except MemoryError:
         answer = json.dumps(memory).encode()
     return answer if len(answer) <= _LONGEST else json.dumps(memory).encode()
@@ -145,10 +153,17 @@ def _answer(work: Callable[..., Any], asked: bytes, mebibytes: int) -> bytes:
 def _done(work: Callable[..., Any], arguments: Any) -> Any:
     try:
         return work(*arguments)
-    except MemoryError:
+    except (MemoryError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic in Rust is no Exception
         raise Refused(first_line(error)) from error
+
+
+def _be_silent() -> None:
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (as long as the process lives)
+    for descriptor in (1, 2):
+        os.dup2(nowhere.fileno(), descriptor)
+    sys.stdout = sys.stderr = nowhere  # which need not be those two
 
 
 def _bound_memory(more: int) -> None:

@@ -47,9 +47,9 @@ def first_line(error: BaseException) -> str:
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
 
 
-def panicked(error: BaseException) -> bool:
-    """Whether a library written in Rust gave up, which no `except Exception` sees."""
-    return type(error).__name__ == "PanicException"
+def has_failed(error: BaseException) -> bool:
+    """Whether a library could not go on, by an exception or by a panic in Rust, which is none; not whether it was stopped."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def in_one_sentence(what: str, remedy: str) -> Iterator[None]:
     except InputError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and not panicked(error):
+        if not has_failed(error):
             raise
         if os.environ.get("DRIFTLINE_DEBUG") == "1":
             traceback.print_exc(file=sys.stderr)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 from tiny_models import pair, tokenizer
 
 from driftline import models
-from driftline.errors import InputError
+from driftline.errors import InputError, in_one_sentence
 
 CONFIGS: dict[str, Any] = {
     "hidden_size": ["three", -1, 0, None, 7, 10**30, [4], 1.5, "9" * 30],
@@ -164,3 +164,13 @@ def test_the_whole_trace_is_for_who_asks(
     monkeypatch.setenv("DRIFTLINE_DEBUG", "1")
     sentences(folder)
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_panic_of_a_library_in_rust_is_a_sentence() -> None:
+    """Which is no `Exception`; what stops the program is none either, and stays what it is."""
+    panic = type("PanicException", (BaseException,), {})
+    said = r"^it cannot be read \(index out of bounds\): mend it$"
+    with pytest.raises(InputError, match=said), in_one_sentence("it cannot be read", "mend it"):
+        raise panic("index out of bounds\nand more")
+    with pytest.raises(KeyboardInterrupt), in_one_sentence("it cannot be read", "mend it"):
+        raise KeyboardInterrupt

@@ -29,6 +29,7 @@ _OPTIONAL: dict[str, tuple[Any, ...]] = {
 """What may be sent besides OpenAI's own, each with the values to try: neutral ones."""
 _FAR = 64.0  # an alpha at which even neighbours of a run differ
 _FLOOR = 1e-3  # nats: less than that is no difference
+_MOST_TOKENS = 2**31  # of a vocabulary, or of an answer
 _TEXT = 32  # tokens that are compared where a server tells no log-probs
 
 
@@ -80,8 +81,8 @@ def find(connection: Connection, path: str, given: dict[str, Any], alpha: float 
         connection.post(path, plain)
         optional = _each_alone(connection, path, plain)
         answer = connection.post(path, plain | optional)
-    ids = _is_ids(answer.get("token_ids"))
-    if not ids and not isinstance((answer.get("usage") or {}).get("completion_tokens"), int):
+    ids = is_ids(answer.get("token_ids"))
+    if not ids and length_of(answer) is None:
         raise InputError(
             f"{connection.shown} tells neither the tokens nor the usage of an answer, so its length is not known: use "
             "another server"
@@ -179,7 +180,7 @@ def _likeliest(answer: dict[str, Any]) -> dict[str, float]:
         if told.get("top_logprobs"):
             return {str(token): float(value) for token, value in told["top_logprobs"][0].items()}
         return {str(one["token"]): float(one["logprob"]) for one in told["content"][0]["top_logprobs"]}
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
         return {}
 
 
@@ -189,14 +190,23 @@ def _apart(a: dict[str, float], b: dict[str, float]) -> float:
 
 
 def _text(answer: dict[str, Any]) -> str:
-    return text_of(answer) + str(answer.get("token_ids") or "")
+    return str(text_of(answer)) + str(answer.get("token_ids") or "")
 
 
-def text_of(answer: dict[str, Any]) -> str:
-    """The text of a choice, of either path."""
+def text_of(answer: dict[str, Any]) -> str | None:
+    """The text of a choice, of either path; empty where it is null, as a chat's may be; None where it is no text."""
     message = answer.get("message")
-    return str((message.get("content") if isinstance(message, dict) else answer.get("text")) or "")
+    text = message.get("content") if isinstance(message, dict) else answer.get("text")
+    return "" if text is None else text if isinstance(text, str) else None
 
 
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
+def length_of(answer: dict[str, Any]) -> int | None:
+    """How many tokens an answer says that it has; None where it does not say."""
+    usage = answer.get("usage")
+    told = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return told if type(told) is int and 0 <= told < _MOST_TOKENS else None
+
+
+def is_ids(value: Any) -> bool:
+    """Whether a value is a list of tokens."""
+    return isinstance(value, list) and bool(value) and all(type(t) is int and 0 <= t < _MOST_TOKENS for t in value)

@@ -1,7 +1,8 @@
 """Requests to an OpenAI-compatible server: many at once, sent again where it pays, answered in the order asked.
 
 They run in an event loop on a thread of its own, so that the server stays busy while answers are scored and written.
-Whatever goes wrong ends in one sentence without the key, and without a password that is part of the address.
+Whatever goes wrong ends in one sentence without the key, and without a password that is part of the address. The server
+is not trusted: its answers have bounds (`bounds.py`), and nobody else is asked because it says so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 
 from driftline.decoding.backends.backend import Backend
 from driftline.errors import InputError, first_line
+from driftline.files.json import json_line
 from driftline.files.remote import redacted
 
 if TYPE_CHECKING:
@@ -33,8 +35,9 @@ KEY = "OPENAI_API_KEY"
 _AHEAD = 4  # times those in flight: how far beyond the first unfinished one requests are started
 _TRIES, _FIRST_TRIES, _TIMED_OUT_TRIES = 9, 3, 2
 _TIMEOUT, _CONNECT = 3600.0, 15.0  # seconds: a long answer waits in the server's queue too
+_LIST_TIMEOUT = 15.0  # of what is not generated
 _LONGEST_WAIT, _LONGEST_ASKED = 30.0, 300.0  # seconds between tries: of our own, and that a server may ask for
-_LONGEST_MESSAGE = 300
+_LONGEST_MESSAGE, _READ_OF_IT = 300, 1 << 16  # characters
 
 
 class Refusal(InputError):
@@ -58,18 +61,26 @@ class Connection:
         """
         try:
             import openai
+
+            from driftline.decoding.backends import bounds
         except ImportError as error:
             raise InputError(f"--backend http needs {error.name}: pip install 'driftline[http]'") from error
         address = str(backend.endpoint).rstrip("/")
         self.shown = shown(backend)
         self._key = os.environ.get(KEY, "").strip()
         self._at_once = at_once or AT_ONCE
-        self._errors = openai
+        self._errors, self._bounds = openai, bounds
+        patience = openai.Timeout(_TIMEOUT, connect=_CONNECT)
+        client = openai.DefaultAsyncHttpxClient(
+            timeout=patience, follow_redirects=False, event_hooks={"response": [bounds.bound]}
+        )
         self._client = openai.AsyncOpenAI(
             base_url=address,
             api_key=self._key or "none",
             max_retries=0,
-            timeout=openai.Timeout(_TIMEOUT, connect=_CONNECT),
+            timeout=patience,
+            default_headers=bounds.PLAIN,
+            http_client=client,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="driftline-http", daemon=True)
@@ -102,7 +113,7 @@ class Connection:
         Raises:
             Refusal: it cannot be reached, refuses, or answers with no JSON.
         """
-        return self._wait(self._asked(lambda: self._client.get(path, cast_to=str), _FIRST_TRIES))
+        return self._wait(self._asked(lambda: self._client.get(path, cast_to=str), None, _FIRST_TRIES))
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The first choice of an answer, and its `usage` and `system_fingerprint`, in a few tries.
@@ -113,9 +124,13 @@ class Connection:
         return self._wait(self._posted(path, body, _FIRST_TRIES))
 
     def in_order(
-        self, asked: Iterable[tuple[str, dict[str, Any]]], read: Callable[[dict[str, Any]], Result]
+        self,
+        asked: Iterable[tuple[str, dict[str, Any]]],
+        read: Callable[[dict[str, Any], dict[str, Any]], Result],
     ) -> Iterator[list[Result]]:
         """What is read from the answers to many requests (path and body), in their order, some at a time.
+
+        `read` is given an answer and the body that asked for it, as soon as it is there: only what it returns is kept.
 
         So many are in flight; at most four times as many are started beyond the first that has no answer.
 
@@ -127,7 +142,7 @@ class Connection:
 
         async def answer(path: str, body: dict[str, Any]) -> Result:
             async with self._turns:
-                return read(await self._posted(path, body, _TRIES))
+                return read(await self._posted(path, body, _TRIES), body)
 
         try:
             while True:
@@ -153,42 +168,56 @@ class Connection:
             running.cancel()
 
     async def _posted(self, path: str, body: dict[str, Any], tries: int) -> dict[str, Any]:
-        answer = await self._asked(lambda: self._client.post(path, cast_to=str, body=body), tries)
+        answer = await self._asked(lambda: self._client.post(path, cast_to=str, body=body), body, tries)
         try:
             return {**answer["choices"][0], **{name: answer.get(name) for name in ("usage", "system_fingerprint")}}
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise self._unlike_openai("an answer without choices") from error
 
-    async def _asked(self, send: Callable[[], Coroutine[Any, Any, str]], tries: int) -> Any:
+    async def _asked(
+        self, send: Callable[[], Coroutine[Any, Any, str]], body: dict[str, Any] | None, tries: int
+    ) -> Any:
         """The JSON of an answer; sent again after what may pass: 408, 409, 429, 5xx, and a network that fails."""
+        seconds = _LIST_TIMEOUT if body is None else _TIMEOUT
         for failed in range(1, tries + 1):
+            wait = None
             try:
-                text = await send()
+                with self._bounds.bounded(body, seconds):
+                    text = await send()
             except self._errors.APIStatusError as error:
                 status = error.status_code
                 if not _passes(status) or failed == tries:
                     raise self._refusal(error, failed) from error
-                wait = _asked_wait(error.response.headers)
-            except self._errors.APITimeoutError as error:
+                wait = _asked_wait(error.response.headers, _LONGEST_ASKED if tries == _TRIES else _LONGEST_WAIT)
+            except (self._errors.APITimeoutError, TimeoutError) as error:
                 if failed >= min(tries, _TIMED_OUT_TRIES):
                     raise Refusal(
                         f"{self.shown} does not answer in time: look whether the server hangs; the same call goes on"
                     ) from error
-                wait = None
+            except self._bounds.Unfit as error:
+                raise self._unlike_openai(str(error)) from error
             except self._errors.APIConnectionError as error:
+                if isinstance(error.__cause__, self._bounds.Unfit):  # which openai's former versions wrap
+                    raise self._unlike_openai(str(error.__cause__)) from error
                 if failed == tries:
                     raise self._unreachable(error) from error
-                wait = None
             else:
                 try:
-                    return json.loads(text)
+                    return json_line(text)
                 except ValueError as error:
-                    raise self._unlike_openai(_message(text) or "an empty answer") from error
+                    raise self._unlike_openai(_unread(text, error)) from error
             await asyncio.sleep(_backoff(failed) if wait is None else wait)
         raise AssertionError("the last try returns or raises")
 
     def _refusal(self, error: openai.APIStatusError, tries: int) -> Refusal:
         status, said = error.status_code, self._without_key(_message(error.response.text))
+        if 300 <= status < 400:
+            to = self._without_key(_one_line(error.response.headers.get("location", "")))
+            return Refusal(
+                f"{self.shown} sends elsewhere ({to or status}), where neither request nor key follow: give the right "
+                "address for --endpoint",
+                status,
+            )
         if status in (401, 403):
             have = "refuses the key" if self._key else "asks for a key"
             return Refusal(f"{self.shown} {have} ({said or status}): put the right one into {KEY}", status)
@@ -246,8 +275,9 @@ _PAGE = "a web page"
 
 def _message(text: str) -> str:
     """What a server says, in one line: of JSON what it calls the message."""
+    text = text[:_READ_OF_IT]
     try:
-        said: Any = json.loads(text)
+        said: Any = json_line(text)
     except ValueError:
         said = _PAGE if text.lstrip()[:1] == "<" else text
     for name in ("error", "message", "detail"):
@@ -257,7 +287,17 @@ def _message(text: str) -> str:
         said = ": ".join(str(said[0][key]) for key in ("loc", "msg") if key in said[0])
     if isinstance(said, (dict, list)):
         said = json.dumps(said)
-    return " ".join(redacted(str(said)).split())[:_LONGEST_MESSAGE].rstrip(".: ")
+    return _one_line(str(said))
+
+
+def _unread(text: str, error: ValueError) -> str:
+    """What was answered in place of JSON."""
+    said = _message(text)
+    return said if said == _PAGE else f"{error}, where it begins with {said[:40]!r}" if said else "an empty answer"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(redacted(text[:_READ_OF_IT]).split())[:_LONGEST_MESSAGE].rstrip(".: ")
 
 
 def _passes(status: int) -> bool:
@@ -270,7 +310,7 @@ def _backoff(failed: int) -> float:
     return min(0.5 * 2 ** (failed - 1), _LONGEST_WAIT) * (0.5 + random.random() / 2)
 
 
-def _asked_wait(headers: Any) -> float | None:
+def _asked_wait(headers: Any, most: float = _LONGEST_ASKED) -> float | None:
     """Seconds that a server asks to wait, in `Retry-After` as a number or a date; None where it does not."""
     told = headers.get("retry-after", "")
     try:
@@ -280,4 +320,4 @@ def _asked_wait(headers: Any) -> float | None:
             seconds = parsedate_to_datetime(told).timestamp() - time()
         except (TypeError, ValueError):
             return None
-    return min(max(seconds, 0.0), _LONGEST_ASKED) if seconds == seconds else None
+    return min(max(seconds, 0.0), most) if seconds == seconds else None

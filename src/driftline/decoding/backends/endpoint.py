@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from driftline.decoding.backends import abilities
-from driftline.decoding.backends.abilities import CHAT, COMPLETIONS, Abilities, text_of
+from driftline.decoding.backends.abilities import CHAT, COMPLETIONS, Abilities, is_ids, length_of, text_of
 from driftline.decoding.backends.backend import Backend
 from driftline.decoding.backends.connection import Connection, Refusal
 from driftline.decoding.backends.decoder import Job, Response
@@ -34,6 +34,8 @@ Sources = Callable[[], AbstractContextManager[Sampler]]
 
 STEP = "{step}"
 _LASTING = ("root", "parent", "max_model_len", "meta", "driftline")  # what stays as it is when a server starts again
+_NO_LIMIT = 10**9  # positions: that many or more stand for none
+_LONGEST_NAME = 80  # characters of what a server calls something, in a sentence
 _ENDS = {
     **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), "stop"),
     **dict.fromkeys(("length", "max_tokens"), "length"),
@@ -100,7 +102,8 @@ class Endpoint:
     @cached_property
     def context(self) -> int | None:
         """Positions: of the model that the tokenizer belongs to, and of the server, the fewer; None: not told."""
-        known = [self._served.get("max_model_len")]
+        told = self._served.get("max_model_len")
+        known = [told if type(told) is int and 0 < told < _NO_LIMIT else None]
         if self._tokenizer is not None and self._tokenizer_name is not None:
             known.append(_context(self._tokenizer_name, self._tokenizer))
         return min((size for size in known if isinstance(size, int)), default=None)
@@ -194,26 +197,28 @@ class Endpoint:
             "top_p": settings.top_p,
         }
 
-    def _response(self, answer: dict[str, Any]) -> Response:
+    def _response(self, answer: dict[str, Any], body: dict[str, Any]) -> Response:
         if self._mark is not None and answer.get("system_fingerprint") != self._mark:
             raise Refusal(
                 f"{self._connection.shown} was started anew with another model, also called {self.model!r}: serve the former "
                 "and make the same call again, or begin a new --out"
             )
-        ended = _ENDS.get(str(answer.get("finish_reason")))
+        reason = answer.get("finish_reason")
+        ended = _ENDS.get(reason) if isinstance(reason, str) else None
         if ended is None:
             raise Refusal(
-                f"{self._connection.shown} ended an answer for the reason {answer.get('finish_reason')!r}, which is neither "
+                f"{self._connection.shown} ended an answer for the reason {_short(reason)}, which is neither "
                 "its end nor its length: look what stopped it, and make the same call again"
             )
-        ids = answer.get("token_ids")
-        if isinstance(ids, list):
-            return Response(text_of(answer), list(map(int, ids)), len(ids), ended)
-        usage = answer.get("usage")
-        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        if not isinstance(tokens, int):
+        text, ids = text_of(answer), answer.get("token_ids")
+        if text is None:
+            raise Refusal(f"{self._connection.shown} gave an answer whose text is no text: make the same call again")
+        if isinstance(ids, list) and (not ids or is_ids(ids)):
+            return Response(text, ids, len(ids), ended)
+        tokens = length_of(answer)
+        if tokens is None:
             raise Refusal(f"{self._connection.shown} left out how many tokens an answer has: make the same call again")
-        return Response(text_of(answer), None, tokens, ended)
+        return Response(text, None, tokens, ended)
 
 
 def model_name(backend: Backend, step: int | None) -> str:
@@ -247,9 +252,10 @@ def find_model(connection: Connection, model: str) -> dict[str, Any]:
             raise
         return {}
     rows = listed.get("data") if isinstance(listed, dict) else None
-    found = {str(row["id"]): row for row in rows or () if isinstance(row, dict) and "id" in row}
+    rows = rows if isinstance(rows, list) else []
+    found = {row["id"]: row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)}
     if found and model not in found:
-        few = ", ".join(list(found)[:8]) + (", ..." if len(found) > 8 else "")
+        few = ", ".join(name[:_LONGEST_NAME] for name in list(found)[:8]) + (", ..." if len(found) > 8 else "")
         raise InputError(f"{connection.shown} has no model {model!r}: choose {few} for --model")
     return found.get(model, {})
 
@@ -269,7 +275,21 @@ def served(backend: Backend, steps: Sequence[int | None] = (None,)) -> dict[str,
         found = {name: find_model(connection, name) for name in (model_name(backend, step) for step in steps)}
     finally:
         connection.close()
-    return {"served": {model: {key: one[key] for key in _LASTING if key in one} for model, one in found.items()}}
+    return {"served": {model: _lasting(one) for model, one in found.items()}}
+
+
+def _lasting(told: dict[str, Any]) -> dict[str, Any]:
+    """What a record keeps of it: values, and objects of values, whatever else a server may put there."""
+    return {key: told[key] for key in _LASTING if key in told and _is_flat(told[key])}
+
+
+def _is_flat(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else [value]
+    return not any(isinstance(one, (dict, list)) for one in inner)
+
+
+def _short(value: Any) -> str:
+    return repr(value[:_LONGEST_NAME]) if isinstance(value, str) else "null" if value is None else "of another form"
 
 
 def _asked(prompt: Prompt) -> tuple[str, dict[str, Any]]:
@@ -293,6 +313,6 @@ def _context(source: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
         known = limits_of(source).context
     except InputError:
         known = None
-    if known is None and tokenizer.model_max_length < 10**9:  # larger ones stand for no limit
+    if known is None and tokenizer.model_max_length < _NO_LIMIT:
         known = int(tokenizer.model_max_length)
     return known

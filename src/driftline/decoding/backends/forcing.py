@@ -23,6 +23,7 @@ from driftline.outputs.rollouts import Rollout
 from driftline.progress import Advance
 
 _LEAST = -9999.0  # what servers write for minus infinity, which JSON lacks
+_ROUNDED_UP = 0.01  # above 0, of a probability of 1 in half precision
 _WAYS: tuple[dict[str, Any], ...] = (
     {"prompt_logprobs": 0, "max_tokens": 1},
     {"echo": True, "logprobs": 0, "max_tokens": 0},
@@ -50,16 +51,15 @@ class ServedScore:
             way = _way(connection, model, rollouts[0])
             bodies = ((COMPLETIONS, _body(model, rollout, way)) for rollout in rollouts)
             read: list[np.ndarray] = []
-            for answers in connection.in_order(bodies, lambda answer: answer):
-                for answer in answers:
+            for answers in connection.in_order(bodies, _values):
+                for found in answers:
                     rollout = rollouts[len(read)]
-                    found = _values(answer, rollout)
                     if found is None:
                         raise InputError(
                             f"{connection.shown} gave no log-prob for each token of row {len(read)}: look whether "
                             f"the model {model!r} has the run's tokenizer, or leave --backend out"
                         )
-                    read.append(np.array(found[len(rollout.prompt_ids) :], np.float32))
+                    read.append(found[len(rollout.prompt_ids) :])
                     advance(rollout.length)
             return np.concatenate(read)
         finally:
@@ -77,13 +77,14 @@ def _way(connection: Connection, model: str, rollout: Rollout) -> dict[str, Any]
     refused: Refusal | None = None
     for way in _WAYS:
         try:
-            answer = connection.post(COMPLETIONS, _body(model, rollout, way))
+            body = _body(model, rollout, way)
+            answer = connection.post(COMPLETIONS, body)
         except Refusal as refusal:
             if refusal.status in (0, 401, 403, 404):
                 raise
             refused = refusal
             continue
-        if _values(answer, rollout) is not None:
+        if _values(answer, body) is not None:
             return way
     raise InputError(
         f"{connection.shown} does not tell log-probs of a prompt's tokens, by prompt_logprobs or by echo: serve the "
@@ -91,23 +92,33 @@ def _way(connection: Connection, model: str, rollout: Rollout) -> dict[str, Any]
     ) from refused
 
 
-def _values(answer: dict[str, Any], rollout: Rollout) -> list[float] | None:
-    """Log-probs of prompt and response, the first of which has none; None where not each token has its own."""
-    ids = [*rollout.prompt_ids, *rollout.response_ids]
+def _values(answer: dict[str, Any], body: dict[str, Any]) -> np.ndarray | None:
+    """Log-probs of the tokens of a body, float32, the first of which has none; None where not each has its own."""
+    ids = body["prompt"]
     named = answer.get("prompt_logprobs")
     try:
         if named:
             values = [named[place][str(ids[place])]["logprob"] for place in range(1, len(ids))]
-            return [math.nan, *map(_value, values)] if len(named) == len(ids) else None
+            return _array(values) if len(named) == len(ids) else None
         told = answer["logprobs"]["token_logprobs"]
         beyond = len(told) - len(ids)  # the token that had to be drawn
         usage = answer["usage"]["prompt_tokens"]
         if usage != len(ids) or beyond not in (0, 1) or told[0] is not None:
             return None
-        return [math.nan, *map(_value, told[1 : len(ids)])]
-    except (KeyError, IndexError, TypeError, ValueError):
+        return _array(told[1 : len(ids)])
+    except (AttributeError, KeyError, IndexError, OverflowError, TypeError, ValueError):
         return None
 
 
+def _array(logprobs: Sequence[float]) -> np.ndarray:
+    return np.array([math.nan, *map(_value, logprobs)], np.float32)
+
+
 def _value(logprob: float) -> float:
+    """
+    Raises:
+        TypeError, ValueError: it is no logarithm of a probability.
+    """
+    if not logprob <= _ROUNDED_UP:
+        raise ValueError(f"{logprob} is the logarithm of no probability")
     return -math.inf if logprob <= _LEAST else float(logprob)

@@ -38,7 +38,7 @@ class Rows(list[dict[str, Any]]):
     digest: str
 
 
-_LINE, _FILE = 16 << 20, 256 << 20  # bytes: of a row, and of all
+_LINE, _FILE = 16 << 20, 4 << 30  # bytes: of a row, and of all
 
 
 def read_rows(path: Path, *, longest: int = _FILE) -> Rows:

@@ -74,7 +74,7 @@ def odd_run(tmp_path: Path) -> Path:
     for step in (0, 10, 20, 30):
         folder = run / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        weights = {
+        weights: dict[str, np.ndarray] = {
             "a\x1b[2J\nb.weight": np.full((4, 4), 1.0 + step, np.float32),
             "c.weight": np.eye(4, dtype=np.float32),
         }

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attack import driftline, peak_memory, refused, save_run
@@ -133,7 +134,7 @@ def test_more_problems_than_can_be_made_are_refused() -> None:
     ],
 )
 def test_options_that_nobody_means_are_refused(
-    tmp_path: Path, options: dict[str, object], complaint: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, options: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = save_run(tmp_path / "run")

@@ -116,7 +116,7 @@ def test_what_is_no_number_is_a_gap_in_a_chart() -> None:
     assert charts._one_two_five(np.array([0.0, np.nan])) == []
 
 
-@pytest.mark.parametrize("option", ["positions", "units"])
-def test_a_sample_of_nothing_is_refused(option: str) -> None:
-    with pytest.raises(InputError, match=f"--{option} is 0: it must be at least 1"):
-        activations.Sampling(**{option: 0})
+@pytest.mark.parametrize("sizes", [(0, 64), (256, 0), (-1, 64)])
+def test_a_sample_of_nothing_is_refused(sizes: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=r"--(positions|units) is (0|-1): it must be at least 1"):
+        activations.Sampling(positions=sizes[0], units=sizes[1])

@@ -105,7 +105,7 @@ def _checked(row: Any) -> Row:
     """
     ids = row["response_ids"]
     length = len(ids) if ids is not None else row["tokens"]
-    kinds = {"index": int, "sample": int, "response": str, "finish_reason": str, "score": (int, float)}
+    kinds: dict[str, Any] = {"index": int, "sample": int, "response": str, "finish_reason": str, "score": (int, float)}
     if not isinstance(length, int) or not all(isinstance(row[key], kind) for key, kind in kinds.items()):
         raise ValueError("no row of samples")
     return dict(row)

@@ -77,8 +77,13 @@ def _row(text: str, where: str) -> dict[str, Any]:
     return row
 
 
-def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str) -> Prompt:
+def encode(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: str, *, context: int | None = None
+) -> Prompt:
     """The prompt of a row with `prompt` (text) or `messages` (a list of role and content); `where` names it in errors.
+
+    Args:
+        context: of the model: a text of more tokens is refused, and its tokens are not even brought here.
 
     Raises:
         InputError: it has neither, the tokenizer has no chat template, or refuses it, or takes too long over it.
@@ -90,11 +95,11 @@ def encode(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, where: st
         must_be_messages(messages, where)
         said = [_as_text(message, where) for message in messages]
         rendered = render(tokenizer, said, where)
-        return Prompt(rendered, token_ids(tokenizer, rendered, where, special=False))
+        return Prompt(rendered, token_ids(tokenizer, rendered, where, special=False, most=context))
     if not isinstance(text, str) or not text:
         raise InputError(f"{where} has neither prompt (a text) nor messages: add one")
     begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    return Prompt(text, token_ids(tokenizer, text, where, special=not begun))
+    return Prompt(text, token_ids(tokenizer, text, where, special=not begun, most=context))
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], where: str, **how: Any) -> str:
@@ -109,27 +114,30 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, A
     template, asked = tokenizer.chat_template, (list(messages), {"add_generation_prompt": True, **how})
     if _is_deep(asked):
         raise InputError(f"{where} has a chat that is nested more than {_DEEPEST} deep: mend the messages")
+    long = len(str(asked)) > SHORT
     try:
         if tokenizer in _hopeless and _hopeless[tokenizer][0] == template:
             raise TooMuch(_hopeless[tokenizer][1])
-        return _apart(tokenizer, _rendered, template)(*asked)
+        return _apart(tokenizer, _rendered, template, long=long)(*asked)
     except Refused as error:
         raise InputError(
             f"{where} does not fit the model's chat template ({error}): mend the messages, or give prompt"
         ) from error
     except TooMuch as error:
-        if len(str(asked)) < _SHORT:  # a long chat may be the client's attack on those of others
+        if not long:  # a long chat may be the client's attack on those of others
             _hopeless[tokenizer] = template, str(error)
         raise InputError(
             f"{where} is not written by the model's chat template: it takes {error}; mend the template, or give prompt"
         ) from error
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, where: str, *, special: bool) -> list[int]:
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, text: str, where: str, *, special: bool, most: int | None = None
+) -> list[int]:
     """The tokens of a text, made apart and within bounds; `special`: with those that the tokenizer puts around a text.
 
     Raises:
-        InputError: the tokenizer cannot, or passes a bound.
+        InputError: the tokenizer cannot, or passes a bound, or there are more than `most`.
     """
     try:
         text.encode()
@@ -138,13 +146,16 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, where: str, *, spec
             f"{where} has a text that the tokenizer refuses (half of a surrogate pair stands alone): mend the text"
         ) from error
     try:
-        return _apart(tokenizer, _tokens)(text, special)
+        count, ids = _apart(tokenizer, _tokens, long=len(text) > SHORT)(text, special, most)
     except Refused as error:
         raise InputError(
             f"{where} has a text that the tokenizer refuses ({error}): mend the text, or the tokenizer"
         ) from error
     except TooMuch as error:
         raise InputError(f"{where} has a text over which the tokenizer takes {error}: give a shorter one") from error
+    if ids is None:
+        raise _too_long(where, count, most)
+    return list(ids)
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: bool = True) -> str:
@@ -155,10 +166,8 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: 
     Raises:
         InputError: the tokenizer cannot, or passes a bound.
     """
-    if tokenizer not in _plainly:
-        _plainly[tokenizer] = _decodes_plainly(tokenizer)
     try:
-        if _plainly[tokenizer]:
+        if _decodes_plainly(tokenizer):
             return str(tokenizer.decode(ids, skip_special_tokens=not special))
         return str(_apart(tokenizer, _text)(list(ids), special))
     except Exception as error:
@@ -170,29 +179,34 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: 
 
 def make_ready(tokenizer: PreTrainedTokenizerBase) -> None:
     """Fork the processes that work for the tokenizer, before there are threads."""
-    _apart(tokenizer, _tokens).start()
-    if tokenizer.chat_template is not None:
-        _apart(tokenizer, _rendered, tokenizer.chat_template).start()
+    if not _decodes_plainly(tokenizer):
+        _apart(tokenizer, _text).start()
+    for long in (False, True):
+        _apart(tokenizer, _tokens, long=long).start()
+        if tokenizer.chat_template is not None:
+            _apart(tokenizer, _rendered, tokenizer.chat_template, long=long).start()
 
 
 _SECONDS = 5.0
 _DEEPEST = 64  # of a chat: what is in the arguments of a tool is not nested further
 _LENGTH = 16  # characters that a decoder may put in place of one
-_SHORT = 1 << 16  # characters of a chat over which no template should take long
-_workers: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, tuple[Any, Apart]]] = WeakKeyDictionary()
+SHORT = 1 << 16  # characters of a text, or a chat, over which neither tokenizer nor template should take long
+_workers: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, bool], tuple[Any, Apart]]] = WeakKeyDictionary()
 _plainly: WeakKeyDictionary[PreTrainedTokenizerBase, bool] = WeakKeyDictionary()
 _hopeless: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]] = WeakKeyDictionary()
 
 
-def _apart(tokenizer: PreTrainedTokenizerBase, work: Callable[..., Any], template: Any = None) -> Apart:
+def _apart(
+    tokenizer: PreTrainedTokenizerBase, work: Callable[..., Any], template: Any = None, *, long: bool = False
+) -> Apart:
     """A process for each kind of work for a tokenizer, as long as it lives, and another once its template was changed.
 
-    So a template that hangs holds up chats alone.
+    So a template that hangs holds up chats alone, and what is long only what is long.
     """
-    found = _workers.setdefault(tokenizer, {})
-    if work.__name__ not in found or found[work.__name__][0] != template:
-        found[work.__name__] = template, Apart(partial(work, ref(tokenizer)), seconds=_SECONDS)
-    return found[work.__name__][1]
+    found, kind = _workers.setdefault(tokenizer, {}), (work.__name__, long)
+    if kind not in found or found[kind][0] != template:
+        found[kind] = template, Apart(partial(work, ref(tokenizer)), seconds=_SECONDS)
+    return found[kind][1]
 
 
 def _is_deep(value: Any) -> bool:
@@ -209,8 +223,10 @@ def _rendered(of: ref[PreTrainedTokenizerBase], messages: list[dict[str, Any]], 
     return _there(of).apply_chat_template(messages, tokenize=False, **how)
 
 
-def _tokens(of: ref[PreTrainedTokenizerBase], text: str, special: bool) -> Any:
-    return _there(of)(text, add_special_tokens=special).input_ids
+def _tokens(of: ref[PreTrainedTokenizerBase], text: str, special: bool, most: int | None) -> tuple[int, Any]:
+    """How many tokens there are, and the tokens unless they are more than may be."""
+    ids = _there(of)(text, add_special_tokens=special).input_ids
+    return len(ids), ids if most is None or len(ids) <= most else None
 
 
 def _text(of: ref[PreTrainedTokenizerBase], ids: list[int], special: bool) -> Any:
@@ -219,8 +235,10 @@ def _text(of: ref[PreTrainedTokenizerBase], ids: list[int], special: bool) -> An
 
 def _decodes_plainly(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether decoding takes time and memory in proportion to the tokens."""
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    return decoder is None or _is_plain(json.loads(decoder.__getstate__()))
+    if tokenizer not in _plainly:
+        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+        _plainly[tokenizer] = decoder is None or _is_plain(json.loads(decoder.__getstate__()))
+    return _plainly[tokenizer]
 
 
 def _is_plain(decoder: Any) -> bool:
@@ -276,7 +294,11 @@ def must_fit(ids: Sequence[int], context: int | None, what: str, *, vocabulary: 
             f"{what} has token {max(ids)} and the model has {vocabulary}: put the tokenizer of this model beside it"
         )
     if context is not None and len(ids) >= context:
-        raise InputError(f"{what} has {len(ids)} tokens and the model's context is {context}: shorten the prompt")
+        raise _too_long(what, len(ids), context)
+
+
+def _too_long(what: str, tokens: int, context: int | None) -> InputError:
+    return InputError(f"{what} has {tokens} tokens and the model's context is {context}: shorten the prompt")
 
 
 def must_be_messages(messages: Any, where: str) -> None:

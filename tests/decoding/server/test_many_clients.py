@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,8 +11,11 @@ from typing import Any
 import pytest
 from endpoints import Endpoint, endpoint, sampler, slow, wait_until
 from tiny_models import pair, prompts, tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from driftline.decoding.sampler import Sampler, row_seed
+from driftline.decoding.server import application
+from driftline.prompts import SHORT
 
 openai = pytest.importorskip("openai")
 CLIENTS = 32
@@ -164,3 +169,46 @@ def test_what_is_held_stays_within_the_budget_and_texts_stay_the_same():
     assert found == [sampler().text(c) for c in wanted]
     assert max(held) == 6  # 6 x (2 + 64) fit into 400 when they come, 7 do not
     assert min(filter(None, held)) < 6
+
+
+class Waiting(PreTrainedTokenizerFast):
+    """Takes a byte from a pipe for each long text, and waits for it."""
+
+    pipe: int
+
+    def __call__(self, text: str, **how: Any) -> Any:
+        if len(text) > SHORT:
+            os.read(self.pipe, 1)
+        return super().__call__(text, **how)
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Endpoint, int]]:
+    """A server that reads long texts one by one as bytes are written into a pipe, and has room for few."""
+    ours = Waiting(tokenizer_object=tokenizer().backend_tokenizer, pad_token="w0", eos_token="w1")
+    ours.pipe, write = os.pipe()
+    monkeypatch.setattr(application, "MOST_BODIES", 4 * SHORT)
+    try:
+        with endpoint(Sampler(pair()[1], ours)) as running:
+            yield running, write
+    finally:
+        os.close(write)
+        os.close(ours.pipe)
+
+
+def test_what_is_short_does_not_wait_for_what_is_long(waiting):
+    running, write = waiting
+    short, long = ({"model": "tiny", "prompt": "w5 " * n, "max_tokens": 2} for n in (1, SHORT // 2))
+    with ThreadPoolExecutor(3) as pool:
+        pending = [pool.submit(running.send, long) for _ in range(2)]
+        wait_until(lambda: sum(thread.name == "encoding" for thread in threading.enumerate()) == 2, 30)
+        assert running.send(short)[0] == 200
+        third, answer, _ = running.send(long)  # those that wait are counted
+        assert (third, "too much is being received at once" in answer["error"]["message"]) == (503, True)
+        assert running.send(short)[0] == 200
+        assert not any(answer.done() for answer in pending)
+        os.write(write, b"ab")
+        for status, answer, _ in (one.result() for one in pending):
+            said = f"the request has {SHORT // 2} tokens and the model's context is 96: shorten the prompt"
+            assert (status, answer["error"]["message"]) == (400, said)
+    assert running.send(short)[0] == 200

@@ -32,7 +32,7 @@ from driftline.decoding.server.identity import fingerprint
 from driftline.decoding.server.metrics import Metrics
 from driftline.decoding.server.scheduler import Busy, Failed, Scheduler
 from driftline.errors import InputError, first_line
-from driftline.prompts import make_ready
+from driftline.prompts import SHORT, make_ready
 
 try:
     from fastapi import Depends, FastAPI, Request
@@ -44,7 +44,7 @@ except ImportError as missing:
     raise InputError(f"serving needs {missing.name}: pip install 'driftline[serve]'") from missing
 
 MOST_BODY = 8 * 2**20  # bytes of one request
-MOST_BODIES = 128 * 2**20  # of all that are being received
+MOST_BODIES = 128 * 2**20  # of all that are being received, or wait to be read
 _KINDS = {401: "authentication_error", 503: "overloaded_error", 504: "timeout_error"}
 _T = TypeVar("_T")
 
@@ -108,7 +108,8 @@ def application(sampler: Sampler, name: str, key: str | None = None, limits: Lim
 
     async def answer(request: Request, form: Form, make: Callable[[bytes], Wanted]) -> Response:
         started = time.perf_counter()
-        wanted = await _in_thread(partial(make, await bodies.read(request)), limits.timeout)
+        async with bodies.of(request) as body:
+            wanted = await _in_thread(partial(make, body), limits.timeout, long=len(body) > SHORT)
         choices = [Choice(sampler, wanted, place, form) for place in range(len(wanted.rows))]
         exchange = Exchange(scheduler, wanted.rows, wanted.stop, limits.timeout)
         made = Answer(form, name, wanted, choices, mark)
@@ -215,8 +216,10 @@ class Bodies:
     def __init__(self, seconds: float) -> None:
         self._seconds, self._held = seconds, 0
 
-    async def read(self, request: Request) -> bytes:
-        """
+    @contextlib.asynccontextmanager
+    async def of(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request, which counts as held until the block ends.
+
         Raises:
             HTTPException: the body is of another type, too large or too slow, or the client has left.
         """
@@ -226,35 +229,34 @@ class Bodies:
         announced = request.headers.get("content-length", "0")
         if not announced.isdecimal() or len(announced) > 15 or int(announced) > 8 * MOST_BODY:
             raise HTTPException(413, _TOO_LARGE)
+        parts: list[bytes] = []
         try:
-            return await asyncio.wait_for(self._read(request), self._seconds)
+            await asyncio.wait_for(self._read(request, parts), self._seconds)
+            yield b"".join(parts)
         except asyncio.TimeoutError:
             raise HTTPException(
                 408, f"the body did not come within {self._seconds:g} seconds: send it at once"
             ) from None
-
-    async def _read(self, request: Request) -> bytes:
-        parts: list[bytes] = []
-        size, more = 0, True
-        try:
-            while more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise HTTPException(499, "the client has left")
-                part, more = message.get("body", b""), message.get("more_body", False)
-                size += len(part)
-                if size > 8 * MOST_BODY:
-                    raise HTTPException(413, _TOO_LARGE)
-                if size <= MOST_BODY:  # what is beyond is read, so that the client hears the answer, and dropped
-                    parts.append(part)
-                    self._held += len(part)
-                if self._held > MOST_BODIES:
-                    raise HTTPException(503, "too much is being received at once: try again", {"retry-after": "1"})
         finally:
             self._held -= sum(map(len, parts))
+
+    async def _read(self, request: Request, parts: list[bytes]) -> None:
+        size, more = 0, True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise HTTPException(499, "the client has left")
+            part, more = message.get("body", b""), message.get("more_body", False)
+            size += len(part)
+            if size > 8 * MOST_BODY:
+                raise HTTPException(413, _TOO_LARGE)
+            if size <= MOST_BODY:  # what is beyond is read, so that the client hears the answer, and dropped
+                parts.append(part)
+                self._held += len(part)
+            if self._held > MOST_BODIES and size > SHORT:
+                raise HTTPException(503, "too much is being received at once: try again", {"retry-after": "1"})
         if size > MOST_BODY:
             raise HTTPException(413, _TOO_LARGE)
-        return b"".join(parts)
 
 
 class EventStream(Response):
@@ -308,11 +310,15 @@ class Counted:
 
 
 _TOO_LARGE = f"the body is larger than {MOST_BODY >> 20} MiB: send less at once"
-_ENCODING = threading.Lock()  # tokenizers are used by one thread at a time
+_TURNS = {False: threading.Lock(), True: threading.Lock()}  # so that what is short does not wait for what is long
 
 
-async def _in_thread(work: Callable[[], _T], seconds: float) -> _T:
-    """What `work` gives, done beside the event loop in a thread that does not hold up the end of the process."""
+async def _in_thread(work: Callable[[], _T], seconds: float, *, long: bool) -> _T:
+    """What `work` gives, done beside the event loop in a thread that does not hold up the end of the process.
+
+    Args:
+        long: whether it waits for other work that is long, or for what is not.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
 
@@ -323,7 +329,9 @@ async def _in_thread(work: Callable[[], _T], seconds: float) -> _T:
     def run() -> None:
         result, error = None, None
         try:
-            with _ENCODING:
+            with _TURNS[long]:
+                if future.done():  # nobody waits
+                    return
                 result = work()
         except Exception as raised:
             error = raised

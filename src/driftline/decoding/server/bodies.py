@@ -147,7 +147,7 @@ def completion_rows(body: CompletionBody, sampler: Sampler, budget: int) -> Want
     prompts = [
         Prompt(_text(sampler, item), item)
         if isinstance(item, list)
-        else encode({"prompt": item}, sampler.tokenizer, "the request")
+        else encode({"prompt": item}, sampler.tokenizer, "the request", context=sampler.context)
         for item in _several(body.prompt)
     ]
     most = 16 if body.max_tokens is None else body.max_tokens
@@ -161,7 +161,7 @@ def chat_rows(body: ChatBody, sampler: Sampler, budget: int) -> Wanted:
         raise InputError("max_tokens is 0: ask for at least 1 token")
     if body.top_logprobs is not None and not body.logprobs:
         raise InputError("top_logprobs needs logprobs: set it to true")
-    prompt = encode({"messages": body.messages}, sampler.tokenizer, "the request")
+    prompt = encode({"messages": body.messages}, sampler.tokenizer, "the request", context=sampler.context)
     most = body.max_completion_tokens or body.max_tokens
     if most is None:  # to the end of the context, or of what may be held
         most = max(1, min(sampler.context or _WITHOUT_CONTEXT, budget) - len(prompt.ids))

@@ -46,7 +46,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's idle threads sleep, where they would turn in a loop
     gc.set_threshold(5000)  # a start makes 200,000 objects that stay: by default they are looked through 300 times,
     atexit.register(_end)  # and at the end once more, which takes longer than all of that
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written results are removed
+    signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):  # what is printed may have names in it that are not UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -70,8 +70,21 @@ def main() -> None:
         print(plain(redacted(f"driftline: {error if code else ' '.join(str(error).split())}")), file=sys.stderr)
         sys.exit(code or 2)
     except KeyboardInterrupt:
+        _end_when_told_again()
         print("driftline: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _terminated(*_: Any) -> None:
+    """End, so that half-written results are removed."""
+    _end_when_told_again()
+    sys.exit(143)
+
+
+def _end_when_told_again() -> None:
+    """An interpreter that ends may wait for threads, and shows where it was when it is stopped in that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda told, _: os._exit(128 + told))
 
 
 def parse(name: str, words: list[str]) -> Any:

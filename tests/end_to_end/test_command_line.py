@@ -280,6 +280,31 @@ def test_bad_extrapolations_are_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("again", "last"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_again_while_it_ends_it_shows_no_trace(first: signal.Signals, again: signal.Signals, last: int) -> None:
+    """Which waits for a thread that works on."""
+    script = f"""
+import os, sys, threading, time
+from driftline import cli
+def work(*_):
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    os.kill(os.getpid(), {int(first)})
+    time.sleep(60)
+cli._answer = work
+threading._register_atexit(print, "ending", flush=True)
+sys.argv = ["driftline", "inspect", "run"]
+cli.main()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"ending\n"
+        process.send_signal(again)
+        assert process.wait(30) == last
+        assert process.stderr.read() == (b"driftline: stopped\n" if first == signal.SIGINT else b"")
+
+
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_killed_while_writing_it_leaves_no_model(run: Path, tmp_path: Path, signal_: signal.Signals) -> None:
     """Stopped after the weights were written, before the folder is complete: a later call starts afresh."""

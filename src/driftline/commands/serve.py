@@ -46,7 +46,7 @@ class Serve:
     """tokens held at once; default what a quarter of the free memory holds"""
     timeout: float = 600.0
     """seconds for a request"""
-    grace: float = 1.0
+    grace: float = 0.5
     """seconds for what runs when the server is told to stop"""
     dtype: ModelDtype = "auto"
     """to run models in; auto: as saved"""
@@ -71,6 +71,9 @@ def run(request: Serve) -> None:
         raise InputError(f"{request.rest[0]!r} follows --, which is for --backend vllm: put options before it")
     if not 0 <= request.grace <= 3600:
         raise InputError(f"--grace is {request.grace}: it must be a number of seconds from 0 to 3600")
+    from driftline.decoding.server.ending import leave_when_told
+
+    leave_when_told()
     from driftline.decoding.server.application import Limits
     from driftline.decoding.server.listen import listen, serve
     from driftline.decoding.sources import load_sampler

@@ -174,6 +174,7 @@ def test_the_server_ends_soon_whatever_is_open(unhurried):
     stream, whole = (b"".join(iter(partial(one.recv, 65536), b"")) for one in opened[:2])
     assert b"the server stops" in stream
     assert b" 503 " in whole.split(b"\r\n")[0]
+    assert b"is about to stop" in opened[2].recv(65536)  # the rest of a body would come to nothing
     for connection in opened:
         connection.close()
 

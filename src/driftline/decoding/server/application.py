@@ -93,7 +93,7 @@ def application(sampler: Sampler, name: str, key: str | None = None, limits: Lim
         scheduler.stop(timeout=0.5)
 
     app = FastAPI(title="driftline", openapi_url=None, lifespan=lifespan)
-    app.state.scheduler = scheduler
+    app.state.scheduler, app.state.bodies = scheduler, bodies
     app.add_middleware(Counted, metrics=metrics)
 
     def authorised(request: Request) -> None:
@@ -214,7 +214,14 @@ class Bodies:
     """Reads bodies, of JSON only, within bounds of size and time."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds, self._held = seconds, 0
+        self._seconds, self._held, self._open = seconds, 0, True
+        self._coming: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Wait no more for bodies: nothing could be made of them."""
+        self._open = False
+        for coming in self._coming:
+            coming.cancel()
 
     @contextlib.asynccontextmanager
     async def of(self, request: Request) -> AsyncIterator[bytes]:
@@ -222,6 +229,7 @@ class Bodies:
 
         Raises:
             HTTPException: the body is of another type, too large or too slow, or the client has left.
+            Busy: the server is about to stop.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
@@ -230,15 +238,29 @@ class Bodies:
         if not announced.isdecimal() or len(announced) > 15 or int(announced) > 8 * MOST_BODY:
             raise HTTPException(413, _TOO_LARGE)
         parts: list[bytes] = []
+        coming = asyncio.ensure_future(self._read(request, parts))
+        self._coming.add(coming)
         try:
-            await asyncio.wait_for(self._read(request, parts), self._seconds)
+            await self._whole(coming)
             yield b"".join(parts)
+        finally:
+            self._coming.discard(coming)
+            self._held -= sum(map(len, parts))
+
+    async def _whole(self, coming: asyncio.Task[None]) -> None:
+        try:
+            if self._open:
+                await asyncio.wait_for(coming, self._seconds)
+        except asyncio.CancelledError:
+            if self._open:  # it is the request that was cancelled
+                raise
         except asyncio.TimeoutError:
             raise HTTPException(
                 408, f"the body did not come within {self._seconds:g} seconds: send it at once"
             ) from None
-        finally:
-            self._held -= sum(map(len, parts))
+        if not self._open:
+            coming.cancel()
+            raise Busy("the server is about to stop: ask another")
 
     async def _read(self, request: Request, parts: list[bytes]) -> None:
         size, more = 0, True

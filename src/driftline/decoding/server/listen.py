@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import signal
 import socket
 import threading
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from driftline.decoding.sampler import Sampler
 from driftline.decoding.server.application import Limits, application
+from driftline.decoding.server.ending import leave
 from driftline.errors import InputError
 
 try:
@@ -20,6 +20,10 @@ try:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as missing:
     raise InputError(f"serving needs {missing.name}: pip install 'driftline[serve]'") from missing
+
+
+GRACE = 0.5  # seconds
+_REST = 0.5  # seconds beyond the grace, after which the process is gone, whatever it does
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -45,7 +49,7 @@ def serve(
     *,
     key: str | None = None,
     limits: Limits | None = None,
-    grace: float = 1.0,
+    grace: float = GRACE,
 ) -> None:
     """Answer requests until SIGINT or SIGTERM; what runs then has `grace` seconds to end, and the process is gone."""
     limits = limits or Limits()
@@ -53,15 +57,15 @@ def serve(
     try:
         Server(app, limits, grace).run(sockets=[listener])
     except KeyboardInterrupt:
-        _leave(signal.SIGINT)
+        leave(signal.SIGINT)
     except SystemExit as ending:
-        _leave(signal.SIGTERM if ending.code == 143 else 0)
+        leave(signal.SIGTERM if ending.code == 143 else 0)
 
 
 class Server(uvicorn.Server):
     """uvicorn's, which drops clients that send nothing, and ends what runs in good form when its grace is over."""
 
-    def __init__(self, app: Any, limits: Limits, grace: float = 1.0) -> None:
+    def __init__(self, app: Any, limits: Limits, grace: float = GRACE) -> None:
         def protocol(*arguments: Any, **settings: Any) -> _Impatient:
             made = _Impatient(*arguments, **settings)
             made.patience = limits.read_timeout
@@ -72,23 +76,24 @@ class Server(uvicorn.Server):
             http=protocol,  # type: ignore[arg-type]
             ws="none",
             log_level="critical",  # the application says what is wrong
-            timeout_graceful_shutdown=grace + 0.3,  # type: ignore[arg-type]
+            timeout_graceful_shutdown=grace + _REST / 2,  # type: ignore[arg-type]
             server_header=False,
         )
         super().__init__(config)
-        self._scheduler, self._grace = app.state.scheduler, grace
+        self._scheduler, self._bodies, self._grace = app.state.scheduler, app.state.bodies, grace
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End in good form; at once when told again, or when that takes longer than it should."""
         if self.should_exit:
-            _leave(sig)
+            leave(sig)
         super().handle_exit(sig, frame)
-        last = threading.Timer(self._grace + 0.9, _leave, [sig])
+        last = threading.Timer(self._grace + _REST, leave, [sig])
         last.daemon = True
         last.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._scheduler.close()
+        self._bodies.close()
         cut = asyncio.get_running_loop().call_later(self._grace, self._scheduler.cut)
         try:
             await super().shutdown(sockets)
@@ -130,13 +135,3 @@ class _Impatient(H11Protocol):
         self._timer = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
-
-
-def _leave(sig: int) -> NoReturn:
-    """End the process at once, with the exit code of a signal.
-
-    A model in a long pass cannot be interrupted, and taking down an interpreter with torch in it takes seconds.
-    """
-    if sig == signal.SIGINT:
-        os.write(2, b"driftline: stopped\n")
-    os._exit(128 + sig if sig else 1)

@@ -141,7 +141,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False, **_gguf(source))
         if not isinstance(tokenizer.model_max_length, (int, float)):
             raise InputError(
-                f"{source} has a model_max_length that is no number ({tokenizer.model_max_length!r}): "
+                f"{source} has a model_max_length that is no number ({tokenizer.model_max_length!r:.60}): "
                 "mend its tokenizer_config.json"
             )
         if tokenizer.pad_token_id is None:
@@ -176,7 +176,7 @@ def context_length(model: PreTrainedModel) -> int | None:
 def _context(config: PretrainedConfig, source: str | Path) -> int | None:
     said = getattr(config, "max_position_embeddings", None)
     if said is not None and (type(said) is not int or not 0 < said <= _LARGEST):
-        raise InputError(f"{source} has max_position_embeddings = {said!r} in its config.json: mend it")
+        raise InputError(f"{source} has max_position_embeddings = {said!r:.60} in its config.json: mend it")
     return said
 
 
@@ -244,7 +244,7 @@ def end_ids_of(declared: Any, source: str | Path) -> frozenset[int]:
     ends = [token for token in several if token is not None]
     if odd := [token for token in ends if type(token) is not int or abs(token) > _LARGEST]:
         raise InputError(
-            f"{source} has an eos_token_id that is no token id ({odd[0]!r}): mend its generation_config.json or config.json"
+            f"{source} has an eos_token_id that is no token id ({odd[0]!r:.60}): mend its generation_config.json or config.json"
         )
     return frozenset(ends)
 

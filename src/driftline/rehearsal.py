@@ -136,6 +136,7 @@ def _made(folder: str, model: bool, gguf: str | None) -> tuple[int, int, int]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(1)  # others are not in a forked child, and would be waited for
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     tables = sum(4 * value.numel() for value in made.buffers())
@@ -181,6 +182,7 @@ def _adapted(model: PreTrainedModel, adapter: str) -> int:
     import torch
     from peft import PeftConfig, get_peft_model
 
+    torch.set_num_threads(1)
     config = PeftConfig.from_pretrained(adapter)
     if hasattr(config, "init_lora_weights"):
         config.init_lora_weights = False

@@ -139,7 +139,6 @@ def write_case(folder: Path, seeds: dict[str, Path], rng: random.Random) -> str:
 
 def use(folder: Path) -> None:
     """As `generate` and `logprobs` do."""
-    models.default_device = lambda: torch.device("cpu")
     sampler = load_sampler(folder)
     for row in _ROWS:
         ids = prompts.encode(row, sampler.tokenizer, "row 0", context=sampler.context).ids
@@ -180,7 +179,7 @@ def fuzz(cases: int, *, seed: int, first: int = 0, keep: Path | None = None) -> 
     """Run the cases; failures are described in `failures`, their folders copied to `keep`."""
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # a thread of everything: others are not in forked children
     figures = Figures()
     with tempfile.TemporaryDirectory() as base:
         seeds = make_seeds(Path(base, "seeds"))

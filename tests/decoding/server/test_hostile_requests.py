@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from endpoints import Endpoint, endpoint, sampler
 
+from driftline.decoding.server import bodies
 from driftline.decoding.server.application import MOST_BODY
 
 GOOD = {"model": "tiny", "prompt": "w5", "max_tokens": 1}
@@ -56,6 +57,52 @@ def refused(found: tuple, status: int) -> str:
 def test_a_body_made_to_break_a_reader_is_refused(served, body):
     refused(served.send(body), 400)
     assert served.send(GOOD)[0] == 200
+
+
+def many(value: bytes, start: bytes = b'"prompt": [', end: bytes = b"]") -> bytes:
+    """A body of nearly 8 MiB that is one value again and again."""
+    count = (MOST_BODY - 100) // (len(value) + 1)
+    return b'{"model": "tiny", ' + start + b",".join([value] * count) + end + b"}"
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (many(b"1"), "completions"),
+        (many(b"10000"), "completions"),
+        (many(b"true"), "completions"),
+        (many(b"null"), "completions"),
+        (many(b"{}"), "completions"),
+        (many(b"[]"), "completions"),
+        (many(b"[7]"), "completions"),
+        (many(b'""'), "completions"),
+        (many(b'"w5"'), "completions"),
+        (many(b"10000", b'"prompt": [[', b"]]"), "completions"),
+        (many(b"1000", b'"prompt": "w5", "stop": ['), "completions"),
+        (many(b'"x":{}', b'"prompt": "w5", "x": {', b"}"), "completions"),
+        (many(b'"x":[{}]', b'"prompt": "w5", ', b""), "completions"),
+        (many(b"1000", b'"messages": ['), "chat/completions"),
+        (many(b'{"":0}', b'"messages": ['), "chat/completions"),
+    ],
+    ids=range(15),
+)
+def test_a_body_of_very_many_values_costs_little(served, body, path):
+    """Each may be wrong in as many ways as the field has forms, and is told of once."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(served.send(body, path), 400)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024
+
+
+def test_the_number_of_prompts_is_looked_at_before_they_are_read(served, monkeypatch):
+    monkeypatch.setattr(bodies, "encode", None)
+    assert "more than 1024 prompts" in refused(served.send(GOOD | {"prompt": ["w5"] * 1025}), 400)
+    assert "600 prompts times n = 2 are more" in refused(served.send(GOOD | {"prompt": ["w5"] * 600, "n": 2}), 400)
+
+
+def test_nobody_is_sent_to_where_a_header_says(served):
+    with served.connect() as opened:
+        opened.sendall(b"GET /v1/models/ HTTP/1.1\r\nhost: elsewhere\r\n\r\n")
+        assert b" 404 " in opened.recv(4096).split(b"\r\n")[0]
 
 
 @pytest.mark.parametrize(

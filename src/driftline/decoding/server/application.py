@@ -92,7 +92,7 @@ def application(sampler: Sampler, name: str, key: str | None = None, limits: Lim
         scheduler.cut()
         scheduler.stop(timeout=0.5)
 
-    app = FastAPI(title="driftline", openapi_url=None, lifespan=lifespan)
+    app = FastAPI(title="driftline", openapi_url=None, lifespan=lifespan, redirect_slashes=False)
     app.state.scheduler, app.state.bodies = scheduler, bodies
     app.add_middleware(Counted, metrics=metrics)
 

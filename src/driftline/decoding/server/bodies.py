@@ -24,6 +24,7 @@ except ImportError as missing:
 
 _MOST_SAMPLES = 128
 _MOST_ROWS = 1024  # prompts times samples
+_MOST_VALUES = 2**21  # of a body: each takes up to 400 bytes before it is known whether it is wanted
 _MOST_STOPS, _LONGEST_STOP = 16, 256
 _MOST_LIKELIEST = 20
 _WITHOUT_CONTEXT = 4096  # new tokens of a chat that names no limit, where the model names no context
@@ -49,6 +50,12 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields that change nothing at these values; any other field does not where it is empty, 0 or false."""
 
 
+_T = TypeVar("_T")
+_Several = Annotated[
+    list[_T], Field(fail_fast=True)
+]  # the first that is wrong is enough: an error takes a hundred times its item
+_Prompts = Annotated[list[_T], Field(fail_fast=True, max_length=_MOST_ROWS)]
+
 _SHAPES: dict[int | str, str] = {
     "prompt": "a text, a list of texts, a list of token ids, or a list of such lists",
     "stop": "a text, or a list of texts",
@@ -73,7 +80,7 @@ class _Body(BaseModel):
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     n: Annotated[int, Field(ge=1, le=_MOST_SAMPLES)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | _Several[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
@@ -84,7 +91,7 @@ class _Body(BaseModel):
 class CompletionBody(_Body):
     """A request for `/v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | _Prompts[str] | _Several[int] | _Prompts[_Several[int]]
     logprobs: Annotated[int, Field(ge=0, le=_MOST_LIKELIEST)] | None = None
     echo: bool | None = None
 
@@ -92,7 +99,7 @@ class CompletionBody(_Body):
 class ChatBody(_Body):
     """A request for `/v1/chat/completions`."""
 
-    messages: list[dict[str, Any]]
+    messages: _Several[dict[str, Any]]
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=_MOST_LIKELIEST)] | None = None
@@ -125,10 +132,15 @@ def parsed(kind: type[_Kind], body: bytes) -> _Kind:
     Raises:
         InputError: it is no JSON, or not such a request; names the field.
     """
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise InputError(f"the body holds more than {_MOST_VALUES:,} values: ask for less at once")
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        found = error.errors(include_url=False, include_input=False)
+        if any(one["type"] == "too_long" for one in found):
+            raise InputError(f"there are more than {_MOST_ROWS} prompts: ask for fewer at once") from None
+        first = found[0]
         if len(first["loc"]) > 1 and first["loc"][0] in _SHAPES:  # each form it has, or not, has an error of its own
             raise InputError(f"{first['loc'][0]} is of another form: give {_SHAPES[first['loc'][0]]}") from None
         where = ".".join(str(part)[:40] for part in first["loc"]) or "the body"
@@ -144,11 +156,16 @@ def completion_rows(body: CompletionBody, sampler: Sampler, budget: int) -> Want
     _must_be_known(body)
     if body.max_tokens == 0 and not body.echo:
         raise InputError("max_tokens is 0: ask for at least 1 token, or for the prompt's log-probs by echo")
+    asked = _several(body.prompt)
+    if len(asked) * (body.n or 1) > _MOST_ROWS:
+        raise InputError(
+            f"{len(asked)} prompts times n = {body.n or 1} are more than {_MOST_ROWS}: ask for fewer at once"
+        )
     prompts = [
         Prompt(_text(sampler, item), item)
         if isinstance(item, list)
         else encode({"prompt": item}, sampler.tokenizer, "the request", context=sampler.context)
-        for item in _several(body.prompt)
+        for item in asked
     ]
     most = 16 if body.max_tokens is None else body.max_tokens
     return _wanted(body, sampler, prompts, most, body.logprobs, echo=bool(body.echo), budget=budget)
@@ -184,10 +201,6 @@ def _wanted(
     if body.stream_options is not None and not body.stream:
         raise InputError("stream_options needs stream: set it to true, or leave them out")
     stop, alpha, samples = _stops(body), _alpha(body, sampler), body.n or 1
-    if len(prompts) * samples > _MOST_ROWS:
-        raise InputError(
-            f"{len(prompts)} prompts times n = {samples} are more than {_MOST_ROWS}: ask for fewer at once"
-        )
     for prompt in prompts:
         _must_be_tokens(sampler, prompt.ids, most)
     limits = [min(most, (sampler.context or 2**62) - len(prompt.ids)) for prompt in prompts]

@@ -31,14 +31,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 
 import numpy as np
 import peft
-import torch
 import transformers
 from readers import LARGEST, Figures, mutate
 from tiny_models import TEMPLATE, pair, save
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 
-from driftline import models, prompts
+from driftline import prompts
 from driftline.decoding.sources import load_sampler
 from driftline.errors import InputError
 from driftline.outputs.rollouts import Rollout

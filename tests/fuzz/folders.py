@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 import numpy as np
 import peft
 import transformers
-from readers import LARGEST, Figures, mutate
+from readers import LARGEST, Figures, mutate, tell
 from tiny_models import TEMPLATE, pair, save
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
@@ -221,10 +221,7 @@ def main() -> None:
     settings = parser.parse_args()
     started = time.monotonic()
     figures = fuzz(settings.cases, seed=settings.seed, first=settings.first, keep=settings.keep)
-    print(f"{figures.cases:,} cases in {time.monotonic() - started:.0f} s: {dict(figures.outcomes)}")
-    print(f"slowest {figures.slowest:.3f} s, at most {figures.mebibytes:.0f} MiB, {len(figures.failures)} failures")
-    print("\n".join(figures.failures[:20]))
-    sys.exit(bool(figures.failures))
+    tell(figures, started)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -62,6 +63,30 @@ def pytest_configure_node(node: Any) -> None:
     count = min(node.workerinput["workercount"], len(cores))
     mine = cores[int(node.gateway.id.removeprefix("gw")) % count :: count]
     node.gateway.remote_exec(f"import os; os.sched_setaffinity(0, {mine})").waitclose()
+
+
+# Every attack has a limit on time and memory, beside those that its test sets.
+ATTACKS = Path(__file__).parent / "attacks"
+ATTACK_SECONDS = 120  # of the clock, on a machine that does other work too
+ATTACK_MEMORY = 4 << 30  # bytes of addresses beyond what the process has
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(ATTACKS) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(ATTACK_SECONDS))
+
+
+@pytest.fixture(autouse=True)
+def limited_memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.path.is_relative_to(ATTACKS):
+        yield
+        return
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + ATTACK_MEMORY, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def save_tensors(path: Path, tensors: Weights, dtype: str = "F32") -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from driftline.commands import command_named, request_type
-from driftline.commands.requests import make
+from driftline.commands.requests import answer, make
 
 if TYPE_CHECKING:
     from driftline.checkpoints.trajectory import Trajectory
@@ -80,5 +80,5 @@ def compare(results: Sequence[str | Path], out: str | Path, **options: Any) -> A
 def _run(name: str, **options: Any) -> Any:
     kind = request_type(name)
     if name in ("inspect", "compare"):  # they show no progress
-        return command_named(name).run(make(kind, **options))
-    return command_named(name).run(make(kind, **{"quiet": True, **options}))
+        return answer(command_named(name), make(kind, **options))
+    return answer(command_named(name), make(kind, **{"quiet": True, **options}))

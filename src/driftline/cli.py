@@ -17,6 +17,7 @@ from driftline._version import __version__
 from driftline.commands import COMMANDS, GROUPS, command_named, request_type
 from driftline.errors import InputError
 from driftline.files.remote import redacted
+from driftline.plain import plain, plainly
 
 _ABOUT = "Measure, judge and forecast RLVR training runs."
 _FIRST = f"""driftline {__version__}: measure, judge and forecast RLVR training runs.
@@ -61,10 +62,12 @@ def main() -> None:
                 _complete(words)
             case [name, *words]:
                 _refuse_unknown(name)
-                _answer(name, parse(name, _prepared(name, words)))
+                request = parse(name, _prepared(name, words))
+                with plainly():
+                    _answer(name, request)
     except InputError as error:
         code = getattr(error, "exit_code", None)  # a trainer's command that failed: its last lines, and its own code
-        print(_plain(redacted(f"driftline: {error if code else ' '.join(str(error).split())}")), file=sys.stderr)
+        print(plain(redacted(f"driftline: {error if code else ' '.join(str(error).split())}")), file=sys.stderr)
         sys.exit(code or 2)
     except KeyboardInterrupt:
         _end_when_told_again()
@@ -82,11 +85,6 @@ def _end_when_told_again() -> None:
     """An interpreter that ends may wait for threads, and shows where it was when it is stopped in that."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda told, _: os._exit(128 + told))
-
-
-def _plain(text: str) -> str:
-    """With nothing in it that a terminal would obey: a sentence may quote what a checkpoint holds."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def parse(name: str, words: list[str]) -> Any:
@@ -113,8 +111,10 @@ def _tyro_config() -> tuple[Any, ...]:
 
 def _answer(name: str, request: Any) -> None:
     """Run a request, and print its record: for people, or as JSON."""
+    from driftline.commands.requests import answer
+
     command = command_named(name)
-    record = command.run(request)
+    record = answer(command, request)
     if record is None:
         return
     options = getattr(request, "printing", request)

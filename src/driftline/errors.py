@@ -12,6 +12,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_RUNS_CODE = {  # advice of libraries that is quoted to nobody: it would run what came with a file
+    "weights_only": "it holds more than weights, or is damaged",
+    "add_safe_globals": "it holds more than weights, or is damaged",
+    "trust_remote_code": "it needs code of its own, which is not run",
+    "allow_pickle": "it holds more than numbers, or is damaged",
+}
+_NO_UTF8 = ("UTF-8", "utf-8", "surrogates")  # how libraries speak of a name that is not
 _LONGEST = 400  # characters of another's message; a library may print a whole file
 
 
@@ -24,7 +31,13 @@ class UnreadableCheckpoint(InputError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says of its error, in one line: its first, or its type's name where it says nothing."""
+    """What a library says of its error, in one line: its first, or its type's name where it says nothing.
+
+    Of advice to run what came with a file only the reason is said.
+    """
+    for advice, reason in _RUNS_CODE.items():
+        if advice in str(error):
+            return reason
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -55,4 +68,13 @@ def in_one_sentence(what: str, remedy: str) -> Iterator[None]:
             raise
         if os.environ.get("DRIFTLINE_DEBUG") == "1":
             traceback.print_exc(file=sys.stderr)
+        if _is_odd(what) and any(word in str(error) for word in _NO_UTF8):
+            raise InputError(
+                f"{what} (its name is not UTF-8, and libraries take no other): rename it, or give a link to it"
+            ) from error
         raise InputError(f"{what} ({first_line(error)}): {remedy}") from error
+
+
+def _is_odd(text: str) -> bool:
+    """Whether it quotes a name that is not UTF-8."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)

@@ -136,11 +136,12 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     with (
         in_one_sentence(f"{source} has no tokenizer that loads", "save that of its model beside it"),
         _on_disk(source) as folder,
+        _silence(),
     ):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False, **_gguf(source))
         if not isinstance(tokenizer.model_max_length, (int, float)):
             raise InputError(
-                f"{source} has a model_max_length that is no number ({tokenizer.model_max_length!r}): "
+                f"{source} has a model_max_length that is no number ({tokenizer.model_max_length!r:.60}): "
                 "mend its tokenizer_config.json"
             )
         if tokenizer.pad_token_id is None:
@@ -175,7 +176,7 @@ def context_length(model: PreTrainedModel) -> int | None:
 def _context(config: PretrainedConfig, source: str | Path) -> int | None:
     said = getattr(config, "max_position_embeddings", None)
     if said is not None and (type(said) is not int or not 0 < said <= _LARGEST):
-        raise InputError(f"{source} has max_position_embeddings = {said!r} in its config.json: mend it")
+        raise InputError(f"{source} has max_position_embeddings = {said!r:.60} in its config.json: mend it")
     return said
 
 
@@ -243,13 +244,29 @@ def end_ids_of(declared: Any, source: str | Path) -> frozenset[int]:
     ends = [token for token in several if token is not None]
     if odd := [token for token in ends if type(token) is not int or abs(token) > _LARGEST]:
         raise InputError(
-            f"{source} has an eos_token_id that is no token id ({odd[0]!r}): mend its generation_config.json or config.json"
+            f"{source} has an eos_token_id that is no token id ({odd[0]!r:.60}): mend its generation_config.json or config.json"
         )
     return frozenset(ends)
 
 
 def _configuration_loads(source: str | Path) -> AbstractContextManager[None]:
     return in_one_sentence(f"{source} has no configuration that loads", "put that of its model there")
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing is written to standard error, where a library in Rust prints why it gives up before it raises that."""
+    if os.environ.get("DRIFTLINE_DEBUG") == "1":
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from driftline.plain import one_line
+
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
 
@@ -66,7 +68,7 @@ def _shown(unit: str, *, quiet: bool) -> Iterator[StartStage]:
         begun = time.monotonic()
 
         def start(what: str, total: int) -> Advance:
-            task = bar.add_task(what, total=total)
+            task = bar.add_task(one_line(what), total=total)
 
             def advance(amount: int) -> None:
                 bar.advance(task, amount)
@@ -90,7 +92,7 @@ def _bar(unit: str) -> Progress:
         def render(self, task: Task) -> Any:
             return Text(_done(task.completed, task.total or 0, task.speed, unit))
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), Done(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), Done(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
@@ -112,7 +114,8 @@ class _Lines:
         speed = self._done / (now - self._begun)
         left = (self._total - self._done) / speed
         done = _done(self._done, self._total, speed, self._unit)
-        print(f"driftline: {self._what}: {done}, about {left:.0f} s left", file=sys.stderr, flush=True)
+        line = f"driftline: {self._what}: {done}, about {left:.0f} s left"
+        print(one_line(line), file=sys.stderr, flush=True)
 
 
 def _done(done: float, total: float, speed: float | None, unit: str) -> str:

@@ -12,7 +12,9 @@ from weakref import WeakKeyDictionary, ref
 
 from driftline.apart import Apart, Refused, TooMuch
 from driftline.errors import InputError, first_line
+from driftline.files.fingerprint import hashing
 from driftline.files.json import json_line
+from driftline.files.regular import lines_given
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,31 +32,49 @@ class Prompt:
     messages: list[dict[str, Any]] | None = None
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+class Rows(list[dict[str, Any]]):
+    """The rows of a JSONL file; `digest` is of its bytes, which cannot be had again where it is a pipe."""
+
+    digest: str
+
+
+_LINE, _FILE = 16 << 20, 4 << 30  # bytes: of a row, and of all
+
+
+def read_rows(path: Path, *, longest: int = _FILE) -> Rows:
     """The rows of a JSONL file, each an object; blank lines are passed over.
+
+    Args:
+        path: a file, or a pipe.
+        longest: bytes that it may have.
 
     Raises:
         InputError: it cannot be read, or a line is not a JSON object; names the line.
     """
+    rows, hashed, number = Rows(), hashing(), 0
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read ({reason}): give a JSONL file") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json_line(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}, is not JSON ({error}): write one object a line") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}, is not a JSON object: write one a line")
-        rows.append(row)
+        for number, line in enumerate(lines_given(path, line=_LINE, whole=longest), 1):
+            hashed.update(line)
+            if text := line.decode().strip():
+                rows.append(_row(text, f"{path}, line {number},"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, line {number}, is not UTF-8 text: give a JSONL file") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a JSONL file, one object a line") from error
     if not rows:
         raise InputError(f"{path} has no rows: give one JSON object per line")
+    rows.digest = hashed.hexdigest()
     return rows
+
+
+def _row(text: str, where: str) -> dict[str, Any]:
+    try:
+        row = json_line(text)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON ({error}): write one object a line") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is not a JSON object: write one a line")
+    return row
 
 
 def encode(
@@ -89,14 +109,16 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, A
     One that passed a bound over a short chat is not tried again.
 
     Raises:
-        InputError: it refuses the messages, or passes a bound.
+        InputError: the messages are nested deeply, it refuses them, or passes a bound.
     """
-    template, long = tokenizer.chat_template, len(str(messages)) > SHORT
+    template, asked = tokenizer.chat_template, (list(messages), {"add_generation_prompt": True, **how})
+    if _is_deep(asked):
+        raise InputError(f"{where} has a chat that is nested more than {_DEEPEST} deep: mend the messages")
+    long = len(str(asked)) > SHORT
     try:
         if tokenizer in _hopeless and _hopeless[tokenizer][0] == template:
             raise TooMuch(_hopeless[tokenizer][1])
-        work = _apart(tokenizer, _rendered, template, long=long)
-        return work(list(messages), {"add_generation_prompt": True, **how})
+        return _apart(tokenizer, _rendered, template, long=long)(*asked)
     except Refused as error:
         raise InputError(
             f"{where} does not fit the model's chat template ({error}): mend the messages, or give prompt"
@@ -144,10 +166,8 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: 
     Raises:
         InputError: the tokenizer cannot, or passes a bound.
     """
-    if tokenizer not in _plainly:
-        _plainly[tokenizer] = _decodes_plainly(tokenizer)
     try:
-        if _plainly[tokenizer]:
+        if _decodes_plainly(tokenizer):
             return str(tokenizer.decode(ids, skip_special_tokens=not special))
         return str(_apart(tokenizer, _text)(list(ids), special))
     except Exception as error:
@@ -159,6 +179,8 @@ def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: 
 
 def make_ready(tokenizer: PreTrainedTokenizerBase) -> None:
     """Fork the processes that work for the tokenizer, before there are threads."""
+    if not _decodes_plainly(tokenizer):
+        _apart(tokenizer, _text).start()
     for long in (False, True):
         _apart(tokenizer, _tokens, long=long).start()
         if tokenizer.chat_template is not None:
@@ -166,6 +188,7 @@ def make_ready(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 _SECONDS = 5.0
+_DEEPEST = 64  # of a chat: what is in the arguments of a tool is not nested further
 _LENGTH = 16  # characters that a decoder may put in place of one
 SHORT = 1 << 16  # characters of a text, or a chat, over which neither tokenizer nor template should take long
 _workers: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, bool], tuple[Any, Apart]]] = WeakKeyDictionary()
@@ -186,6 +209,16 @@ def _apart(
     return found[kind][1]
 
 
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        nested = [each for each in level if isinstance(each, (dict, list, tuple))]
+        if not nested:
+            return False
+        level = [below for each in nested for below in (each.values() if isinstance(each, dict) else each)]
+    return True
+
+
 def _rendered(of: ref[PreTrainedTokenizerBase], messages: list[dict[str, Any]], how: dict[str, Any]) -> Any:
     return _there(of).apply_chat_template(messages, tokenize=False, **how)
 
@@ -202,8 +235,10 @@ def _text(of: ref[PreTrainedTokenizerBase], ids: list[int], special: bool) -> An
 
 def _decodes_plainly(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether decoding takes time and memory in proportion to the tokens."""
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    return decoder is None or _is_plain(json.loads(decoder.__getstate__()))
+    if tokenizer not in _plainly:
+        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+        _plainly[tokenizer] = decoder is None or _is_plain(json.loads(decoder.__getstate__()))
+    return _plainly[tokenizer]
 
 
 def _is_plain(decoder: Any) -> bool:

@@ -105,8 +105,7 @@ def _rehearsed(folder: str, model: bool, gguf: str | None, stamp: Any) -> tuple[
 
     Or which bound was passed; or None, where it fails.
     """
-    if model:
-        _import_ahead(Path(folder))
+    _import_ahead(Path(folder), model)
     try:
         numbers, tables, largest = Apart(_made, seconds=_OF_GGUF if gguf else _SECONDS)(folder, model, gguf)
     except TooMuch as error:
@@ -116,22 +115,28 @@ def _rehearsed(folder: str, model: bool, gguf: str | None, stamp: Any) -> tuple[
     return numbers, tables, largest
 
 
-def _import_ahead(folder: Path) -> None:
-    """What the child would import, and this process once more."""
+def _import_ahead(folder: Path, model: bool) -> None:
+    """What the child would import, and this process once more: it takes time, which is none of the configuration's."""
     with suppress(Exception):  # of a damaged configuration, or of a model that needs what is not installed
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-        MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[read_json(folder / "config.json")["model_type"]])
+        kind = CONFIG_MAPPING[read_json(folder / "config.json")["model_type"]]
+        if model:
+            from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+            MODEL_FOR_CAUSAL_LM_MAPPING.get(kind)
 
 
 def _made(folder: str, model: bool, gguf: str | None) -> tuple[int, int, int]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {}))
     if not model:
         return 0, 0, 0
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)  # others are not in a forked child, and would be waited for
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     tables = sum(4 * value.numel() for value in made.buffers())
@@ -177,6 +182,7 @@ def _adapted(model: PreTrainedModel, adapter: str) -> int:
     import torch
     from peft import PeftConfig, get_peft_model
 
+    torch.set_num_threads(1)
     config = PeftConfig.from_pretrained(adapter)
     if hasattr(config, "init_lora_weights"):
         config.init_lora_weights = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from driftline.checkpoints.configuration import step_text
 from driftline.checkpoints.reasons import by_reason, grouped
 from driftline.files.record import UNSET, Figure, UnsetType
+from driftline.plain import one_line
 from driftline.report.page import number
 
 if TYPE_CHECKING:
@@ -29,22 +30,23 @@ if TYPE_CHECKING:
 _MOST_REASONS = 20  # that are printed
 
 
-def _console() -> Any:
+def say(sentence: str) -> None:
+    """A sentence of the results, or a line of them; what it quotes of a run is made plain."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty()).print(one_line(sentence))
 
 
 def _table(title: str | None, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
     from rich.table import Table
 
     if title:
-        print(title)
+        say(title)
     table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index and column else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(one_line(str(cell)) for cell in row))
     from rich.console import Console
 
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 80).print(table)
@@ -60,12 +62,11 @@ def size(nbytes: float) -> str:
 
 def report(out: Path) -> None:
     """Where the page is."""
-    _console().print(f"report: {out / 'report.html'}")
+    say(f"report: {out / 'report.html'}")
 
 
 def inspection(record: Inspection) -> None:
     """A run at a glance."""
-    say = _console().print
     say(f"{record.run}: {len(record.steps)} checkpoints, {', '.join(record.layouts)} layout")
     say(f"{record.parameters:,} parameters in {record.tensors} tensors, {size(record.bytes)} to read\n")
     mixed = len(record.layouts) > 1
@@ -110,7 +111,6 @@ def unused(trajectory: Trajectory) -> None:
 
 def analysis(s: Summary) -> None:
     """The verdict, and the figures beside chance."""
-    say = _console().print
     for sentence in _left_out(s.left_out, "the report lists all"):
         aside(sentence)
     r2, null, drift, chance = s.r2, s.null_r2, s.drift, s.drift.null
@@ -143,7 +143,7 @@ def _persistence(life: PersistenceFigures) -> None:
         more = " or more" if life.at_least else ""
         low, high = life.interval
         ends = f"{number(low, 0)} to {'∞' if high is None else number(high, 0)}"
-        _console().print(f"\nthe run keeps its direction for {number(life.length, 0)} steps{more} (95 %: {ends})")
+        say(f"\nthe run keeps its direction for {number(life.length, 0)} steps{more} (95 %: {ends})")
 
 
 def watched(*, quiet: bool) -> Callable[[Line], None]:
@@ -173,7 +173,7 @@ def _figure(value: Figure | UnsetType) -> str:
 
 def aside(sentence: str) -> None:
     """A sentence beside the results, on standard error."""
-    print(f"driftline: {sentence}", file=sys.stderr, flush=True)
+    print(one_line(f"driftline: {sentence}"), file=sys.stderr, flush=True)
 
 
 def while_working(*, quiet: bool) -> Callable[[str], None]:
@@ -181,7 +181,7 @@ def while_working(*, quiet: bool) -> Callable[[str], None]:
 
     def say(sentence: str) -> None:
         if not quiet:
-            print(sentence, file=sys.stderr, flush=True)
+            print(one_line(sentence), file=sys.stderr, flush=True)
 
     return say
 
@@ -249,18 +249,18 @@ def backtest(record: BacktestRecord) -> None:
     heads = [f"{step_text(one)} steps" for one in told]
     _table(None, ["skill against holding", *heads, "good to"], rows)
     _persistence(record.persistence)
-    _console().print(f"\n{record.sentence}\n")
+    say(f"\n{record.sentence}\n")
     if record.learning_rate:
-        _console().print(f"{record.learning_rate.sentence}\n")
+        say(f"{record.learning_rate.sentence}\n")
 
 
 def advice(record: Advice) -> None:
     """What to do, and why, line by line; then what the run does not tell."""
-    say = _console().print
     said = f", momentum {record.optimizer.said}" if record.optimizer else ""
     say(f"{record.run}: {len(record.steps)} checkpoints to step {record.steps[-1]}{said}")
     for line in record.lines:
-        say(f"\n{line.about}: {line.do}\n  {line.why}")
+        say(f"\n{line.about}: {line.do}")
+        say(f"  {line.why}")
     if record.not_told:
         say("\nnot told:")
     for one in record.not_told:
@@ -269,9 +269,8 @@ def advice(record: Advice) -> None:
 
 def forecast(written: WrittenForecasts, out: Path) -> None:
     """What was written, why, and what rounding lost."""
-    say = _console().print
     if written.warning:
-        print(f"driftline: note: {written.sentence}", file=sys.stderr)
+        aside(f"note: {written.sentence}")
     else:
         say(written.sentence)
     carried = written.records[0].carried or [] if written.records else []
@@ -299,12 +298,11 @@ def scores(record: DemoScores) -> None:
     _table(title, ["model", "greedy", "sampled"], table)
     for control in (record.hindsight, record.forecast):
         if control:
-            _console().print(f"\n{control.sentence}")
+            say(f"\n{control.sentence}")
 
 
 def samples(report: GenerateReport, out: Path) -> None:
     """How many completions are in the file, how fast they came, and how many drafts were kept."""
-    say = _console().print
     say(f"{out}: {report.rows:,} completions, {report.new_rows:,} of them new")
     if report.new_tokens:
         speed = report.new_tokens / report.seconds
@@ -316,7 +314,6 @@ def samples(report: GenerateReport, out: Path) -> None:
 
 def evaluation(r: EvaluationRecord, out: Path) -> None:
     """avg@k with its interval, pass@k, and what the controls say."""
-    say = _console().print
     low, high = r.interval
     say(f"{r.task}: {r.problems} problems, {r.samples} samples each")
     if r.backend:
@@ -340,6 +337,5 @@ def sweep(r: SweepRecord, out: Path) -> None:
         for kind, c in [*(("observed", c) for c in r.observed), *((c.kind or "forecast", c) for c in r.candidates)]
     ]
     _table(f"avg@{r.samples} on {r.task}", ["", "step", "problems", "score", "95 %"], rows)
-    say = _console().print
     say(f"\n{r.sentence}\n")
     say(f"report: {out / 'report.html'}")

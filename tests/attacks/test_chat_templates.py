@@ -73,6 +73,18 @@ def test_a_template_that_hangs_over_a_short_chat_is_not_tried_again_and_holds_up
         encode(CHAT, model, "the request")
 
 
+@pytest.mark.parametrize("depth", [70, 400, 900, 980, 990])
+def test_a_chat_that_is_nested_deeply_is_its_own_fault(depth: int) -> None:
+    model = tokenizer(template="{{ messages | tojson }}{{ messages | string }}")
+    deep: object = "w5"
+    for _ in range(depth):
+        deep = [deep]
+    for key in ("tool_calls", "name"):
+        with pytest.raises(InputError, match="the request has a chat that is nested more than 64 deep: mend"):
+            encode({"messages": [{"role": "user", "content": "w5", key: deep}]}, model, "the request")
+    assert encode(CHAT, model, "the request").ids
+
+
 def test_a_long_chat_over_which_a_template_takes_long_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("driftline.prompts._SECONDS", 1.0)
     model = tokenizer(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import transformers
 from tokenizers import AddedToken, Regex, decoders
+from tokenizers.models import BPE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 
@@ -116,3 +117,15 @@ def test_a_decoder_that_raises() -> None:
     words.add_tokens(["Ω"])
     with pytest.raises(InputError, match=r"the tokenizer cannot write out 1 tokens \(.+\): put that of this model"):
         prompts.text_of(words, [10**9])
+
+
+def test_a_tokenizer_in_rust_that_gives_up(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its panic is no `Exception`, and it prints before it raises."""
+    words = tokenizer()
+    words.backend_tokenizer.model = BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])
+    words.save_pretrained(folder)
+    held = json.loads((folder / "tokenizer.json").read_text())
+    edit(folder / "tokenizer.json", model={**held["model"], "continuing_subword_prefix": "<long>"})
+    with pytest.raises(InputError, match=r"has no tokenizer that loads \(range end index .+\): save that of its model"):
+        load_tokenizer(folder)
+    assert capfd.readouterr().err == ""

@@ -121,6 +121,16 @@ def test_figures_are_finite_or_the_reason_is_said(
 
 
 @pytest.mark.parametrize("name", RUNS)
+def test_a_watch_and_advice_too(
+    name: str, saved: Callable[..., Path], driftline: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    run = saved(RUNS[name])
+    for words in (["advise", run], ["watch", run, "--once", "--settle", "0", "--out", tmp_path / "out"]):
+        code, text = driftline(*words)
+        assert text or not code
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_every_method_writes_finite_weights_or_says_why_not(
     name: str, saved: Callable[..., Path], driftline: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:

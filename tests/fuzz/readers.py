@@ -375,6 +375,14 @@ def _write(run: Path, damaged: dict[str, bytes], seeds: dict[str, bytes], layout
         target.write_bytes(data)
 
 
+def tell(figures: Figures, started: float) -> None:
+    """Print what was found since a moment of the clock, and end with 1 where something failed."""
+    print(f"{figures.cases:,} cases in {time.monotonic() - started:.0f} s: {dict(figures.outcomes)}")
+    print(f"slowest {figures.slowest:.3f} s, at most {figures.mebibytes:.0f} MiB, {len(figures.failures)} failures")
+    print("\n".join(figures.failures[:20]))
+    sys.exit(bool(figures.failures))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100_000)
@@ -385,10 +393,7 @@ def main() -> None:
     settings = parser.parse_args()
     started = time.monotonic()
     figures = side_by_side(settings.cases, settings.jobs, seed=settings.seed, first=settings.first, keep=settings.keep)
-    print(f"{figures.cases:,} cases in {time.monotonic() - started:.0f} s: {dict(figures.outcomes)}")
-    print(f"slowest {figures.slowest:.3f} s, at most {figures.mebibytes:.0f} MiB, {len(figures.failures)} failures")
-    print("\n".join(figures.failures[:20]))
-    sys.exit(bool(figures.failures))
+    tell(figures, started)
 
 
 if __name__ == "__main__":

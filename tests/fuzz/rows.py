@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 
-from readers import HANGING, LARGEST, LONGEST, Figures, mutate, resident
+from readers import HANGING, LARGEST, LONGEST, Figures, mutate, resident, tell
 from tiny_models import pair, tokenizer
 
 from driftline.decoding.sampler import Sampler
@@ -150,10 +150,7 @@ def main() -> None:
     settings = parser.parse_args()
     started = time.monotonic()
     figures = fuzz(settings.cases, seed=settings.seed, first=settings.first)
-    print(f"{figures.cases:,} cases in {time.monotonic() - started:.0f} s: {dict(figures.outcomes)}")
-    print(f"slowest {figures.slowest:.3f} s, at most {figures.mebibytes:.0f} MiB, {len(figures.failures)} failures")
-    print("\n".join(figures.failures[:20]))
-    sys.exit(bool(figures.failures))
+    tell(figures, started)
 
 
 if __name__ == "__main__":

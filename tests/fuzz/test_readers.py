@@ -1,4 +1,4 @@
-"""Short forms of the fuzz targets (`python tests/fuzz/readers.py` and `rows.py` have 100,000 cases), each in a process of its own."""
+"""Short forms of the fuzz targets (`python tests/fuzz/readers.py` and `rows.py` have 100,000 cases, `folders.py` 10,000), each in a process of its own."""
 
 import subprocess
 import sys
@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("cases", [300, pytest.param(4_000, marks=[pytest.mark.slow])])
-@pytest.mark.parametrize("target", ["readers.py", "rows.py"])
+@pytest.mark.parametrize(
+    ("target", "cases"),
+    [
+        ("readers.py", 300),
+        ("rows.py", 300),
+        pytest.param("readers.py", 4_000, marks=[pytest.mark.slow]),
+        pytest.param("rows.py", 4_000, marks=[pytest.mark.slow]),
+        pytest.param("folders.py", 400, marks=[pytest.mark.slow]),
+    ],
+)
 def test_nothing_mutated_crashes_hangs_or_is_read_outside_its_folder(target: str, cases: int) -> None:
     script = Path(__file__).with_name(target)
     result = subprocess.run(

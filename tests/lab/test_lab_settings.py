@@ -29,10 +29,25 @@ def test_settings_written_as_toml_are_read_back(tmp_path: Path) -> None:
         ("steps = true", "steps is True"),
         ("learning_rate = 'high'", "learning_rate is 'high': it must be a number"),
         ("model = 3", "model is 3: it must be a text"),
+        ("steps = " + "[" * 10_000 + "]" * 10_000, "line 1, has a table, a list or a dotted key"),
+        ("# settings\nsteps = " + "{a=" * 10_000, "line 2, has a table, a list"),
+        ("seed = 1\n" + ".".join(["a"] * 30_000) + " = 1", "line 2, has a table, a list or a dotted key"),
+        (".".join(["'a'"] * 10_000) + " = 1", "line 1, has a table, a list or a dotted key"),
+        ("[a]\n" * 10_000, "line 1, has a table"),
+        ('system = """\n"""\n[a]', "line 3, has a table"),
+        ("steps = " + "9" * 5000, "is not TOML .a number of thousands of digits"),
+        ("learning_rate = " + "9" * 400, "learning_rate has more than 18 digits"),
+        ("steps = 0x" + "f" * 50_000, "steps has more than 18 digits"),
+        ("seed = '" + "9" * 60_000 + "'", "seed is '9{39}…: it must be a whole number"),
+        ("k" * 60_000 + " = 1", "'k{39}… is no setting of the lab"),
+        ('system = """' + r"\"" "" * 15_000, "is not TOML"),
+        (r'model = "a\u0000b"', "model has a NUL in it"),
+        ("#" * 70_000, "more than 64 KiB"),
+        ("system = '\udcff'", "it is not UTF-8 text"),
     ],
 )
 def test_configs_that_cannot_be_used_say_why(tmp_path: Path, text: str, complaint: str) -> None:
-    (tmp_path / "lab.toml").write_text(text)
+    (tmp_path / "lab.toml").write_text(text, errors="surrogateescape")
     with pytest.raises(InputError, match=complaint):
         read_config(tmp_path / "lab.toml")
 
@@ -40,6 +55,34 @@ def test_configs_that_cannot_be_used_say_why(tmp_path: Path, text: str, complain
 def test_dashes_and_whole_numbers_are_taken(tmp_path: Path) -> None:
     (tmp_path / "lab.toml").write_text("save-every = 3\nlearning-rate = 1\n")
     assert read_config(tmp_path / "lab.toml") == {"save_every": 3, "learning_rate": 1.0}
+
+
+def test_texts_and_comments_of_a_config_may_hold_anything(tmp_path: Path) -> None:
+    text = 'system = """a.b [x] {y}\nc.d = "1"\n# no"""\nsteps = 7 # a.b [c]\nmodel = "q[.]"\nlearning-rate = 1.5e-6\n'
+    (tmp_path / "lab.toml").write_text(text)
+    read = {"system": 'a.b [x] {y}\nc.d = "1"\n# no', "steps": 7, "model": "q[.]", "learning_rate": 1.5e-6}
+    assert read_config(tmp_path / "lab.toml") == read
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (LabRun(steps=10**30), "--steps is 10{30}: it must be at most 1,000,000"),
+        (LabRun(steps=10**6000), "--steps is a number of more than 40 digits"),
+        (LabRun(rollouts=10**12), "--rollouts is 10{12}: it must be at most 65,536"),
+        (LabRun(rollouts=60_000), "are 960,000 completions a step: their product must be at most 65,536"),
+        (LabRun(max_new_tokens=10**30), "--max-new-tokens is 1"),
+        (LabRun(held_out_problems=10**9), "--held-out-problems is"),
+        (LabRun(warm_up=10**12), "--warm-up is"),
+        (LabRun(lora_rank=10**9), "--lora-rank is"),
+        (LabRun(difficulty=10**9), "--difficulty is"),
+        (LabRun(m=10**30, n=1), "--m is"),
+        (LabRun(seed=-1), "--seed is -1: it must be at least 0"),
+    ],
+)
+def test_numbers_that_nobody_can_mean_are_refused(settings: LabRun, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        check(settings)
 
 
 def test_every_default_passes_its_own_check() -> None:

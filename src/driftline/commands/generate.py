@@ -107,6 +107,6 @@ def sample(
     from driftline.progress import progress_bar
     from driftline.prompts import read_rows
 
-    total = len(read_rows(prompts)) * settings.samples
-    with progress_bar("sampling", total, quiet=quiet, unit="rows") as advance:
-        return generate(prompts, out, settings, batch_size=batch_size, overwrite=overwrite, advance=advance)
+    rows = read_rows(prompts)
+    with progress_bar("sampling", len(rows) * settings.samples, quiet=quiet, unit="rows") as advance:
+        return generate(prompts, out, settings, batch_size=batch_size, overwrite=overwrite, advance=advance, read=rows)

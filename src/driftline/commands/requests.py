@@ -6,8 +6,13 @@ folders that were asked about, whatever characters are in them.
 
 from __future__ import annotations
 
+import errno
+import math
+import os
 import re
 import shlex
+import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -18,6 +23,8 @@ from tyro.conf import Positional
 from driftline.errors import InputError
 from driftline.files.remote import redacted
 
+_DIGITS = 18  # of any whole number that is given
+_SHOWN = 200  # characters of a name in a sentence
 _POSITIONAL = Positional[int].__metadata__[0]  # type: ignore[attr-defined]
 Request = TypeVar("Request")
 
@@ -65,6 +72,62 @@ def _filled(kind: type[Request], options: dict[str, Any], taken: set[str]) -> Re
         taken.add(field.name)
         values[field.name] = _as(types[field.name], options[field.name])
     return kind(**values)
+
+
+def answer(command: Any, request: Any) -> Any:
+    """What a command gives, for the command line as for Python.
+
+    Raises:
+        InputError: also of a name that the system does not take, and of a disk or a folder that fails it.
+    """
+    must_be_meant(request)
+    try:
+        return command.run(request)
+    except ConnectionError:  # whoever reads what is printed has gone
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        if os.environ.get("DRIFTLINE_DEBUG") == "1":
+            traceback.print_exc(file=sys.stderr)
+        raise InputError(_failed(error)) from error
+
+
+def _failed(error: OSError) -> str:
+    name = "a file" if error.filename is None else str(error.filename)
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{name[:_SHOWN]}… is a longer name than the system takes: give a shorter one"
+    return f"{name[:_SHOWN]} cannot be read or written ({error.strerror}): mend that, and repeat the call"
+
+
+def must_be_meant(request: Any) -> None:
+    """Refuse numbers and names that nobody can mean, before anything is made of them.
+
+    Raises:
+        InputError: a number that is not finite or has too many digits, a seed below 0, a NUL in a name; names its flag.
+    """
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if is_dataclass(value) and field.compare:
+            must_be_meant(value)
+            continue
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            if unmeant := _unmeant(field.name, one):
+                wrong, wanted = unmeant
+                raise InputError(f"--{field.name.strip('_').replace('_', '-')} {wrong}: {wanted}")
+
+
+def _unmeant(name: str, value: Any) -> tuple[str, str] | None:
+    """What is wrong with the value of an option, and what it must be."""
+    if isinstance(value, int) and abs(value) >= 10**_DIGITS:
+        return f"is a number of more than {_DIGITS} digits", "it must be smaller"
+    if name == "seed" and isinstance(value, int) and value < 0:
+        return f"is {value}", "it must be 0 or above"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number", "give one"
+    if isinstance(value, (str, Path)) and "\0" in str(value):
+        return "has a NUL in it, which no name has", "leave it out"
+    return None
 
 
 def _as(hint: Any, value: Any) -> Any:

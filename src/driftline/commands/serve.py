@@ -13,6 +13,7 @@ from tyro.conf import Suppress, arg
 
 from driftline.commands.options import ModelDtype
 from driftline.errors import InputError
+from driftline.files.regular import read_given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,9 @@ def _refuse_open(host: str, key: str | None) -> None:
         )
 
 
+_KEY = 10 << 10  # bytes of a file that holds one
+
+
 def key_of(request: Serve) -> str | None:
     """The key that clients must send: of the command line, a file, or the environment; None where there is none.
 
@@ -121,8 +125,7 @@ def key_of(request: Serve) -> str | None:
     if request.key_file is not None:
         where = f"--key-file {request.key_file}"
         try:
-            with request.key_file.open(encoding="utf-8") as file:
-                key = file.read(10_000).strip()
+            key = read_given(request.key_file, _KEY).decode().strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise InputError(f"{where} cannot be read ({reason}): give a file that holds the key") from error

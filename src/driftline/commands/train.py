@@ -35,7 +35,7 @@ def prepare(words: list[str]) -> list[str]:
     if not files:
         return words
     found = read_config(Path(files[-1]))
-    return [*(part for name, value in found.items() for part in (f"--{name.replace('_', '-')}", str(value))), *words]
+    return [*(f"--{name.replace('_', '-')}={value}" for name, value in found.items()), *words]
 
 
 def run(request: Train) -> list[ScoredStep] | None:

@@ -9,8 +9,9 @@ decoding needs no code of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from driftline.errors import InputError
 
@@ -49,6 +50,31 @@ def combine_logits(early: torch.Tensor, late: torch.Tensor, alpha: float | torch
 
     late = late.float()
     return torch.lerp(early.float(), late, alpha).masked_fill(late == -math.inf, -math.inf)
+
+
+def must_be_numbers(logits: torch.Tensor, models: Iterable[Any]) -> None:
+    """Refuse logits [..., V] that no token can be drawn from, as some are NaN or infinite, or all are banned.
+
+    Args:
+        models: that they are of; the first that has a weight which is no number is named.
+
+    Raises:
+        InputError: they are such.
+    """
+    import torch
+
+    if torch.isfinite(logits.amax(-1)).all():  # the largest is NaN where any is
+        return
+    for model in models:
+        held = model if hasattr(model, "named_parameters") else model.model  # of an adapter, the model that it is on
+        for name, weights in held.named_parameters():
+            if not torch.isfinite(weights).all():
+                raise InputError(
+                    f"{model.config.name_or_path} holds weights that are not finite, in {name}: give another checkpoint"
+                )
+    raise InputError(
+        "the logits are not finite, though the weights are: numbers overflow on the way, so give --dtype float32, or an alpha nearer 1"
+    )
 
 
 def probabilities(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:

@@ -8,9 +8,9 @@ last line is dropped, rows that are there are kept. What made the file is kept b
 
 from __future__ import annotations
 
-import json
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,14 +19,15 @@ from typing import Any
 from driftline.decoding.backends.decoder import Decoder, Job, Response
 from driftline.decoding.backends.endpoint import served
 from driftline.decoding.backends.opening import must_be_positive, open_decoder
-from driftline.decoding.settings import GenerationSettings
-from driftline.errors import InputError
+from driftline.decoding.settings import GenerationSettings, must_be_few
+from driftline.errors import InputError, first_line
 from driftline.files.atomic import replace_text, sync
-from driftline.files.fingerprint import digest, digest_of, weights_of
-from driftline.files.json import json_text
+from driftline.files.fingerprint import digest_of, weights_of
+from driftline.files.json import json_text, parsed, read_json
 from driftline.files.lines import Row, continued, whole_lines
+from driftline.files.regular import IRREGULAR, open_regular
 from driftline.progress import Advance, unseen
-from driftline.prompts import read_rows
+from driftline.prompts import Rows, read_rows
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def generate(
     overwrite: bool = False,
     advance: Advance = unseen,
     decoder: Decoder | None = None,
+    read: Rows | None = None,
 ) -> GenerateReport:
     """Sample every prompt of a file; continues a file that the same settings began.
 
@@ -58,13 +60,15 @@ def generate(
             outcome (up to rounding).
         advance: called with the number of rows that were added, or found there.
         decoder: that of `settings`, if it is open already.
+        read: the rows of `prompts`, if they are read already: a pipe cannot be read twice.
 
     Raises:
         InputError: prompts, settings or models are wrong, or `out` was made otherwise.
     """
     must_be_positive(batch_size)
-    rows = read_rows(prompts)
-    record = {**settings.record(), "models": _fingerprint(settings), "prompts": digest(prompts.read_bytes())}
+    rows = read_rows(prompts) if read is None else read
+    must_be_few(len(rows), settings.samples)
+    record = {**settings.record(), "models": _fingerprint(settings), "prompts": rows.digest}
     present = _present(out, record, settings.samples, len(rows), overwrite=overwrite)
     advance(present)
     jobs = [(index, sample) for index in range(len(rows)) for sample in range(settings.samples)][present:]
@@ -80,7 +84,7 @@ def generate(
         waiting = iter(asked)
         if not present:
             _begin(out, record)
-        with continued(out) as file:
+        with _kept(out), continued(out) as file:
             for responses in model.complete(asked, settings):
                 drawn = zip(islice(waiting, len(responses)), responses, strict=True)
                 file.append(_row(job, response, ids=settings.keep_prompt_ids) for job, response in drawn)
@@ -122,13 +126,15 @@ def _present(out: Path, record: dict[str, Any], samples: int, prompts: int, *, o
     beside = settings_file(out)
     if out.is_dir():
         raise InputError(f"--out {out} is a folder: give a file")
+    if out.exists() and not out.is_file():  # such as a pipe
+        raise InputError(f"--out {out} is {IRREGULAR}, and rows are appended to it: give a file")
     if not out.exists() or not out.stat().st_size:
         return 0
     if not beside.exists():
         raise InputError(f"--out {out} exists and driftline generate did not write it: choose another file")
     if overwrite:
         return 0
-    made_with = json.loads(beside.read_text())
+    made_with = _made_with(beside)
     changed = [name for name in record if made_with.get(name) != record[name]]
     if changed:
         name = changed[0]
@@ -139,6 +145,31 @@ def _present(out: Path, record: dict[str, Any], samples: int, prompts: int, *, o
     return _complete_rows(out, samples, prompts)
 
 
+@contextmanager
+def _kept(out: Path) -> Iterator[None]:
+    """What fails before its first row leaves no file."""
+    try:
+        yield
+    except BaseException:
+        if not out.stat().st_size:
+            out.unlink()
+            settings_file(out).unlink(missing_ok=True)
+        raise
+
+
+def _made_with(beside: Path) -> dict[str, Any]:
+    """The settings that are kept beside the rows."""
+    remedy = "add --overwrite to begin again, or choose another file"
+    try:
+        found = read_json(beside)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"{beside}, which says how the rows were made, is damaged ({reason}): {remedy}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{beside}, which says how the rows were made, is damaged (no object): {remedy}")
+    return found
+
+
 def _begin(out: Path, record: dict[str, Any]) -> None:
     """An empty file with its settings beside it.
 
@@ -147,7 +178,7 @@ def _begin(out: Path, record: dict[str, Any]) -> None:
     beside = settings_file(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(b"")
+        open_regular(out, "wb").close()
         sync(out)
         replace_text(beside, json_text(record))
     except OSError as error:
@@ -159,7 +190,7 @@ def _complete_rows(out: Path, samples: int, prompts: int) -> int:
     rows = whole_lines(out)
     for place, line in enumerate(rows):
         try:
-            row = json.loads(line)
+            row = parsed(line)
             found = (row["index"], row["sample"])
         except (ValueError, KeyError, TypeError):
             found = None

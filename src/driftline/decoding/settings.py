@@ -10,6 +10,9 @@ from driftline.decoding.distribution import SamplingParams
 from driftline.errors import InputError
 from driftline.files.remote import redacted
 
+_MOST = 10_000_000  # completions of a request
+_LONGEST = 1 << 24  # tokens of one
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -42,9 +45,11 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         SamplingParams(self.temperature, self.top_p, self.top_k)
-        for name in ("samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        for name, most in (("samples", _MOST), ("max_new_tokens", _LONGEST)):
+            value = getattr(self, name)
+            if not 1 <= value <= most:
+                wanted = "at least 1" if value < 1 else f"at most {most:,}"
+                raise InputError(f"--{name.replace('_', '-')} is {value:,}: it must be {wanted}")
 
     @property
     def sources(self) -> list[str]:
@@ -61,3 +66,11 @@ class GenerationSettings:
         elif self.backend.endpoint is not None:
             found["backend"]["endpoint"] = redacted(self.backend.endpoint)
         return found
+
+
+def must_be_few(prompts: int, samples: int) -> None:
+    """Refuse more completions than a request can mean, before a list of them is made."""
+    if prompts * samples > _MOST:
+        raise InputError(
+            f"{prompts:,} prompts by --samples {samples:,} are more than {_MOST:,} completions: give fewer samples, or prompts"
+        )

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from driftline.decoding.distribution import SamplingParams, combine_logits, draw, probabilities
+from driftline.decoding.distribution import SamplingParams, combine_logits, draw, must_be_numbers, probabilities
 from driftline.decoding.reader import Reader
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Arrivals:
         import torch
 
         self.rows = list(rows)
-        self.late, self.early = Reader(late), None if early is None else Reader(early)
+        self.models, self.late, self.early = (late, early), Reader(late), None if early is None else Reader(early)
         self.scored = {
             row for row in self.rows if row.score_prompt and not row.prompt_scores
         }  # those not scored before
@@ -166,6 +166,7 @@ class Arrivals:
             if row in self.scored:
                 late, *early = (x[place] for x in logits)
                 combined = combine_logits(early[0], late, row.alpha) if early else late
+                must_be_numbers(combined, (model for model in self.models if model is not None))
                 real = max(self.width - len(row.prompt) - start, 0)  # padding of this piece
                 found = _scores(combined[real:], self.ids[place, start + 1 : stop + 1][real:], row.likeliest or 0)
                 row.prompt_scores += found
@@ -238,6 +239,7 @@ class Batch:
             combined = combine_logits(early, combined, self._alpha())
             p = self._probabilities(combined)
             tokens, kept = verify_drafts(tokens, torch.stack(q, 1), p, uniform[..., 1], uniform[..., 2])
+        must_be_numbers(combined, (model for model in self.models if model is not None))
         new = (kept + 1).clamp(max=depth)  # a refused draft is replaced, so every judged draft leaves a token
 
         self.mask[:, slots:] = ahead < new[:, None]

@@ -13,6 +13,7 @@ goes on where it stopped.
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from driftline._version import __version__
 from driftline.decoding.backends.decoder import Decoder
 from driftline.decoding.backends.endpoint import served
 from driftline.decoding.backends.opening import must_be_positive, open_decoder
-from driftline.decoding.settings import GenerationSettings
+from driftline.decoding.settings import GenerationSettings, must_be_few
 from driftline.errors import InputError
 from driftline.evaluation.control import compare_with_late
 from driftline.evaluation.metrics import paired_difference
@@ -90,6 +91,7 @@ def evaluate(
         InputError: the request or a model cannot be used; nothing is written but what a second call goes on from.
     """
     must_be_positive(batch_size)
+    must_be_few(len(task.problems), settings.samples)
     if beside is not None and settings.alpha is not None:
         raise InputError("--beside is of one model: extrapolated decoding has the late model beside it, leave it out")
     other = None if against is None else read_shares(against, task)
@@ -176,7 +178,7 @@ def read_shares(folder: Path, task: Task) -> Array:
     if record.digest != task.digest:
         raise InputError(f"--against {folder} is of other problems than --task {task.name}: both must be the same")
     try:
-        rows = read_rows(folder / _SAMPLES)
+        rows = read_rows(folder / _SAMPLES, longest=sys.maxsize)
         first = [row for row in rows if row["arm"] == rows[0]["arm"]]
         shares = right(first, record.samples).mean(1)
     except (ValueError, KeyError, TypeError) as error:

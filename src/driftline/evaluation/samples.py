@@ -7,7 +7,6 @@ more problems, or the rest after a stop, are simply appended.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ import numpy as np
 
 from driftline.decoding.backends.decoder import Decoder, Job, Response
 from driftline.decoding.settings import GenerationSettings
+from driftline.errors import in_one_sentence
 from driftline.evaluation.metrics import summarize
 from driftline.evaluation.records import Figures
 from driftline.evaluation.tasks import Task
+from driftline.files.json import parsed
 from driftline.files.lines import Row, continued, whole_lines
 from driftline.files.work import Work
 from driftline.progress import Advance, unseen
@@ -38,10 +39,17 @@ class Samples:
     settings: GenerationSettings
 
     def rows(self, problems: int) -> list[Row]:
-        """Those of the first `problems`; fewer, if not all of them are drawn yet."""
+        """Those of the first `problems`; fewer, if not all of them are drawn yet.
+
+        Raises:
+            InputError: a line of the file is damaged.
+        """
         rows: list[Row] = []
-        for line in whole_lines(self.file)[: problems * self.settings.samples]:
-            row = json.loads(line)
+        for number, line in enumerate(whole_lines(self.file)[: problems * self.settings.samples], 1):
+            with in_one_sentence(
+                f"{self.file}, line {number}, is damaged", "remove the file to draw its samples again"
+            ):
+                row = _checked(parsed(line))
             if (row["index"], row["sample"]) != divmod(len(rows), self.settings.samples):
                 break  # a worker that was given up for lost wrote on beside the next
             rows.append(row)
@@ -87,6 +95,20 @@ class Samples:
             "gold": self.task.problems[job.index].answer,
             "score": self.task.score(response.text, job.index),
         }
+
+
+def _checked(row: Any) -> Row:
+    """A row as `_row` makes them.
+
+    Raises:
+        Exception: something is not there, or is something else.
+    """
+    ids = row["response_ids"]
+    length = len(ids) if ids is not None else row["tokens"]
+    kinds: dict[str, Any] = {"index": int, "sample": int, "response": str, "finish_reason": str, "score": (int, float)}
+    if not isinstance(length, int) or not all(isinstance(row[key], kind) for key, kind in kinds.items()):
+        raise ValueError("no row of samples")
+    return dict(row)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from driftline.checkpoints.identity import identity
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.decoding.backends.endpoint import served
 from driftline.decoding.backends.opening import must_be_positive
-from driftline.decoding.settings import GenerationSettings
+from driftline.decoding.settings import GenerationSettings, must_be_few
 from driftline.engines import Engine, LocalEngine
 from driftline.errors import InputError
 from driftline.evaluation.candidates import (
@@ -99,6 +99,7 @@ def sweep(
         InputError: the request or a model cannot be used, or the disk is too full.
     """
     must_be_positive(batch_size)
+    must_be_few(len(task.problems), settings.samples)
     if observed < 1:
         raise InputError(f"--observed is {observed}: the last checkpoint is always scored, give 1 or more")
     started = time.monotonic()

@@ -13,9 +13,16 @@ from driftline.files import remote
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
+def hashing() -> hashlib.blake2b:
+    """What makes the digest of bytes that come one after another."""
+    return hashlib.blake2b(digest_size=16)
+
+
 def digest(content: bytes) -> str:
     """Of some bytes: 32 hexadecimal digits."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    hashed = hashing()
+    hashed.update(content)
+    return hashed.hexdigest()
 
 
 def digest_of(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from driftline.files import remote
-from driftline.files.regular import open_regular
+from driftline.files.regular import open_regular, read_given
 
 LIMIT = 64 << 20  # bytes; a log of a hundred thousand steps is a third of it
 
@@ -24,7 +24,16 @@ def read_json(path: Path) -> Any:
         text = file.read(LIMIT + 1)
     if len(text) > LIMIT:
         raise ValueError(f"more than {LIMIT >> 20} MiB")
-    return _loads(text)
+    return parsed(text)
+
+
+def read_given_json(path: Path) -> Any:
+    """What a file that the user named holds, which may be a pipe.
+
+    Raises:
+        OSError, ValueError: as of `read_json`.
+    """
+    return parsed(read_given(path, LIMIT))
 
 
 def json_line(text: str) -> Any:
@@ -34,7 +43,7 @@ def json_line(text: str) -> Any:
         ValueError: it is not JSON, is nested too deeply, or has half a character (a lone surrogate), which no file or
             tokenizer takes; says which.
     """
-    value = _loads(text)
+    value = parsed(text)
     if "\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -43,13 +52,22 @@ def json_line(text: str) -> Any:
     return value
 
 
-def _loads(text: str | bytes) -> Any:
+def parsed(text: str | bytes) -> Any:
+    """What a text holds.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has a number of thousands of digits.
+    """
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except json.JSONDecodeError as error:
         raise ValueError(error.msg) from error
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except ValueError as error:  # of an integer that Python does not take
+        raise ValueError("a number of thousands of digits") from error
 
 
 def json_text(value: Any) -> str:

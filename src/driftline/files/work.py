@@ -34,12 +34,13 @@ class Work:
             raise InputError(f"--out {out} cannot be written ({error.strerror}): choose another folder") from error
 
     def load(self, step: int) -> np.ndarray | None:
-        """The finished result of a step."""
-        path = self.folder / f"{step}.npy"
-        if not path.is_file():
+        """The finished result of a step; None where there is none, or it is damaged, so that it is made again."""
+        try:
+            with open_regular(self.folder / f"{step}.npy") as file:
+                found = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, MemoryError):
             return None
-        with open_regular(path) as file:
-            return np.load(file, allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else None
 
     def save(self, step: int, values: np.ndarray) -> None:
         with replacing(self.folder / f"{step}.npy") as file:

@@ -17,8 +17,8 @@ import numpy as np
 
 from driftline._version import __version__
 from driftline.checkpoints.trajectory import TensorSeries, Trajectory
-from driftline.errors import InputError
-from driftline.files.json import read_json
+from driftline.errors import InputError, first_line
+from driftline.files.json import read_given_json
 from driftline.forecast.forecast import Forecast, Origin, Plan
 from driftline.forecast.rank_one import is_matrix_of_a_layer, read_matrix
 
@@ -53,9 +53,11 @@ class AlphaRL:
         except ImportError as error:
             raise InputError("--method alpharl needs scikit-learn: pip install 'driftline[alpharl]'") from error
         try:
-            read = {int(step): float(score) for step, score in read_json(scores).items()}
+            read = {int(step): float(score) for step, score in read_given_json(scores).items()}
         except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
-            raise InputError(f"--scores {scores} is not a JSON object of step to score ({error}): write one") from error
+            raise InputError(
+                f"--scores {scores} is not a JSON object of step to score ({getattr(error, 'strerror', None) or first_line(error)}): write one"
+            ) from error
         listed = tuple(read.get(step, math.nan) for step in trajectory.steps)
         for step, score in zip(trajectory.steps[1:], listed[1:], strict=True):
             if not math.isfinite(score):

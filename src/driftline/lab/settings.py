@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from driftline.errors import InputError
+from driftline.errors import InputError, first_line
+from driftline.files.regular import read_given
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,6 +33,28 @@ ALGORITHMS: Mapping[str, dict[str, Any]] = {
 FAMILIES = ("qwen2", "qwen2-small", "qwen2-large", "llama", "qwen3", "qwen3-moe")
 SMOLLM2 = "smollm2"
 DTYPES = ("float32", "bfloat16")
+_STEPS = 1_000_000
+_COMPLETIONS = 1 << 16  # of a step
+_FROM_TO: Mapping[str, tuple[int, int]] = {  # what is beyond would be allocated, or looped over, for nothing
+    "steps": (1, _STEPS),
+    "save_every": (1, _STEPS),
+    "score_every": (1, _STEPS),
+    "prompts_per_step": (1, _COMPLETIONS),
+    "rollouts": (2, _COMPLETIONS),
+    "iterations": (1, 1000),
+    "held_out_problems": (1, 20_000),
+    "warm_up": (0, _STEPS),
+    "max_new_tokens": (1, 1 << 20),
+    "difficulty": (0, 1000),
+    "micro_batch": (1, _COMPLETIONS),
+    "lora_rank": (1, 1 << 16),
+    "m": (-_STEPS, _STEPS),  # re-grounding itself says what is too few
+    "n": (-_STEPS, _STEPS),
+    "seed": (0, (1 << 32) - 1),
+}
+_CONFIG = 64 << 10  # bytes of a file of settings
+_DIGITS = 18  # of a whole number in it
+_SAID = 40  # characters of a value that are quoted
 Algorithm = Literal["grpo", "dr-grpo", "dapo", "gspo", "reinforce++", "rloo", "sft"]
 
 
@@ -84,24 +108,15 @@ def check(settings: LabRun) -> None:
     Raises:
         InputError: what is wrong, by the name of its flag.
     """
-    least = {
-        "steps": 1,
-        "save_every": 1,
-        "score_every": 1,
-        "prompts_per_step": 1,
-        "rollouts": 2,
-        "iterations": 1,
-        "held_out_problems": 1,
-        "warm_up": 0,
-        "max_new_tokens": 1,
-        "difficulty": 0,
-        "micro_batch": 1,
-        "lora_rank": 1,
-    }
-    for name, smallest in least.items():
+    for name, (smallest, largest) in _FROM_TO.items():
         value = getattr(settings, name)
-        if value is not None and value < smallest:
-            raise InputError(f"--{name.replace('_', '-')} is {value}: it must be at least {smallest}")
+        if value is not None and not smallest <= value <= largest:
+            wanted = f"at least {smallest}" if value < smallest else f"at most {largest:,}"
+            raise InputError(f"--{name.replace('_', '-')} is {shortened(value)}: it must be {wanted}")
+    if settings.completions_per_step > _COMPLETIONS:
+        raise InputError(
+            f"--prompts-per-step {settings.prompts_per_step} by --rollouts {settings.rollouts} are {settings.completions_per_step:,} completions a step: their product must be at most {_COMPLETIONS:,}"
+        )
     for name in ("learning_rate", "temperature"):
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
@@ -143,26 +158,67 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, or has a key or a type that no setting has.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_given(path, _CONFIG).decode()
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"--config {path} cannot be read ({reason}): give a TOML file of settings") from error
+    _refuse_nested(text, path)
+    try:
+        found = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        known = isinstance(error, tomllib.TOMLDecodeError)
+        reason = first_line(error) if known else "a number of thousands of digits"  # which Python does not take
+        raise InputError(f"--config {path} is not TOML ({reason}): mend it") from error
+    return {key.replace("-", "_"): _value(key, value, path) for key, value in found.items()}
+
+
+_TEXTS = re.compile(
+    r"""\"{3}(?:\\.|[^\\])*?(?:"{3}|\Z) | '{3}.*?(?:'{3}|\Z) | "(?:\\[^\n]|[^"\\\n])* ["]? | '[^'\n]*'? | \#[^\n]*""",
+    re.DOTALL | re.VERBOSE,
+)
+_NESTED = re.compile(r"[\[{]|^[^=\n]*?\.", re.MULTILINE)
+
+
+def _refuse_nested(text: str, path: Path) -> None:
+    """Refuse tables, lists and dotted keys before they are made: of many, parsing takes minutes and gigabytes."""
+    bare = _TEXTS.sub(lambda found: "\n" * found[0].count("\n"), text)
+    if nested := _NESTED.search(bare):
+        line = bare.count("\n", 0, nested.end()) + 1
         raise InputError(
-            f"--config {path} cannot be read: {getattr(error, 'strerror', None) or error}; give a TOML file"
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"--config {path} is not TOML: {error}; mend it") from error
+            f"--config {path}, line {line}, has a table, a list or a dotted key: settings are flat, write each as name = value"
+        )
+
+
+def _value(key: str, value: Any, path: Path) -> Any:
+    """A value as its setting has it.
+
+    Raises:
+        InputError: there is no such setting, or it has another type.
+    """
     known = {field.name: str(field.type) for field in fields(LabRun)}
-    settings = {}
-    for key, value in found.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            raise InputError(f"--config {path}: {key!r} is no setting of the lab: choose {', '.join(known)}")
-        kind = next((kind for kind in (int, float) if known[name].startswith(kind.__name__)), str)
-        taken = (int, float) if kind is float else (kind,)
-        if not isinstance(value, taken) or isinstance(value, bool):
-            wanted = {int: "a whole number", float: "a number", str: "a text"}[kind]
-            raise InputError(f"--config {path}: {key} is {value!r}: it must be {wanted}")
-        settings[name] = kind(value)
-    return settings
+    name = key.replace("-", "_")
+    if name not in known:
+        raise InputError(f"--config {path}: {shortened(key)} is no setting of the lab: choose {', '.join(known)}")
+    kind = next((kind for kind in (int, float) if known[name].startswith(kind.__name__)), str)
+    taken = (int, float) if kind is float else (kind,)
+    if not isinstance(value, taken) or isinstance(value, bool):
+        wanted = {int: "a whole number", float: "a number", str: "a text"}[kind]
+        raise InputError(f"--config {path}: {key} is {shortened(value)}: it must be {wanted}")
+    if isinstance(value, int) and abs(value) >= 10**_DIGITS:
+        raise InputError(
+            f"--config {path}: {key} has more than {_DIGITS} digits: it must be a number that can be meant"
+        )
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"--config {path}: {key} has a NUL in it: leave it out")
+    return kind(value)
+
+
+def shortened(value: Any) -> str:
+    """A value as a sentence quotes it, whatever its length."""
+    if isinstance(value, int) and abs(value) >= 10**_SAID:  # Python itself refuses to write some out
+        return f"a number of more than {_SAID} digits"
+    said = repr(value)
+    return said if len(said) <= _SAID else f"{said[:_SAID]}…"
 
 
 def toml(settings: LabRun) -> str:

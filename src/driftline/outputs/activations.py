@@ -54,6 +54,11 @@ class Sampling:
     units: int = 64
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("positions", "units"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}: it must be at least 1")
+
 
 _SPREAD = 4  # layers, where none are named
 
@@ -107,6 +112,8 @@ def activations(
         if found is None:
             advance = progress(f"step {step}", sum(map(len, sequences)))
             found = caught(model, blocks, rollouts, positions, sampling, progress=advance)
+            if not np.isfinite(found).all():
+                raise InputError(f"{checkpoint.path}: activations are not finite: leave step {step} out with --steps")
             work.save(step, found)
         rows.append(found)
     values = np.stack(rows)  # [T, blocks, positions x units]

@@ -190,7 +190,8 @@ def _write_sequences(path: Path, values: np.ndarray, rollouts: Sequence[Rollout]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     moved = (values - values[0]).astype(np.float64)
     sums = np.add.reduceat(values, starts, axis=1, dtype=np.float64)
-    k3 = np.add.reduceat(np.expm1(moved) - moved, starts, axis=1)
+    with np.errstate(over="ignore"):  # beyond 700 nats the divergence is beyond what a number holds, and infinite
+        k3 = np.add.reduceat(np.expm1(moved) - moved, starts, axis=1)
     columns = {
         "sequence": pa.array(np.arange(len(rollouts))),
         "tokens": pa.array(lengths),

@@ -87,6 +87,8 @@ def growth(s: Summary) -> Markup:
     elapsed, norms = clock[1:] - clock[0], np.sqrt(np.clip(np.diag(gram)[1:], 0, None))
     moved, error = norms > 0, d.growth_exponent_se
     spread = "" if error is None else f" ± {number(error)}"
+    if not moved.any():
+        return section("How the update grows", "There is none: nothing that was measured ever changes.", page.NOTHING)
     return section(
         "How the update grows",
         f"A line grows with power 1, a walk with ½ (less where its steps shrink). This run: "

@@ -105,7 +105,7 @@ def fragment(
 
 
 def inert(value: Any) -> Any:
-    """A figure, or part of one, in which no text is markup to plotly, and floats have nine digits.
+    """A figure, or part of one, in which no text is markup to plotly, and floats have nine digits, or are null.
 
     Plotly reads a little HTML in labels; only a `hovertemplate`, which is never foreign, keeps it.
     """
@@ -117,7 +117,9 @@ def inert(value: Any) -> Any:
         return [inert(each) for each in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return inert(value.tolist())
-    return float(f"{value:.9g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None  # JSON has no other, plotly leaves a gap
+    return value
 
 
 def r2_histogram(shares: np.ndarray, null_shares: np.ndarray, *, name: str = "r2-histogram") -> Markup:
@@ -157,29 +159,38 @@ def skill_by_horizon(pooled: dict[str, list[dict[str, float]]], recommended: flo
 
 
 def growth(elapsed: np.ndarray, norms: np.ndarray, power: Figure, null_power: Figure, x: str) -> Markup:
-    """Norm of the update against the clock, both logarithmic, with the fitted power and chance's."""
-    exponent, null_exponent = (math.nan if one is None else one for one in (power, null_power))
-    scale = float(np.exp(np.mean(np.log(norms) - exponent * np.log(elapsed))))
-    chance = norms[-1] * (elapsed / elapsed[-1]) ** null_exponent
-    walk = f"driftless walk, power {null_exponent:.2f}"
-    traces = [
-        scatter(elapsed, norms, "this run", "markers", marker={"color": RUN, "size": 8}),
-        scatter(elapsed, scale * elapsed**exponent, f"power {exponent:.2f}", "lines", line={"color": RUN}),
-        scatter(elapsed, chance, walk, "lines", line={"color": CHANCE, "dash": "dash"}),
-    ]
+    """Norm of the update against the clock, both logarithmic, with the fitted power and chance's, where there are any.
+
+    Nothing where there is no norm above 0 to draw.
+    """
+    if not norms.size:
+        return page.NOTHING
+    traces = [scatter(elapsed, norms, "this run", "markers", marker={"color": RUN, "size": 8})]
+    reached = [norms]
+    if power is not None:
+        fitted = np.exp(np.mean(np.log(norms) - power * np.log(elapsed)) + power * np.log(elapsed))
+        traces.append(scatter(elapsed, fitted, f"power {power:.2f}", "lines", line={"color": RUN}))
+    if null_power is not None:
+        chance = norms[-1] * (elapsed / elapsed[-1]) ** null_power
+        reached.append(chance)
+        walk = f"driftless walk, power {null_power:.2f}"
+        traces.append(scatter(elapsed, chance, walk, "lines", line={"color": CHANCE, "dash": "dash"}))
     return fragment(
         traces,
         "growth",
         f"{x} since the first checkpoint (log)",
         "norm of the update (log)",
         xaxis={"type": "log", "tickvals": _one_two_five(elapsed)},
-        yaxis={"type": "log", "tickvals": _one_two_five(np.concatenate([norms, chance]))},
+        yaxis={"type": "log", "tickvals": _one_two_five(np.concatenate(reached))},
     )
 
 
 def _one_two_five(values: np.ndarray) -> list[float]:
-    """Round numbers that span the values, for a logarithmic axis."""
-    powers = range(int(np.floor(np.log10(values.min()))), int(np.ceil(np.log10(values.max()))) + 1)
+    """Round numbers that span the values, for a logarithmic axis; none where it can show none of them."""
+    shown = np.log10(values[np.isfinite(values) & (values > 0)])
+    if not shown.size:
+        return []
+    powers = range(int(np.floor(shown.min())), int(np.ceil(shown.max())) + 1)
     return [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
 
 

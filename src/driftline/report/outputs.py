@@ -115,6 +115,8 @@ def _blocks(s: ActivationsSummary) -> Markup:
 
 def _source(s: ActivationsSummary) -> Markup:
     changes = s.source_of_change
+    if not changes:  # none of the chosen blocks has a linear layer
+        return page.NOTHING
     layers = [c.layer for c in changes]
     sources = [charts.bars(layers, [c.sd[term] for c in changes], label, colour) for term, label, colour in _TERMS]
     rows = [(c.layer, c.sd_total, *c.sd.values(), c.unexplained) for c in changes]

@@ -19,7 +19,6 @@ A call that was stopped, however, goes on at the first thing that is not finishe
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -31,9 +30,9 @@ import msgspec
 
 from driftline.checkpoints.jumps import NAME, Jump, Jumps, read_jumps, write_jumps
 from driftline.checkpoints.trajectory import Trajectory, open_trajectory
-from driftline.errors import InputError
+from driftline.errors import InputError, in_one_sentence
 from driftline.files.atomic import replace_text
-from driftline.files.json import json_text
+from driftline.files.json import json_text, read_json
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder, refuse_occupied
 from driftline.files.record import Record, read_record, write_record
@@ -156,9 +155,15 @@ def _cycle(
         f"in {folder / 'projected'}"
     )
     jump.model, jump.checkpoint, jump.projected = str(model), str(checkpoint), str(folder / "projected")
-    jump.seconds_trained = json.loads((folder / "trained.json").read_text())["seconds"]
+    jump.seconds_trained = _seconds(folder / "trained.json")
     jump.seconds_projected = time.monotonic() - started
     return jump
+
+
+def _seconds(trained: Path) -> float:
+    """How long a cycle's training took, as was noted when it ended."""
+    with in_one_sentence(f"{trained} is damaged", f"remove {trained.parent} to train that cycle again"):
+        return float(read_json(trained)["seconds"])
 
 
 def _dtype(asked: RegroundingPlan, trajectory: Trajectory) -> str:

@@ -12,7 +12,6 @@ at any moment loses at most the checkpoint that it was reading. Rows may be adde
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,13 +24,13 @@ import numpy as np
 
 from driftline.checkpoints.bases import is_change
 from driftline.checkpoints.trajectory import Trajectory
-from driftline.errors import InputError, UnreadableCheckpoint
+from driftline.errors import InputError, UnreadableCheckpoint, in_one_sentence
 from driftline.files.atomic import replace_text
 from driftline.files.fingerprint import digest
-from driftline.files.json import json_text
+from driftline.files.json import json_text, read_json
 from driftline.files.lock import Held, held
 from driftline.files.output import output_folder
-from driftline.files.regular import open_regular, read_regular
+from driftline.files.regular import open_regular
 from driftline.watching.row import Passed, ReadCheckpoint, product
 from driftline.watching.sketch import SAMPLE, TensorRange, parts_of, read_checkpoint, sample_positions
 from driftline.watching.thinning import FIRST, spread
@@ -50,13 +49,15 @@ class State:
         self.positions = np.empty(0, np.int64)
         self._reference = np.empty(0)
         self.rows: dict[int, ReadCheckpoint] = {}
-        self._load(run)
-        self.refused: dict[int, tuple[str, str]] = self._load_refused()  # step -> digest of files, reason
+        self.refused: dict[int, tuple[str, str]] = {}  # step -> digest of files, reason
         self.apart, self._dropped = 0.0, 0  # see `thinning`; how many are not kept
         self.passed: dict[int, Passed] = {}
         self._forgotten: dict[int, int] = {}  # of those whose folders have gone, step -> when it was written
         self._many = _FEW
-        self._load_passed()
+        with in_one_sentence(f"{folder} is damaged", "remove it to begin again"):
+            self._load(run)
+            self.refused = self._load_refused()
+            self._load_passed()
 
     @property
     def parameters(self) -> int:
@@ -109,7 +110,10 @@ class State:
             raise UnreadableCheckpoint(f"{opened.checkpoints[0].path} changed while it was read")
         if self._reference.size == 0:
             self._write_plan(sketch, run)
-        delta = (sketch - self._reference).astype(np.float32)
+        with np.errstate(over="ignore"):
+            delta = (sketch - self._reference).astype(np.float32)
+        if not np.isfinite(delta).all():
+            raise UnreadableCheckpoint(f"{opened.checkpoints[0].path}: its weights moved further than float32 holds")
         content = digest(sample.tobytes() + delta.tobytes()) + f"@{step}"
         before = self.rows.get(step)
         if before is not None and before.content == content:  # the same weights, saved or copied anew
@@ -272,7 +276,7 @@ class State:
 
     def _read_json(self, path: Path) -> Any:
         try:
-            return json.loads(read_regular(path))
+            return read_json(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

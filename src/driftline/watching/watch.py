@@ -164,10 +164,15 @@ class _Follower:
 
     def _read_summary(self) -> WeightsSummary | None:
         """What a call before this one wrote; None where it is none of ours, which is then written anew."""
+        path = self.out / "summary.json"
         try:
-            found = msgspec.json.decode(read_regular(self.out / "summary.json"), type=WeightsSummary)
-        except (FileNotFoundError, ValueError):
+            found = msgspec.json.decode(read_regular(path), type=WeightsSummary)
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}): remove it, to have it written again"
+            ) from error
         return None if found.watch is UNSET else found
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -15,11 +14,11 @@ from blake3 import blake3
 
 from driftline.checkpoints.trajectory import Trajectory
 from driftline.checkpoints.true_config import true_to
-from driftline.errors import InputError, UnreadableCheckpoint
+from driftline.errors import InputError, UnreadableCheckpoint, first_line
 from driftline.files import remote
-from driftline.files.json import json_text
+from driftline.files.json import json_text, read_json
 from driftline.files.record import UNSET
-from driftline.files.regular import open_regular, read_regular
+from driftline.files.regular import open_regular
 from driftline.forecast.forecast import Forecast
 from driftline.writing.layout import OutputTensor
 from driftline.writing.record import MARK, Recipe, SourceFile
@@ -128,12 +127,35 @@ def copy_beside(trajectory: Trajectory, layout: Sequence[OutputTensor], folder: 
     config = folder / "config.json"
     if not config.is_file():
         return
-    values = json.loads(read_regular(config))
-    if isinstance(values, dict):
-        written = {output.name: output.info for output in layout}
-        changed = true_to(values, written, last.tied, dtype)
-        if changed != values:
-            config.write_text(json_text(changed))
+    values = read_json(config)
+    written = {output.name: output.info for output in layout}
+    changed = true_to(values, written, last.tied, dtype)
+    if changed != values:
+        config.write_text(json_text(changed))
+
+
+def refuse_damaged_config(trajectory: Trajectory) -> None:
+    """A model is written with the configuration of its run, and does not load with one that is none.
+
+    Weights of a run without any are written alone.
+
+    Raises:
+        InputError: it cannot be read, or holds no configuration.
+    """
+    path = trajectory.checkpoints[-1].model / "config.json"
+    try:
+        found = read_json(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+    else:
+        if isinstance(found, dict):
+            return
+        reason = "no object"
+    raise InputError(
+        f"{path} is no configuration ({reason}), so what is written would not load: mend it, or remove it to write weights alone"
+    )
 
 
 def refuse_links_out(trajectory: Trajectory) -> None:

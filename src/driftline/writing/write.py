@@ -19,7 +19,7 @@ from driftline.forecast.forecast import Forecast
 from driftline.writing.card import card
 from driftline.writing.checks import refuse_differences
 from driftline.writing.layout import lay_out
-from driftline.writing.recipe import copy_beside, files_read, recipe, refuse_links_out, source
+from driftline.writing.recipe import copy_beside, files_read, recipe, refuse_damaged_config, refuse_links_out, source
 from driftline.writing.record import MARK, Recipe
 from driftline.writing.storage import Storage
 from driftline.writing.streaming import stream
@@ -45,12 +45,14 @@ def write(
 
     Raises:
         InputError: tensors that differ between checkpoints, a dtype that cannot be written, a pattern that
-            keeps nothing, weights that are not finite, or a file beside them that is a link out of the run.
+            keeps nothing, weights that are not finite, a file beside them that is a link out of the
+            run, or a configuration that is none.
         OSError: the disk is full; known before any work, as the space is reserved first.
     """
     engine = engine or LocalEngine()
     refuse_differences(trajectory, storage)
     refuse_links_out(trajectory)
+    refuse_damaged_config(trajectory)
     layout = lay_out(trajectory, storage)
     folders, planned = list(forecasts), list(forecasts.values())
     plans = [plan_tensor(output, planned, storage) for output in layout]

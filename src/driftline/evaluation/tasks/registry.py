@@ -9,6 +9,7 @@ from driftline.errors import InputError
 from driftline.evaluation.tasks import gym, hub, jsonl, sums
 from driftline.evaluation.tasks.task import Task
 
+_LARGEST = 20_000  # problems of a task that makes its own
 _SIZE = 100  # problems of a task that makes its own, unless the user says otherwise
 
 
@@ -35,11 +36,14 @@ def open_task(
     """
     if problems is not None and problems < 1:
         raise InputError(f"--problems is {problems}: it must be at least 1")
-    is_file = name.endswith(".jsonl")
+    is_file = name.endswith(".jsonl") or name.startswith("/dev/")  # /dev/stdin, or a shell's <(...)
     if not is_file and (verifier is not None or extraction is not None):
         raise InputError(f"--verifier and --extract are of a JSONL task: {name!r} has its own, leave them out")
     if is_file:
         return jsonl.task(Path(name), verifier=verifier, extraction=extraction).first(problems)
+    made = name in sums.TERMS or name.partition(":")[0] not in hub.SETS
+    if made and problems is not None and problems > _LARGEST:
+        raise InputError(f"--problems is {problems:,}, each of which is made: it must be at most {_LARGEST:,}")
     if name in sums.TERMS:
         return sums.task(problems or _SIZE, seed, name=name)
     if name.partition(":")[0] in hub.SETS:

@@ -19,6 +19,7 @@ MAX_NEW_TOKENS = 16
 _ANSWER = re.compile(r"^[0-9;]*#([0-9]+)$")
 _HELD_OUT_OF = 16  # one problem in sixteen is held out
 _DRAWS = 1000  # of a problem, before there are taken to be no more
+_ROUNDS = 50  # of as many draws as there are sums, which miss none
 
 
 def task(size: int, seed: int, *, held_out: bool = True, name: str = "sums") -> Task:
@@ -36,7 +37,7 @@ def problems(count: int, seed: int, *, held_out: bool = False, terms: int = 3) -
     """`count` distinct problems as rows ``{"prompt", "answer"}``, from the training or held-out part; fewer if it has fewer."""
     rng = random.Random(f"{seed}-{held_out}")
     rows: dict[str, dict[str, str]] = {}
-    for _ in range(_DRAWS * count):
+    for _ in range(min(_DRAWS * count, _ROUNDS * 90**terms)):
         if len(rows) == count:
             break
         numbers = [rng.randint(10, 99) for _ in range(terms)]

@@ -9,6 +9,7 @@ work is done in place, without bounds.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -174,6 +175,7 @@ def _let_go_of_sockets(keep: int, nowhere: int) -> None:
 
 
 def _be_silent() -> None:
+    faulthandler.disable()  # which writes where it was told to, if it was
     nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (as long as the process lives)
     for descriptor in (1, 2):
         os.dup2(nowhere.fileno(), descriptor)

@@ -66,7 +66,7 @@ def test_an_evaluation_says_who_answered_and_that_there_is_no_control(
         (["--early", "A", "--late", "B", "--alpha", "2"], "--late is a model to run here"),
         (["--beside", "A"], "--beside is a model to run here"),
         (["--dtype", "float32"], "--dtype float32 is of models that run here"),
-        (["--alpha", "inf"], "--alpha is inf"),
+        (["--alpha", "inf"], "--alpha inf is not a finite number"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--tokenizer", "/nowhere"], "/nowhere does not exist"),
     ],

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from driftline.errors import InputError, first_line, in_one_sentence
+from driftline.errors import InputError, UnreadableCheckpoint, first_line, in_one_sentence
 
 TORCH = (
     "Weights only load failed. In PyTorch 2.6, we changed the default value of the `weights_only` argument in `torch.load` "
@@ -40,3 +40,14 @@ def test_a_name_that_no_library_takes_is_told_as_that() -> None:
         in_one_sentence(f"{odd} has no tokenizer that loads", "save one"),
     ):
         raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize("length", [999, 1000, 10**6])
+def test_what_is_long_is_quoted_by_its_ends(length: int) -> None:
+    name = "b" + "x" * (length - 2) + "e"
+    said = str(UnreadableCheckpoint(f"{name} does not exist: give a model's folder"))
+    assert said.endswith(" does not exist: give a model's folder")
+    assert said.startswith("bx")
+    assert "xe " in said
+    assert (name in said) == (length < 1000)
+    assert len(said) < 1100

@@ -7,6 +7,7 @@ what to do; the command line prints it and exits with 2. Any other exception is 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -19,11 +20,19 @@ _RUNS_CODE = {  # advice of libraries that is quoted to nobody: it would run wha
     "allow_pickle": "it holds more than numbers, or is damaged",
 }
 _NO_UTF8 = ("UTF-8", "utf-8", "surrogates")  # how libraries speak of a name that is not
+_ENDS = 120  # characters that are said of a long word
+_LONG_WORD = re.compile(r"\S{1000,}")  # a whole path may have 4096, and rarely has a tenth
 _LONGEST = 400  # characters of another's message; a library may print a whole file
 
 
 class InputError(Exception):
-    """The input or the request is wrong; the message says what, where and what to do."""
+    """The input or the request is wrong; the message says what, where and what to do.
+
+    Of a name or a value that it quotes, which may be as long as a file, the beginning and the end are said.
+    """
+
+    def __str__(self) -> str:
+        return _LONG_WORD.sub(lambda found: f"{found[0][:_ENDS]}…{found[0][-_ENDS:]}", super().__str__())
 
 
 class UnreadableCheckpoint(InputError):
